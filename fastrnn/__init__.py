@@ -1,0 +1,24 @@
+"""fastrnn: fused recurrent layers for PyTorch.
+
+`RNN`, `GRU`, `LSTM` and their cells take the place of their torch.nn namesakes. Importing this package imports neither
+numba nor triton; a backend loads what it needs at its first kernel.
+"""
+
+from fastrnn import functional
+from fastrnn.backends import use_backend
+from fastrnn.explain import explain
+from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "explain",
+    "functional",
+    "use_backend",
+]

@@ -1,0 +1,128 @@
+"""Backends: what they are, which there are, and how one is chosen.
+
+A backend of the operators is a module with three functions over one `Layer`:
+
+- `ready() -> str | None`: why it cannot run on this machine, or None if it can;
+- `supports(layer) -> str | None`: why it cannot serve this layer, as a clause, or None if it can; a pure function of
+  cell, shapes, dtypes, devices and flags;
+- `forward(layer, history=..., gates=...) -> Forward` and `backward(layer, kept, grads) -> Backward`.
+
+`aten` differs: it serves a whole `Call` above the operators (see its module).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+
+from fastrnn.backends import aten, reference
+from fastrnn.backends.call import Call
+from fastrnn.backends.layer import Layer
+
+BACKENDS: tuple[str, ...] = ("numba", "aten", "reference")
+"""By preference: `auto` takes the first that supports a call."""
+
+OPERATOR_BACKENDS: tuple[str, ...] = tuple(name for name in BACKENDS if name != "aten")
+"""Those that serve one layer below the operators."""
+
+NAMES: tuple[str, ...] = ("auto", *BACKENDS)
+
+
+def module(name: str) -> ModuleType:
+    """The backend's module; importing it imports nothing heavy (numba is imported at its first kernel)."""
+    return {"aten": aten, "reference": reference}.get(name) or importlib.import_module(f"fastrnn.backends.{name}")
+
+
+def check_name(name: str, where: str = "backend") -> str:
+    """`name` itself if it names a backend or is "auto"; raises ValueError otherwise."""
+    if name not in NAMES:
+        raise ValueError(f"{where}: unknown backend {name!r}; expected one of {', '.join(map(repr, NAMES))}")
+    return name
+
+
+_environment = check_name(os.environ.get("FASTRNN_BACKEND", "auto"), "FASTRNN_BACKEND")
+
+
+class _Chosen(threading.local):
+    name: str | None = None
+
+
+_chosen = _Chosen()
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the `with` block and in this thread, modules that name no backend of their own use `name`.
+
+    Args:
+        name: "auto", "numba", "aten" or "reference".
+
+    Raises:
+        ValueError: no backend has that name.
+
+    Example::
+
+        >>> import torch, fastrnn
+        >>> gru = fastrnn.GRU(3, 4)
+        >>> with fastrnn.use_backend("reference"):
+        ...     output, hn = gru(torch.zeros(5, 2, 3))
+        >>> output.shape
+        torch.Size([5, 2, 4])
+    """
+    before, _chosen.name = _chosen.name, check_name(name)
+    try:
+        yield
+    finally:
+        _chosen.name = before
+
+
+def requested(argument: str | None) -> str:
+    """The name that applies: the argument, else `use_backend`'s, else FASTRNN_BACKEND as it was at import."""
+    return argument or _chosen.name or _environment
+
+
+def operator_backend(name: str, layer: Layer) -> str:
+    """The backend that serves `layer` when `name` was asked for, "auto" being the first that can.
+
+    Raises:
+        RuntimeError: the backend that was asked for cannot serve the layer; the message says why.
+    """
+    if name == "auto":
+        return next(candidate for candidate in OPERATOR_BACKENDS if module(candidate).supports(layer) is None)
+    reason = module(name).supports(layer)
+    if reason is not None:
+        raise RuntimeError(f"{layer.cell_name}: backend {name!r} cannot serve this call: {reason}")
+    return name
+
+
+def aten_serves(name: str, call: Call) -> bool:
+    """Whether torch's own kernels serve the whole call when `name` was asked for.
+
+    Raises:
+        RuntimeError: "aten" was asked for by name and cannot serve the call; the message says why.
+    """
+    if name not in ("auto", "aten"):
+        return False
+    reason = aten.supports(call)
+    if name == "aten" and reason is not None:
+        raise RuntimeError(f"{call.cell_name}: backend 'aten' cannot serve this call: {reason}")
+    return reason is None and (name == "aten" or why_aten(call) is not None)
+
+
+def why_aten(call: Call) -> str | None:
+    """Why `auto` takes torch's kernels for a call that they support, or None if it does not.
+
+    It does so in eager mode only: compiled graphs keep to the operators, which are opaque to the compiler.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    reason = module("numba").supports(call.layer(0, call.x))
+    if reason is not None:
+        return f"numba cannot serve it: {reason}"
+    return None

@@ -1,0 +1,48 @@
+"""The aten backend: torch's own kernels (oneDNN, cuDNN, or a loop over steps) as an engine.
+
+They take a whole stack of layers and keep opaque state for backward, so that this backend stands above the operators:
+it serves a `Call`, not a `Layer`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, _VF
+
+from fastrnn.backends.call import Call
+
+_ENGINES = {"rnn_tanh": _VF.rnn_tanh, "rnn_relu": _VF.rnn_relu, "lstm": _VF.lstm, "gru": _VF.gru}
+_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def ready() -> str | None:
+    """None: it needs nothing but torch."""
+    return None
+
+
+def supports(call: Call) -> str | None:
+    """Why torch's kernels cannot serve the call, or None if they can."""
+    if call.lengths is not None:
+        return "torch's kernels take no lengths"
+    if call.resets is not None:
+        return "torch's kernels take no resets"
+    if call.recompute:
+        return "torch's kernels cannot recompute gates in backward"
+    if call.x.shape[0] == 0:
+        return "torch's kernels take no empty sequence"
+    if any(w[1].dim() == 3 for w in call.weights):
+        return "torch's kernels have no heads"
+    if call.x.dtype not in _FLOATING:
+        return f"torch's kernels take no {call.x.dtype}"
+    return None
+
+
+def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The output of the last layer (T, B, directions·P or directions·H) and the final states, as `Call.states0`."""
+    states0 = call.states0 if len(call.states0) > 1 else call.states0[0]
+    flat = [tensor for weights in call.weights for tensor in weights]
+    batch_first = False
+    output, *finals = _ENGINES[call.cell_name](
+        call.x, states0, flat, call.biased, call.num_layers, call.dropout, call.training, call.bidirectional, batch_first
+    )
+    return output, tuple(finals)

@@ -1,0 +1,66 @@
+"""What a module or function was called with, once it is checked: a stack of layers over padded or packed input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fastrnn.backends.layer import Layer
+from fastrnn.cells import CELLS, Cell
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of a whole stack of layers, time first and batched, checked and cast."""
+
+    cell_name: str
+    x: Tensor
+    """(T, B, I)"""
+    states0: tuple[Tensor, ...]
+    """(layers·directions, B, P or H) for h, (layers·directions, B, H) for each other state"""
+    weights: Sequence[Sequence[Tensor]]
+    """for each layer and direction: weight_ih, weight_hh, bias_ih and bias_hh if any, weight_hr if any"""
+    bidirectional: bool = False
+    dropout: float = 0.0
+    training: bool = False
+    lengths: Tensor | None = None
+    """(B,) int64"""
+    resets: Tensor | None = None
+    """(T, B) bool"""
+    recompute: bool = False
+
+    @property
+    def cell(self) -> Cell:
+        return CELLS[self.cell_name]
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.weights) // self.directions
+
+    @property
+    def biased(self) -> bool:
+        return len(self.weights[0]) > 3
+
+    def layer(self, index: int, x: Tensor) -> Layer:
+        """The layer number `index`, fed with x (T, B, ·)."""
+        first = index * self.directions
+        weights = self.weights[first : first + self.directions]
+        last_bias = 4 if self.biased else 2
+        return Layer(
+            cell_name=self.cell_name,
+            x=x,
+            w_ih=[w[0] for w in weights],
+            w_hh=[w[1] if w[1].dim() == 3 else w[1].unsqueeze(0) for w in weights],
+            biases=[bias for w in weights for bias in w[2:last_bias]],
+            extras=[extra for w in weights for extra in w[last_bias:]],
+            states0=[state[first : first + self.directions] for state in self.states0],
+            lengths=self.lengths,
+            resets=self.resets,
+            reverse=False,
+        )

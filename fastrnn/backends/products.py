@@ -1,0 +1,121 @@
+"""What surrounds a recurrence: the masks of lengths and resets, and the products over all T·B rows at once.
+
+Backends that compute only the recurrence in a kernel take the rest from here. Everything is plain PyTorch, without
+in-place operations on arguments and without synchronisation, and works on any device.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastrnn.backends.layer import Layer
+
+
+def live_steps(layer: Layer) -> Tensor | None:
+    """(T, B) bool: whether step t lies within its sequence; None where all do."""
+    if layer.lengths is None:
+        return None
+    return torch.arange(layer.x.shape[0], device=layer.x.device)[:, None] < layer.lengths
+
+
+def masked_x(layer: Layer) -> Tensor:
+    """x (T, B, I) with zeros, selected and not multiplied, wherever t >= length: what lies there may be NaN."""
+    live = live_steps(layer)
+    return layer.x if live is None else torch.where(live[..., None], layer.x, 0)
+
+
+def cuts(layer: Layer, direction: int) -> Tensor | None:
+    """(T, B) bool: whether the state that enters step t is zero because of a reset; None where there is none.
+
+    A reset at t separates steps t - 1 and t. Forward it zeroes what enters step t, in reverse what enters step t - 1.
+    A reset at t >= length has no effect.
+    """
+    if layer.resets is None:
+        return None
+    live = live_steps(layer)
+    cut = layer.resets if live is None else layer.resets & live
+    if not layer.reversed(direction):
+        return cut
+    return torch.cat((cut[1:], torch.zeros_like(cut[:1])))
+
+
+def state_before(layer: Layer, direction: int, history: Tensor, state0: Tensor) -> Tensor:
+    """The state (T, B, F) that enters each step: `history` (T, B, F), one direction's, shifted by one step.
+
+    The first live step is entered by `state0` (B, F); after a cut the state is zero. Unspecified at t >= length.
+    """
+    first = state0[None].to(history.dtype)
+    if not layer.reversed(direction):
+        before = torch.cat((first, history[:-1]))
+    else:
+        before = torch.cat((history[1:], first))
+        if layer.lengths is not None:
+            last = torch.arange(history.shape[0], device=history.device)[:, None] == layer.lengths - 1
+            before = torch.where(last[..., None], first, before)
+    cut = cuts(layer, direction)
+    return before if cut is None else torch.where(cut[..., None], 0, before)
+
+
+def hidden_product(layer: Layer, direction: int, h: Tensor) -> Tensor:
+    """h (..., P or H) times one direction's recurrent weights, plus their bias -> gh (..., G, H)."""
+    w_hh = layer.w_hh[direction].to(h.dtype)
+    gates, heads = len(layer.cell.gates), layer.heads
+    if heads == 1:
+        gh = F.linear(h, w_hh[0]).unflatten(-1, (gates, layer.hidden_size))
+    else:
+        gh = torch.einsum("...nd,ngd->...ng", h.unflatten(-1, (heads, -1)), w_hh)
+        gh = gh.unflatten(-1, (gates, -1)).transpose(-3, -2).flatten(-2)
+    return gh + layer.biases[2 * direction + 1].to(h.dtype).unflatten(0, (gates, -1)) if layer.biases else gh
+
+
+def hidden_product_backward(layer: Layer, direction: int, dgh: Tensor) -> Tensor:
+    """dgh (..., G, H) -> the gradient of the h (..., P or H) that entered `hidden_product`."""
+    w_hh = layer.w_hh[direction].to(dgh.dtype)
+    if layer.heads == 1:
+        return dgh.flatten(-2) @ w_hh[0]
+    by_head = dgh.unflatten(-1, (layer.heads, -1)).transpose(-3, -2).flatten(-2)
+    return torch.einsum("...ng,ngd->...nd", by_head, w_hh).flatten(-2)
+
+
+def input_product(layer: Layer, direction: int, dtype: torch.dtype) -> Tensor:
+    """gx (T, B, G, H) in `dtype`: the input's share of the pre-activations, with its bias."""
+    bias = layer.biases[2 * direction].to(dtype) if layer.biases else None
+    gx = F.linear(masked_x(layer).to(dtype), layer.w_ih[direction].to(dtype), bias)
+    return gx.unflatten(-1, (len(layer.cell.gates), layer.hidden_size))
+
+
+def recomputed_gates(layer: Layer, direction: int, states: list[Tensor]) -> tuple[Tensor, ...]:
+    """What `Cell.saved` names, (T, B, H) each, from x and the histories of one direction (T, B, P or H).
+
+    Every state that entered a step is known, so that two products over all steps give all pre-activations.
+    """
+    dtype = layer.state_dtype
+    before = tuple(
+        state_before(layer, direction, history.to(dtype), state0[direction])
+        for history, state0 in zip(states, layer.states0, strict=True)
+    )
+    return layer.cell.step(input_product(layer, direction, dtype), hidden_product(layer, direction, before[0]), before)[1]
+
+
+def direction_slice(layer: Layer, direction: int, history: Tensor) -> Tensor:
+    """One direction's share (T, B, F) of a history (T, B, directions·F)."""
+    return history.chunk(layer.directions, -1)[direction]
+
+
+def weight_gradients(
+    layer: Layer, direction: int, dgx: Tensor, dgh: Tensor, h_before: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """d w_ih, d w_hh and the biases' gradients from dgx, dgh (T, B, G, H), zero at t >= length, and h_before."""
+    dgx_rows, dgh_rows = dgx.flatten(2).flatten(0, 1), dgh.flatten(2).flatten(0, 1)
+    h_rows = h_before.flatten(0, 1).to(dgh.dtype)
+    d_w_ih = dgx_rows.T @ masked_x(layer).flatten(0, 1).to(dgx.dtype)
+    if layer.heads == 1:
+        d_w_hh = (dgh_rows.T @ h_rows)[None]
+    else:
+        by_head = dgh.unflatten(-1, (layer.heads, -1)).transpose(-3, -2).flatten(-2).flatten(0, 1)
+        d_w_hh = torch.einsum("rng,rnd->ngd", by_head, h_rows.unflatten(-1, (layer.heads, -1)))
+    dtype = layer.x.dtype
+    biases = [dgx_rows.sum(0).to(dtype), dgh_rows.sum(0).to(dtype)] if layer.biases else []
+    return d_w_ih.to(dtype), d_w_hh.to(dtype), biases

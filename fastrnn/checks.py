@@ -1,0 +1,177 @@
+"""Every check of what users pass, and its message.
+
+Where torch.nn raises, these raise the same type with the same message; fastrnn's own arguments follow the pattern
+"operator: argument must be what, got what". Shapes and dtypes are checked before anything is computed, in eager mode
+and while tracing alike; the range of `lengths`, which is data, is checked inside the operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def layer_input(label: str, input: Tensor) -> None:
+    """input (T, B, I), (B, T, I) or (T, I) of the module called `label`."""
+    if input.dim() not in (2, 3):
+        noun = " tensor" if label == "RNN" else ""
+        raise ValueError(f"{label}: Expected input to be 2D or 3D, got {input.dim()}D{noun} instead")
+
+
+def state_dims(input: Tensor, hx: Sequence[Tensor]) -> None:
+    """As many dimensions as the input: (L, B, H) for batched input, (L, H) for unbatched."""
+    dim = input.dim()
+    if any(state.dim() != dim for state in hx):
+        kind = "batched 3-D" if dim == 3 else "unbatched 2-D"
+        if len(hx) == 1:
+            raise RuntimeError(f"For {kind} input, hx should also be {dim}-D but got {hx[0].dim()}-D tensor")
+        got = ", ".join(f"{state.dim()}-D" for state in hx)
+        raise RuntimeError(f"For {kind} input, hx and cx should also be {dim}-D but got ({got}) tensors")
+
+
+def count_of_states(label: str, hx: object, names: tuple[str, ...]) -> None:
+    """A tensor for a cell with one state, a tuple or list of tensors for others."""
+    if len(names) == 1:
+        if not isinstance(hx, Tensor):
+            raise TypeError(f"{label}: hx must be a tensor, got {type(hx).__name__}")
+        return
+    if not isinstance(hx, (tuple, list)) or not all(isinstance(state, Tensor) for state in hx):
+        got = f"a {type(hx).__name__}" if not isinstance(hx, (tuple, list)) else "other elements"
+        raise TypeError(f"{label}: hx must be a tuple of {len(names)} tensors ({', '.join(names)}), got {got}")
+    if len(hx) != len(names):
+        raise RuntimeError(f"{label.lower()} expects two hidden states, got {len(hx)}")
+
+
+def dtype_and_size(input: Tensor, weight_ih: Tensor) -> None:
+    """The input's dtype (unless autocast converts it) and its last size against weight_ih (G·H, I)."""
+    if input.dtype != weight_ih.dtype and not torch.is_autocast_enabled(input.device.type):
+        raise ValueError(
+            f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
+            f"Convert input: input.to({weight_ih.dtype}), or convert model: model.to({input.dtype})"
+        )
+    expected = weight_ih.shape[1]
+    if input.shape[-1] != expected:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {expected}, got {input.shape[-1]}"
+        )
+
+
+def state_sizes(hx: Sequence[Tensor], expected: Sequence[tuple[int, ...]]) -> None:
+    """Each state's shape against what the module expects, (layers·directions, B, width)."""
+    for index, (state, shape) in enumerate(zip(hx, expected, strict=True)):
+        if tuple(state.shape) != shape:
+            name = "hidden" if len(hx) == 1 else f"hidden[{index}]"
+            raise RuntimeError(f"Expected {name} size {shape}, got {list(state.shape)}")
+
+
+def same_device_and_dtype(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    """Everything on the input's device; states in the input's dtype unless autocast converts them."""
+    for what, tensors in (("parameter", weights), ("hidden", hx)):
+        for tensor in tensors:
+            if tensor.device != input.device:
+                raise RuntimeError(
+                    f"Input and {what} tensors are not at the same device, "
+                    f"found input tensor at {input.device} and {what} tensor at {tensor.device}"
+                )
+    if torch.is_autocast_enabled(input.device.type):
+        return
+    for what, tensors in (("parameter", weights), ("hidden", hx)):
+        for tensor in tensors:
+            if tensor.dtype != input.dtype:
+                raise RuntimeError(
+                    f"input and {what} tensors must have the same dtype, but got {input.dtype} and {tensor.dtype}"
+                )
+
+
+def weight_shapes(operator: str, gates: int, weights: Sequence[Sequence[Tensor]], projection: bool) -> None:
+    """The weights of one layer and direction after another: counts, ranks and the sizes that hang together."""
+    counts = (2, 3, 4, 5) if projection else (2, 4)
+    if not weights or len({len(w) for w in weights}) != 1 or len(weights[0]) not in counts:
+        raise ValueError(
+            f"{operator}: weights must hold {' or '.join(map(str, counts))} tensors for each layer and direction, "
+            f"got {[len(w) for w in weights]}"
+        )
+    for index, (w_ih, w_hh, *rest) in enumerate(weights):
+        rows = w_ih.shape[0]
+        if w_ih.dim() != 2 or rows % gates or w_hh.dim() not in (2, 3) or w_hh.numel() == 0:
+            raise ValueError(
+                f"{operator}: weights[{index}] must be (G·H, I) and (G·H, H) with G={gates}, "
+                f"got {tuple(w_ih.shape)} and {tuple(w_hh.shape)}"
+            )
+        bad = [b for b in rest[: len(rest) // 2 * 2] if tuple(b.shape) != (rows,)]
+        if bad or w_hh.shape[:-1].numel() != rows:
+            raise ValueError(
+                f"{operator}: weights[{index}] must agree in their G·H={rows} rows, "
+                f"got {[tuple(w.shape) for w in weights[index]]}"
+            )
+
+
+def lengths(operator: str, value: object, batch: int | None, device: torch.device) -> None:
+    """(B,) of an integer dtype on the input's device; () for unbatched input, where `batch` is None."""
+    shape = () if batch is None else (batch,)
+    expected = "an integer tensor of shape " + ("()" if batch is None else f"(B={batch},)")
+    _own_argument(operator, "lengths", value, expected, shape, _INTEGERS, device)
+
+
+def resets(operator: str, value: object, shape: tuple[int, ...], names: str, device: torch.device) -> None:
+    """bool of `shape`, whose sizes are called `names` ("TB", "BT" or "T"), on the input's device."""
+    sizes = ", ".join(f"{name}={size}" for name, size in zip(names, shape, strict=True))
+    expected = f"bool of shape ({sizes}{',' if len(shape) == 1 else ''})"
+    _own_argument(operator, "resets", value, expected, shape, (torch.bool,), device)
+
+
+def _own_argument(
+    operator: str,
+    argument: str,
+    value: object,
+    expected: str,
+    shape: tuple[int, ...],
+    dtypes: tuple[torch.dtype, ...],
+    device: torch.device,
+) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{operator}: {argument} must be {expected}, got {type(value).__name__}")
+    if value.dtype not in dtypes or tuple(value.shape) != shape:
+        dtype = str(value.dtype).removeprefix("torch.")
+        raise ValueError(f"{operator}: {argument} must be {expected}, got {dtype} of shape {tuple(value.shape)}")
+    if value.device != device:
+        raise ValueError(f"{operator}: {argument} must be on the input's device {device}, got {value.device}")
+
+
+def lengths_range(operator: str, value: Tensor, steps: int) -> None:
+    """Every length within [0, T]. Reads the data: for CPU tensors only."""
+    outside = (value < 0) | (value > steps)
+    if bool(outside.any()):
+        index = int(outside.nonzero()[0])
+        raise ValueError(
+            f"{operator}: lengths must lie within [0, T={steps}], got {int(value[index])} at index {index}"
+        )
+
+
+def cell_input(label: str, input: Tensor, hx: Sequence[Tensor] | None) -> None:
+    """input (B, I) or (I,) and states (B, H) or (H,) of the cell module called `label`."""
+    if input.dim() not in (1, 2):
+        raise ValueError(f"{label}: Expected input to be 1D or 2D, got {input.dim()}D instead")
+    for index, state in enumerate(hx or ()):
+        if state.dim() not in (1, 2):
+            name = "hidden" if len(hx or ()) == 1 else f"hx[{index}]"
+            raise ValueError(f"{label}: Expected {name} to be 1D or 2D, got {state.dim()}D instead")
+
+
+def cell_sizes(input: Tensor, hx: Sequence[Tensor], input_size: int, hidden_size: int) -> None:
+    """Sizes of batched input (B, I) and states (B, H)."""
+    if input.shape[1] != input_size:
+        raise RuntimeError(f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}")
+    for index, state in enumerate(hx):
+        if input.shape[0] != state.shape[0]:
+            raise RuntimeError(
+                f"Input batch size {input.shape[0]} doesn't match hidden{index} batch size {state.shape[0]}"
+            )
+        if state.dim() != 2 or state.shape[1] != hidden_size:
+            raise RuntimeError(
+                f"hidden{index} has inconsistent hidden_size: got {state.shape[-1]}, expected {hidden_size}"
+            )

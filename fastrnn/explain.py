@@ -1,0 +1,91 @@
+"""`fastrnn.explain`: which backend would serve a call, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastrnn import backends, functional
+from fastrnn.backends import aten
+from fastrnn.backends.call import Call
+from fastrnn.nn import _Layers
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What would run. `str()` of it is for people."""
+
+    asked: str
+    """the backend that was asked for, by whatever means, or "auto" """
+    layers: list[str]
+    """the backend of each layer; empty where the one that was asked for cannot serve the call"""
+    reasons: dict[str, str]
+    """for each backend, why it is taken or why not"""
+
+    def __str__(self) -> str:
+        served = ", ".join(dict.fromkeys(self.layers)) or "none: the call would raise"
+        lines = [f"asked for: {self.asked}", f"serves the call: {served}"]
+        return "\n".join(lines + [f"  {name}: {reason}" for name, reason in self.reasons.items()])
+
+
+def explain(module: nn.Module, input: Any, hx: Any = None, **arguments: Tensor | None) -> Explanation:
+    """Says which backend would serve `module(input, hx, lengths=..., resets=...)`, and why; computes nothing.
+
+    Args:
+        module: a fastrnn.RNN, GRU or LSTM.
+        input, hx, arguments: what its forward would be called with.
+
+    Returns:
+        An `Explanation`; print it, or read its fields.
+
+    Raises:
+        TypeError: the module is not one of fastrnn's layers.
+        ValueError, RuntimeError: what the call itself would raise for its arguments.
+
+    Example::
+
+        >>> import torch, fastrnn
+        >>> gru = fastrnn.GRU(3, 4, backend="reference")
+        >>> fastrnn.explain(gru, torch.zeros(5, 2, 3)).layers
+        ['reference']
+    """
+    if not isinstance(module, _Layers):
+        raise TypeError(f"explain: module must be a fastrnn.RNN, GRU or LSTM, got {type(module).__name__}")
+    prepared = functional.prepare(
+        module._options(), module._weights(), input, hx, arguments.get("lengths"), arguments.get("resets")
+    )
+    call, asked = prepared.call, prepared.backend
+    reasons = {name: _reason(name, call) for name in backends.BACKENDS}
+    try:
+        layers = _serving(asked, call)
+    except RuntimeError:
+        layers = []
+    for name in backends.BACKENDS:
+        reasons[name] = reasons[name] or ("taken" if name in layers else _passed_over(name, asked))
+    return Explanation(asked, layers, reasons)
+
+
+def _serving(asked: str, call: Call) -> list[str]:
+    if backends.aten_serves(asked, call):
+        return ["aten"] * call.num_layers
+    return [backends.operator_backend(asked, call.layer(k, _input_of(call, k))) for k in range(call.num_layers)]
+
+
+def _input_of(call: Call, index: int) -> Tensor:
+    """A stand-in for layer number `index`'s input, without memory: (T, B, ·)."""
+    if index == 0:
+        return call.x
+    steps, batch = call.x.shape[:2]
+    width = call.directions * call.states0[0].shape[-1]
+    return call.x.new_empty(1).expand(steps, batch, width)
+
+
+def _reason(name: str, call: Call) -> str:
+    why = aten.supports(call) if name == "aten" else backends.module(name).supports(call.layer(0, call.x))
+    return f"cannot: {why}" if why else ""
+
+
+def _passed_over(name: str, asked: str) -> str:
+    return "could, but another was asked for" if asked != "auto" else "could, but one that is preferred serves the call"

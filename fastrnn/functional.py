@@ -1,0 +1,358 @@
+"""Stateless rnn, gru and lstm: stacks of layers, dropout, packing, batch_first and unbatched input over the operators.
+
+The modules of `fastrnn.nn` are parameters around `recurrent`; `torch.func.functional_call` on a module does the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from fastrnn import checks, ops
+from fastrnn.backends import aten, aten_serves, check_name, requested
+from fastrnn.backends.call import Call
+from fastrnn.cells import CELLS
+
+Weights = Sequence[Sequence[Tensor]]
+States = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a module is configured with, beside its parameters."""
+
+    label: str
+    """the class's name, for messages"""
+    cell_name: str
+    bidirectional: bool = False
+    batch_first: bool = False
+    dropout: float = 0.0
+    training: bool = False
+    recompute: bool = False
+    backend: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A checked call, and what turns its time-first, batched output into the caller's layout."""
+
+    call: Call
+    backend: str
+    finish: Callable[[Tensor, States], tuple[Any, States]]
+    dropout: Callable[[Tensor], Tensor]
+
+
+def recurrent(
+    options: Options,
+    weights: Weights,
+    input: Tensor | PackedSequence,
+    hx: Tensor | Sequence[Tensor] | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+) -> tuple[Any, States]:
+    """Runs a stack of layers; returns the output as the input was laid out, and the tuple of final states."""
+    prepared = prepare(options, weights, input, hx, lengths, resets)
+    return prepared.finish(*run(prepared))
+
+
+def prepare(
+    options: Options,
+    weights: Weights,
+    input: Tensor | PackedSequence,
+    hx: Tensor | Sequence[Tensor] | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+) -> Prepared:
+    """Checks everything and brings it into the layout of `Call`; computes nothing yet."""
+    states = _as_states(options, hx)
+    if isinstance(input, PackedSequence):
+        if lengths is not None:
+            raise ValueError(f"{options.label.lower()}: a PackedSequence has its own lengths, lengths must be None")
+        return _prepare_packed(options, weights, input, states, resets)
+    if not isinstance(input, Tensor):
+        raise TypeError(
+            f"{options.label.lower()}: input must be a tensor or a PackedSequence, got {type(input).__name__}"
+        )
+    return _prepare_padded(options, weights, input, states, lengths, resets)
+
+
+def _as_states(options: Options, hx: Tensor | Sequence[Tensor] | None) -> States | None:
+    if hx is None:
+        return None
+    checks.count_of_states(options.label, hx, CELLS[options.cell_name].states)
+    return (hx,) if isinstance(hx, Tensor) else tuple(hx)
+
+
+def _prepare_padded(
+    options: Options,
+    weights: Weights,
+    input: Tensor,
+    states: States | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+) -> Prepared:
+    checks.layer_input(options.label, input)
+    if states is not None:
+        checks.state_dims(input, states)
+    checks.dtype_and_size(input, weights[0][0])
+    batched, batch_first = input.dim() == 3, options.batch_first
+    operator = options.label.lower()
+    if resets is not None:
+        names = ("BT" if batch_first else "TB") if batched else "T"
+        checks.resets(operator, resets, tuple(input.shape[:-1]), names, input.device)
+        resets = (resets.t() if batch_first else resets) if batched else resets.unsqueeze(1)
+    if not batched:
+        input, states = input.unsqueeze(1), states and tuple(state.unsqueeze(1) for state in states)
+    elif batch_first:
+        input = input.transpose(0, 1)
+    if lengths is not None:
+        checks.lengths(operator, lengths, input.shape[1] if batched else None, input.device)
+        lengths = lengths.reshape(-1).to(torch.int64)
+
+    def finish(output: Tensor, finals: States) -> tuple[Tensor, States]:
+        if not batched:
+            return output.squeeze(1), tuple(final.squeeze(1) for final in finals)
+        return output.transpose(0, 1) if batch_first else output, finals
+
+    return _prepared(options, weights, input, states, lengths, resets, finish)
+
+
+def _prepare_packed(
+    options: Options, weights: Weights, packed: PackedSequence, states: States | None, resets: Tensor | None
+) -> Prepared:
+    """A packed batch runs padded with lengths, its sequences in their sorted order."""
+    data, batch_sizes, sorted_indices, unsorted_indices = packed
+    if data.dim() != 2:
+        raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
+    checks.dtype_and_size(data, weights[0][0])
+    steps, batch = len(batch_sizes), int(batch_sizes[0])
+    packed_lengths = (torch.arange(batch)[:, None] < batch_sizes).sum(1)
+
+    def pad(rows: Tensor) -> Tensor:
+        return torch._VF._pad_packed_sequence(rows, batch_sizes, False, 0.0, steps)[0]  # type: ignore[no-any-return]
+
+    def pack(output: Tensor) -> Tensor:
+        return torch._VF._pack_padded_sequence(output, packed_lengths, False)[0]  # type: ignore[no-any-return]
+
+    def finish(output: Tensor, finals: States) -> tuple[PackedSequence, States]:
+        in_order = tuple(final if unsorted_indices is None else final.index_select(1, unsorted_indices) for final in finals)
+        return PackedSequence(pack(output), batch_sizes, sorted_indices, unsorted_indices), in_order
+
+    if resets is not None:
+        names = "BT" if options.batch_first else "TB"
+        shape = (batch, steps) if options.batch_first else (steps, batch)
+        checks.resets(options.label.lower(), resets, shape, names, data.device)
+        resets = resets.t() if options.batch_first else resets
+        resets = resets if sorted_indices is None else resets.index_select(1, sorted_indices)
+    expected = _state_shapes(options, weights, batch)
+    if states is not None:
+        checks.state_sizes(states, expected)
+        if sorted_indices is not None:
+            states = tuple(state.index_select(1, sorted_indices) for state in states)
+    prepared = _prepared(options, weights, pad(data), states, packed_lengths.to(data.device), resets, finish)
+    # torch draws the mask over the packed rows: so does this, for the same numbers from the same generator.
+    return replace(prepared, dropout=lambda y: pad(F.dropout(pack(y), options.dropout, training=True)))
+
+
+def _state_shapes(options: Options, weights: Weights, batch: int) -> list[tuple[int, ...]]:
+    """(layers·directions, B, P or H) for h, (layers·directions, B, H) for the others."""
+    cell = CELLS[options.cell_name]
+    hidden = weights[0][0].shape[0] // len(cell.gates)
+    output = weights[0][-1].shape[0] if len(weights[0]) % 2 else hidden
+    return [(len(weights), batch, output if index == 0 else hidden) for index in range(len(cell.states))]
+
+
+def _prepared(
+    options: Options,
+    weights: Weights,
+    x: Tensor,
+    states: States | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    finish: Callable[[Tensor, States], tuple[Any, States]],
+) -> Prepared:
+    expected = _state_shapes(options, weights, x.shape[1])
+    if states is not None:
+        checks.state_sizes(states, expected)
+    checks.same_device_and_dtype(x, states or (), [tensor for tensors in weights for tensor in tensors])
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, states = x.to(dtype), states and tuple(state.to(dtype) for state in states)
+        weights = [[tensor.to(dtype) for tensor in tensors] for tensors in weights]
+    call = Call(
+        cell_name=options.cell_name,
+        x=x,
+        states0=states or tuple(x.new_zeros(shape) for shape in expected),
+        weights=weights,
+        bidirectional=options.bidirectional,
+        dropout=options.dropout,
+        training=options.training,
+        lengths=lengths,
+        resets=resets,
+        recompute=options.recompute,
+    )
+    return Prepared(
+        call,
+        requested(options.backend and check_name(options.backend)),
+        finish,
+        lambda y: F.dropout(y, options.dropout, training=True),
+    )
+
+
+def step(options: Options, weights: Sequence[Tensor], input: Tensor, states: States | None) -> States:
+    """One step of a cell: input (B, I) and states (B, H) -> the states after it. Sizes are checked by the caller."""
+    hx = states and tuple(state.unsqueeze(0) for state in states)
+    prepared = _prepared(options, [weights], input.unsqueeze(0), hx, None, None, finish=lambda y, finals: (y, finals))
+    return tuple(final.squeeze(0) for final in run(prepared)[1])
+
+
+def run(prepared: Prepared) -> tuple[Tensor, States]:
+    """The last layer's output (T, B, directions·P or directions·H) and the final states as `Call.states0`."""
+    call, backend = prepared.call, prepared.backend
+    if aten_serves(backend, call):
+        return aten.run(call)
+    output, finals = call.x, []
+    for index in range(call.num_layers):
+        layer = call.layer(index, output)
+        differentiable = torch.is_grad_enabled() and any(
+            tensor.requires_grad
+            for tensor in (layer.x, *layer.w_ih, *layer.w_hh, *layer.biases, *layer.extras, *layer.states0)
+        )
+        result = ops.forward(
+            layer, history=differentiable, gates=differentiable and not call.recompute, backend=backend
+        )
+        output = result.states[0]
+        finals.append(result.finals)
+        if call.dropout and call.training and index < call.num_layers - 1:
+            output = prepared.dropout(output)
+    if call.num_layers == 1:
+        return output, tuple(finals[0])
+    return output, tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
+
+
+def rnn(
+    input: Tensor | PackedSequence,
+    hx: Tensor | None,
+    weights: Weights,
+    *,
+    nonlinearity: str = "tanh",
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    recompute: bool = False,
+    backend: str | None = None,
+) -> tuple[Any, Tensor]:
+    """The Elman network of `fastrnn.RNN`, stateless; `nonlinearity` is "tanh" or "relu". Else as `lstm`.
+
+    Raises:
+        ValueError: besides what `lstm` raises, for an unknown nonlinearity.
+
+    Example::
+
+        >>> import torch, fastrnn
+        >>> module = fastrnn.RNN(3, 4)
+        >>> output, hn = fastrnn.functional.rnn(torch.zeros(5, 2, 3), None, module.all_weights)
+    """
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+    options = Options(
+        "RNN", f"rnn_{nonlinearity}", bidirectional, batch_first, dropout, training, recompute, backend
+    )
+    output, (hn,) = _checked_recurrent(options, weights, input, hx, lengths, resets)
+    return output, hn
+
+
+def gru(
+    input: Tensor | PackedSequence,
+    hx: Tensor | None,
+    weights: Weights,
+    *,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    recompute: bool = False,
+    backend: str | None = None,
+) -> tuple[Any, Tensor]:
+    """The gated recurrent units of `fastrnn.GRU`, stateless. Arguments and errors as `lstm`, with hx a tensor.
+
+    Example::
+
+        >>> import torch, fastrnn
+        >>> module = fastrnn.GRU(3, 4)
+        >>> output, hn = fastrnn.functional.gru(torch.zeros(5, 2, 3), None, module.all_weights)
+    """
+    options = Options("GRU", "gru", bidirectional, batch_first, dropout, training, recompute, backend)
+    output, (hn,) = _checked_recurrent(options, weights, input, hx, lengths, resets)
+    return output, hn
+
+
+def lstm(
+    input: Tensor | PackedSequence,
+    hx: tuple[Tensor, Tensor] | None,
+    weights: Weights,
+    *,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    recompute: bool = False,
+    backend: str | None = None,
+) -> tuple[Any, tuple[Tensor, Tensor]]:
+    """The long short-term memory of `fastrnn.LSTM`, stateless.
+
+    Args:
+        input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a PackedSequence; floating point.
+        hx: (h0, c0), each (layers·directions, B, P or H) and (layers·directions, B, H); zeros if None.
+        weights: for each layer and direction, in the order of `module.all_weights`: weight_ih (4H, I),
+            weight_hh (4H, P or H), then bias_ih and bias_hh (4H,) if any, then weight_hr (P, H) if any.
+        bidirectional: whether `weights` alternate between the forward and the reverse direction.
+        batch_first: whether batch comes before time in input, output and resets.
+        dropout: probability of dropping an element of each layer's output but the last's, if `training`.
+        lengths: (B,) integers: see `fastrnn.LSTM`.
+        resets: bool, (T, B), (B, T) with `batch_first`, or (T,): see `fastrnn.LSTM`.
+        recompute: whether backward computes the gates again instead of keeping them from the forward.
+        backend: "auto", "numba", "aten" or "reference"; None for `use_backend`'s or the environment's.
+
+    Returns:
+        output as the input was laid out, (…, directions·P or directions·H), and (hn, cn) as hx.
+
+    Raises:
+        ValueError, RuntimeError, TypeError: as torch.nn.LSTM for the same mistakes, and for shapes, dtypes or devices
+            of the other arguments; RuntimeError where the named backend cannot serve the call.
+
+    Example::
+
+        >>> import torch, fastrnn
+        >>> module = fastrnn.LSTM(3, 4)
+        >>> x = torch.zeros(5, 2, 3)
+        >>> output, (hn, cn) = fastrnn.functional.lstm(x, None, module.all_weights)
+        >>> torch.equal(output, module(x)[0])
+        True
+    """
+    options = Options("LSTM", "lstm", bidirectional, batch_first, dropout, training, recompute, backend)
+    output, (hn, cn) = _checked_recurrent(options, weights, input, hx, lengths, resets)
+    return output, (hn, cn)
+
+
+def _checked_recurrent(options: Options, weights: Weights, *arguments: Any) -> tuple[Any, States]:
+    """`recurrent`, after checks that a module's own parameters do not need."""
+    cell = CELLS[options.cell_name]
+    checks.weight_shapes(options.label.lower(), len(cell.gates), weights, projection=cell.name == "lstm")
+    if options.bidirectional and len(weights) % 2:
+        raise ValueError(f"{options.label.lower()}: two directions need an even number of weights, got {len(weights)}")
+    return recurrent(options, weights, *arguments)

@@ -1,0 +1,205 @@
+"""The operators: for each cell, `fastrnn::{cell}_forward` and `fastrnn::{cell}_backward`, registered with torch.
+
+One call computes one layer, in one or two directions. Arguments and results are those of `Layer`, `Forward` and
+`Backward` in `fastrnn.backends.layer`, which say every shape. The forward's saved state is a result of the operator,
+empty where `history` and `gates` do not ask for it; autograd hands it to the backward operator. Under `create_graph`
+the gradient is taken through the reference backend instead, which autograd can differentiate again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrnn import checks
+from fastrnn.backends import module, operator_backend, reference
+from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
+from fastrnn.cells import CELLS, Cell
+
+LIBRARY = torch.library.Library("fastrnn", "DEF")
+
+_LAYER_SCHEMA = (
+    "Tensor x, Tensor[] w_ih, Tensor[] w_hh, Tensor[] biases, Tensor[] extras, Tensor[] states0, "
+    "Tensor? lengths, Tensor? resets, bool reverse"
+)
+_FORWARD_SCHEMA = (
+    f"({_LAYER_SCHEMA}, bool history, bool gates, str backend) -> (Tensor[] states, Tensor[] finals, Tensor[] saved)"
+)
+_BACKWARD_SCHEMA = (
+    "(Tensor?[] d_states, Tensor?[] d_finals, Tensor[] states, Tensor[] saved, "
+    f"{_LAYER_SCHEMA}, bool need_x, bool need_weights, str backend) -> "
+    "(Tensor[] d_x, Tensor[] d_w_ih, Tensor[] d_w_hh, Tensor[] d_biases, Tensor[] d_extras, Tensor[] d_states0)"
+)
+
+
+def forward(layer: Layer, *, history: bool, gates: bool, backend: str) -> Forward:
+    """Calls the forward operator of the layer's cell; `backend` is "auto" or the name of an operator backend."""
+    operator = getattr(torch.ops.fastrnn, f"{layer.cell_name}_forward")
+    return Forward(*operator(*_layer_arguments(layer), history, gates, backend))
+
+
+def _layer_arguments(layer: Layer) -> tuple[Any, ...]:
+    return (
+        layer.x,
+        layer.w_ih,
+        layer.w_hh,
+        layer.biases,
+        layer.extras,
+        layer.states0,
+        layer.lengths,
+        layer.resets,
+        layer.reverse,
+    )
+
+
+def _autocast_off(x: Tensor) -> AbstractContextManager[Any]:
+    """What a backend computes in is its own affair: autocast has been applied to its arguments already."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+
+
+def _checked(layer: Layer) -> Layer:
+    """The layer with `lengths` known to lie in [0, T]: looked at on the CPU, clamped where looking would synchronise."""
+    if layer.lengths is None:
+        return layer
+    steps = layer.x.shape[0]
+    if layer.lengths.device.type == "cpu":
+        checks.lengths_range(layer.cell_name, layer.lengths, steps)
+        return layer
+    arguments = list(_layer_arguments(layer))
+    arguments[6] = layer.lengths.clamp(0, steps)
+    return Layer(layer.cell_name, *arguments)
+
+
+def _forward_kernel(cell: Cell) -> Callable[..., Forward]:
+    def kernel(*arguments: Any) -> Forward:
+        *layer_arguments, history, gates, backend = arguments
+        layer = _checked(Layer(cell.name, *layer_arguments))
+        with _autocast_off(layer.x):
+            return module(operator_backend(backend, layer)).forward(layer, history=history, gates=gates)  # type: ignore[no-any-return]
+
+    return kernel
+
+
+def _forward_fake(cell: Cell) -> Callable[..., Forward]:
+    def fake(*arguments: Any) -> Forward:
+        *layer_arguments, history, gates, _ = arguments
+        layer = Layer(cell.name, *layer_arguments)
+        steps, batch = layer.x.shape[:2]
+        wide = layer.directions * layer.hidden_size
+        states = [layer.x.new_empty((steps, batch, layer.directions * layer.output_size))]
+        if history:
+            states += [layer.x.new_empty((steps, batch, wide), dtype=layer.state_dtype) for _ in cell.states[1:]]
+        finals = [layer.x.new_empty(state.shape) for state in layer.states0]
+        kept = (layer.directions, steps, batch, len(cell.saved) * layer.hidden_size)
+        saved = [layer.x.new_empty(kept, dtype=layer.state_dtype)] if gates and cell.saved else []
+        return Forward(states, finals, saved)
+
+    return fake
+
+
+def _backward_kernel(cell: Cell) -> Callable[..., Backward]:
+    def kernel(*arguments: Any) -> Backward:
+        d_states, d_finals, states, saved, *layer_arguments, need_x, need_weights, backend = arguments
+        layer = _checked(Layer(cell.name, *layer_arguments))
+        gradients = Gradients(d_states, d_finals, need_x, need_weights)
+        with _autocast_off(layer.x):
+            served_by = module(operator_backend(backend, layer))
+            return served_by.backward(layer, Residuals(states, saved), gradients)  # type: ignore[no-any-return]
+
+    return kernel
+
+
+def _backward_fake(cell: Cell) -> Callable[..., Backward]:
+    def fake(*arguments: Any) -> Backward:
+        *_, need_x, need_weights, _ = arguments
+        layer = Layer(cell.name, *arguments[4:-3])
+
+        def like(tensors: Sequence[Tensor], needed: bool = True) -> list[Tensor]:
+            return [tensor.new_empty(tensor.shape) for tensor in tensors] if needed else []
+
+        weights = (layer.w_ih, layer.w_hh, layer.biases, layer.extras)
+        return Backward(like([layer.x], need_x), *(like(w, need_weights) for w in weights), like(layer.states0))
+
+    return fake
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    *layer_arguments, _, _, backend = inputs
+    states, _, saved = output
+    ctx.set_materialize_grads(False)
+    groups = [[argument] if isinstance(argument, Tensor) or argument is None else argument
+              for argument in layer_arguments[:-1]]  # fmt: skip
+    groups += [states, saved]
+    ctx.sizes = [len(group) for group in groups]
+    ctx.reverse, ctx.backend = layer_arguments[-1], backend
+    ctx.save_for_backward(*(tensor for group in groups for tensor in group))
+
+
+def _autograd_backward(cell: Cell) -> Callable[..., tuple[Any, ...]]:
+    operator = getattr(torch.ops.fastrnn, f"{cell.name}_backward")
+
+    def backward(ctx: Any, d_states: Any, d_finals: Any, _: Any) -> tuple[Any, ...]:
+        tensors = iter(ctx.saved_tensors)
+        groups = [[next(tensors) for _ in range(size)] for size in ctx.sizes]
+        (x,), w_ih, w_hh, biases, extras, states0, (lengths,), (resets,), states, saved = groups
+        arguments = (x, w_ih, w_hh, biases, extras, states0, lengths, resets, ctx.reverse)
+        d_states = d_states or [None] * len(states)
+        d_finals = d_finals or [None] * len(states0)
+        need_x, *need_lists = ctx.needs_input_grad[:6]
+        need_weights = any(any(needed) for needed in need_lists[:4])
+        if torch.is_grad_enabled():
+            gradients = _differentiable_gradients(Layer(cell.name, *arguments), d_states, d_finals)
+        else:
+            gradients = Backward(
+                *operator(d_states, d_finals, states, saved, *arguments, need_x, need_weights, ctx.backend)
+            )
+        weights = [
+            list(grads) if grads else [None] * len(group)
+            for grads, group in zip(gradients[1:5], (w_ih, w_hh, biases, extras), strict=True)
+        ]
+        return (gradients.x[0] if gradients.x else None, *weights, list(gradients.states0), *([None] * 6))
+
+    return backward
+
+
+def _differentiable_gradients(
+    layer: Layer, d_states: Sequence[Tensor | None], d_finals: Sequence[Tensor | None]
+) -> Backward:
+    """The gradients as a function that autograd can differentiate again: through the reference backend."""
+    outputs = reference.forward(layer, history=True, gates=False)
+    pairs = [
+        (output, grad)
+        for output, grad in zip(outputs.states + outputs.finals, [*d_states, *d_finals], strict=True)
+        if grad is not None and output.requires_grad
+    ]
+    groups = [[layer.x], layer.w_ih, layer.w_hh, layer.biases, layer.extras, layer.states0]
+    wanted = [tensor for group in groups for tensor in group if tensor.requires_grad]
+    grads = iter(
+        torch.autograd.grad(
+            [output for output, _ in pairs],
+            wanted,
+            [grad for _, grad in pairs],
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+    )
+    return Backward(*([next(grads) if tensor.requires_grad else None for tensor in group] for group in groups))  # type: ignore[arg-type]
+
+
+for _cell in CELLS.values():
+    _forward_name, _backward_name = f"{_cell.name}_forward", f"{_cell.name}_backward"
+    LIBRARY.define(_forward_name + _FORWARD_SCHEMA)
+    LIBRARY.define(_backward_name + _BACKWARD_SCHEMA)
+    LIBRARY.impl(_forward_name, _forward_kernel(_cell), "CompositeExplicitAutograd")
+    LIBRARY.impl(_backward_name, _backward_kernel(_cell), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastrnn::{_forward_name}", _forward_fake(_cell), lib=LIBRARY)
+    torch.library.register_fake(f"fastrnn::{_backward_name}", _backward_fake(_cell), lib=LIBRARY)
+    torch.library.register_autograd(
+        f"fastrnn::{_forward_name}", _autograd_backward(_cell), setup_context=_setup_context, lib=LIBRARY
+    )
