@@ -15,6 +15,14 @@ from torch import Tensor
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The dtype that autocast converts to on the device, or None where it is off or there is none."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return None
+    return torch.get_autocast_dtype(kind)
+
+
 def layer_input(label: str, input: Tensor) -> None:
     """input (T, B, I), (B, T, I) or (T, I) of the module called `label`."""
     if input.dim() not in (2, 3):
@@ -48,16 +56,14 @@ def count_of_states(label: str, hx: object, names: tuple[str, ...]) -> None:
 
 def dtype_and_size(input: Tensor, weight_ih: Tensor) -> None:
     """The input's dtype (unless autocast converts it) and its last size against weight_ih (G·H, I)."""
-    if input.dtype != weight_ih.dtype and not torch.is_autocast_enabled(input.device.type):
+    if input.dtype != weight_ih.dtype and autocast_dtype(input.device) is None:
         raise ValueError(
             f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
             f"Convert input: input.to({weight_ih.dtype}), or convert model: model.to({input.dtype})"
         )
     expected = weight_ih.shape[1]
     if input.shape[-1] != expected:
-        raise RuntimeError(
-            f"input.size(-1) must be equal to input_size. Expected {expected}, got {input.shape[-1]}"
-        )
+        raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {expected}, got {input.shape[-1]}")
 
 
 def state_sizes(hx: Sequence[Tensor], expected: Sequence[tuple[int, ...]]) -> None:
@@ -77,7 +83,7 @@ def same_device_and_dtype(input: Tensor, hx: Sequence[Tensor], weights: Sequence
                     f"Input and {what} tensors are not at the same device, "
                     f"found input tensor at {input.device} and {what} tensor at {tensor.device}"
                 )
-    if torch.is_autocast_enabled(input.device.type):
+    if autocast_dtype(input.device) is not None:
         return
     for what, tensors in (("parameter", weights), ("hidden", hx)):
         for tensor in tensors:
@@ -113,33 +119,39 @@ def weight_shapes(operator: str, gates: int, weights: Sequence[Sequence[Tensor]]
 def lengths(operator: str, value: object, batch: int | None, device: torch.device) -> None:
     """(B,) of an integer dtype on the input's device; () for unbatched input, where `batch` is None."""
     shape = () if batch is None else (batch,)
-    expected = "an integer tensor of shape " + ("()" if batch is None else f"(B={batch},)")
-    _own_argument(operator, "lengths", value, expected, shape, _INTEGERS, device)
+    _own_argument(operator, "lengths", value, "an integer tensor", _INTEGERS, shape, "B"[: len(shape)], device)
 
 
 def resets(operator: str, value: object, shape: tuple[int, ...], names: str, device: torch.device) -> None:
     """bool of `shape`, whose sizes are called `names` ("TB", "BT" or "T"), on the input's device."""
-    sizes = ", ".join(f"{name}={size}" for name, size in zip(names, shape, strict=True))
-    expected = f"bool of shape ({sizes}{',' if len(shape) == 1 else ''})"
-    _own_argument(operator, "resets", value, expected, shape, (torch.bool,), device)
+    _own_argument(operator, "resets", value, "bool", (torch.bool,), shape, names, device)
 
 
 def _own_argument(
     operator: str,
     argument: str,
     value: object,
-    expected: str,
-    shape: tuple[int, ...],
+    kind: str,
     dtypes: tuple[torch.dtype, ...],
+    shape: tuple[int, ...],
+    names: str,
     device: torch.device,
 ) -> None:
+    # Messages are put together only where they are raised: while tracing, a size in a string becomes a constant.
     if not isinstance(value, Tensor):
+        expected = f"{kind} of shape {_named(shape, names)}"
         raise TypeError(f"{operator}: {argument} must be {expected}, got {type(value).__name__}")
-    if value.dtype not in dtypes or tuple(value.shape) != shape:
-        dtype = str(value.dtype).removeprefix("torch.")
-        raise ValueError(f"{operator}: {argument} must be {expected}, got {dtype} of shape {tuple(value.shape)}")
+    if value.dtype not in dtypes or value.shape != shape:
+        expected = f"{kind} of shape {_named(shape, names)}"
+        got = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+        raise ValueError(f"{operator}: {argument} must be {expected}, got {got}")
     if value.device != device:
         raise ValueError(f"{operator}: {argument} must be on the input's device {device}, got {value.device}")
+
+
+def _named(shape: tuple[int, ...], names: str) -> str:
+    sizes = [f"{name}={size}" for name, size in zip(names, shape, strict=True)]
+    return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
 
 
 def lengths_range(operator: str, value: Tensor, steps: int) -> None:

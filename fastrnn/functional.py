@@ -135,14 +135,15 @@ def _prepare_packed(
     packed_lengths = (torch.arange(batch)[:, None] < batch_sizes).sum(1)
 
     def pad(rows: Tensor) -> Tensor:
-        return torch._VF._pad_packed_sequence(rows, batch_sizes, False, 0.0, steps)[0]  # type: ignore[no-any-return]
+        return torch._VF._pad_packed_sequence(rows, batch_sizes, False, 0.0, steps)[0]
 
     def pack(output: Tensor) -> Tensor:
-        return torch._VF._pack_padded_sequence(output, packed_lengths, False)[0]  # type: ignore[no-any-return]
+        return torch._VF._pack_padded_sequence(output, packed_lengths, False)[0]
 
     def finish(output: Tensor, finals: States) -> tuple[PackedSequence, States]:
-        in_order = tuple(final if unsorted_indices is None else final.index_select(1, unsorted_indices) for final in finals)
-        return PackedSequence(pack(output), batch_sizes, sorted_indices, unsorted_indices), in_order
+        if unsorted_indices is not None:
+            finals = tuple(final.index_select(1, unsorted_indices) for final in finals)
+        return PackedSequence(pack(output), batch_sizes, sorted_indices, unsorted_indices), finals
 
     if resets is not None:
         names = "BT" if options.batch_first else "TB"
@@ -181,9 +182,8 @@ def _prepared(
     if states is not None:
         checks.state_sizes(states, expected)
     checks.same_device_and_dtype(x, states or (), [tensor for tensors in weights for tensor in tensors])
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    dtype = checks.autocast_dtype(x.device)
+    if dtype is not None:
         x, states = x.to(dtype), states and tuple(state.to(dtype) for state in states)
         weights = [[tensor.to(dtype) for tensor in tensors] for tensors in weights]
     call = Call(
@@ -265,9 +265,7 @@ def rnn(
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
-    options = Options(
-        "RNN", f"rnn_{nonlinearity}", bidirectional, batch_first, dropout, training, recompute, backend
-    )
+    options = Options("RNN", f"rnn_{nonlinearity}", bidirectional, batch_first, dropout, training, recompute, backend)
     output, (hn,) = _checked_recurrent(options, weights, input, hx, lengths, resets)
     return output, hn
 

@@ -58,12 +58,12 @@ def _layer_arguments(layer: Layer) -> tuple[Any, ...]:
 
 def _autocast_off(x: Tensor) -> AbstractContextManager[Any]:
     """What a backend computes in is its own affair: autocast has been applied to its arguments already."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    off = checks.autocast_dtype(x.device) is None
+    return nullcontext() if off else torch.autocast(x.device.type, enabled=False)
 
 
 def _checked(layer: Layer) -> Layer:
-    """The layer with `lengths` known to lie in [0, T]: looked at on the CPU, clamped where looking would synchronise."""
+    """The layer, its `lengths` within [0, T]: looked at on the CPU, clamped where looking would synchronise."""
     if layer.lengths is None:
         return layer
     steps = layer.x.shape[0]
@@ -122,8 +122,14 @@ def _backward_fake(cell: Cell) -> Callable[..., Backward]:
         def like(tensors: Sequence[Tensor], needed: bool = True) -> list[Tensor]:
             return [tensor.new_empty(tensor.shape) for tensor in tensors] if needed else []
 
-        weights = (layer.w_ih, layer.w_hh, layer.biases, layer.extras)
-        return Backward(like([layer.x], need_x), *(like(w, need_weights) for w in weights), like(layer.states0))
+        return Backward(
+            like([layer.x], need_x),
+            like(layer.w_ih, need_weights),
+            like(layer.w_hh, need_weights),
+            like(layer.biases, need_weights),
+            like(layer.extras, need_weights),
+            like(layer.states0),
+        )
 
     return fake
 

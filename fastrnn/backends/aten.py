@@ -6,8 +6,10 @@ it serves a `Call`, not a `Layer`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, _VF
+from torch import _VF, Tensor
 
 from fastrnn.backends.call import Call
 
@@ -41,8 +43,7 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The output of the last layer (T, B, directions·P or directions·H) and the final states, as `Call.states0`."""
     states0 = call.states0 if len(call.states0) > 1 else call.states0[0]
     flat = [tensor for weights in call.weights for tensor in weights]
-    batch_first = False
-    output, *finals = _ENGINES[call.cell_name](
-        call.x, states0, flat, call.biased, call.num_layers, call.dropout, call.training, call.bidirectional, batch_first
-    )
+    engine: Any = _ENGINES[call.cell_name]
+    options = (call.biased, call.num_layers, call.dropout, call.training, call.bidirectional, False)
+    output, *finals = engine(call.x, states0, flat, *options)
     return output, tuple(finals)

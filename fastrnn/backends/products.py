@@ -48,9 +48,9 @@ def state_before(layer: Layer, direction: int, history: Tensor, state0: Tensor) 
     """
     first = state0[None].to(history.dtype)
     if not layer.reversed(direction):
-        before = torch.cat((first, history[:-1]))
+        before = torch.cat((first, history))[:-1]
     else:
-        before = torch.cat((history[1:], first))
+        before = torch.cat((history, first))[1:]
         if layer.lengths is not None:
             last = torch.arange(history.shape[0], device=history.device)[:, None] == layer.lengths - 1
             before = torch.where(last[..., None], first, before)
@@ -62,6 +62,7 @@ def hidden_product(layer: Layer, direction: int, h: Tensor) -> Tensor:
     """h (..., P or H) times one direction's recurrent weights, plus their bias -> gh (..., G, H)."""
     w_hh = layer.w_hh[direction].to(h.dtype)
     gates, heads = len(layer.cell.gates), layer.heads
+    gh: Tensor
     if heads == 1:
         gh = F.linear(h, w_hh[0]).unflatten(-1, (gates, layer.hidden_size))
     else:
@@ -81,6 +82,7 @@ def hidden_product_backward(layer: Layer, direction: int, dgh: Tensor) -> Tensor
 
 def input_product(layer: Layer, direction: int, dtype: torch.dtype) -> Tensor:
     """gx (T, B, G, H) in `dtype`: the input's share of the pre-activations, with its bias."""
+    gx: Tensor
     bias = layer.biases[2 * direction].to(dtype) if layer.biases else None
     gx = F.linear(masked_x(layer).to(dtype), layer.w_ih[direction].to(dtype), bias)
     return gx.unflatten(-1, (len(layer.cell.gates), layer.hidden_size))
@@ -96,7 +98,8 @@ def recomputed_gates(layer: Layer, direction: int, states: list[Tensor]) -> tupl
         state_before(layer, direction, history.to(dtype), state0[direction])
         for history, state0 in zip(states, layer.states0, strict=True)
     )
-    return layer.cell.step(input_product(layer, direction, dtype), hidden_product(layer, direction, before[0]), before)[1]
+    gx, gh = input_product(layer, direction, dtype), hidden_product(layer, direction, before[0])
+    return layer.cell.step(gx, gh, before)[1]
 
 
 def direction_slice(layer: Layer, direction: int, history: Tensor) -> Tensor:

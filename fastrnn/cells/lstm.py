@@ -1,8 +1,8 @@
-"""Long short-term memory, as torch.nn.LSTM: Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000).
+"""Long short-term memory, as torch.nn.LSTM: Hochreiter and Schmidhuber (1997), the forget gate by Gers et al. (2000).
 
-    i = σ(gx_i + gh_i)        f = σ(gx_f + gh_f)        g = tanh(gx_g + gh_g)        o = σ(gx_o + gh_o)
-    c' = f c + i g
-    h' = o tanh(c')
+i = σ(gx_i + gh_i)        f = σ(gx_f + gh_f)        g = tanh(gx_g + gh_g)        o = σ(gx_o + gh_o)
+c' = f c + i g
+h' = o tanh(c')
 """
 
 from __future__ import annotations

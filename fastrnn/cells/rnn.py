@@ -1,6 +1,6 @@
 """Simple recurrent network, as torch.nn.RNN: Elman (1990).
 
-    h' = φ(gx + gh)        φ is tanh or relu
+h' = φ(gx + gh)        φ is tanh or relu
 """
 
 from __future__ import annotations

@@ -1,0 +1,39 @@
+"""The cells' written derivatives against autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastrnn.cells import CELLS, Cell
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=lambda cell: cell.name)
+@pytest.mark.parametrize("scale", [1.0, 30.0], ids=["ordinary", "saturated"])
+def test_step_backward_is_the_derivative_of_step(cell: Cell, scale: float) -> None:
+    gates, batch, hidden = len(cell.gates), 3, 5
+    gx, gh = random(batch, gates, hidden), random(batch, gates, hidden)
+    before = tuple(random(batch, hidden) for _ in cell.states)
+    after, saved = cell.step(gx * scale, gh * scale, before)
+    d_after = tuple(torch.randn_like(state) for state in after)
+
+    expected = torch.autograd.grad(after, (gx, gh, *before), d_after, materialize_grads=True)
+    dgx, dgh, d_before = cell.step_backward(d_after, saved, before, after)
+
+    torch.testing.assert_close(dgx * scale, expected[0])
+    torch.testing.assert_close(dgh * scale, expected[1])
+    for got, want in zip(d_before, expected[2:], strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=lambda cell: cell.name)
+def test_a_step_returns_what_its_spec_names(cell: Cell) -> None:
+    gx = random(2, len(cell.gates), 3)
+    after, saved = cell.step(gx, gx, tuple(random(2, 3) for _ in cell.states))
+    assert len(after) == len(cell.states)
+    assert len(saved) == len(cell.saved)
+    assert all(tensor.shape == (2, 3) for tensor in (*after, *saved))

@@ -1,0 +1,144 @@
+"""The operators as torch sees them: registration, derivatives of every order, and compilation into one graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastrnn
+from fastrnn import ops
+from fastrnn.cells import CELLS
+from tests.layers import Shape, cast, parameters, random_layer
+from tests.tolerances import DROP_IN
+
+SMALL = Shape(steps=3, batch=2, inputs=2, hidden=3, directions=2, lengths=True, resets=True)
+MODULES = [
+    ("RNN", {}),
+    ("GRU", {"num_layers": 2, "bidirectional": True}),
+    ("LSTM", {"batch_first": True}),
+    ("LSTM", {"proj_size": 2, "bidirectional": True}),
+]
+
+
+def finite_layer(cell: str, shape: Shape) -> Any:
+    """A random layer without NaN beyond the lengths, since the checkers below compare inputs, too."""
+    layer = random_layer(cell, shape)
+    layer.x.nan_to_num_()
+    return layer
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize("shape", [Shape(), SMALL, Shape(steps=0), Shape(steps=1)], ids=str)
+def test_forward_operator_passes_opcheck(cell: str, training: bool, shape: Shape) -> None:
+    layer = finite_layer(cell, shape)
+    if training:
+        layer = cast(layer, torch.float64)
+    arguments = (*ops._layer_arguments(layer), training, training, "reference")
+    torch.library.opcheck(getattr(torch.ops.fastrnn, f"{cell}_forward").default, arguments)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("needs", [(True, True), (False, True), (True, False)], ids=["both", "weights", "x"])
+def test_backward_operator_passes_opcheck(cell: str, needs: tuple[bool, bool]) -> None:
+    layer = finite_layer(cell, SMALL)
+    result = ops.forward(layer, history=True, gates=True, backend="reference")
+    gradients: tuple[list[Tensor | None], list[Tensor | None]] = (
+        [torch.randn_like(state) for state in result.states],
+        [None for _ in result.finals],
+    )
+    arguments = (*gradients, result.states, result.saved, *ops._layer_arguments(layer), *needs, "reference")
+    torch.library.opcheck(getattr(torch.ops.fastrnn, f"{cell}_backward").default, arguments)
+
+
+def outputs_of(cell: str, layer: Any) -> Any:
+    """The operator as a function of its differentiable tensors, for the checkers of derivatives."""
+    names = list(parameters(layer))
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        given = dict(zip(names, tensors, strict=True))
+
+        def group(name: str) -> list[Tensor]:
+            return [tensor for key, tensor in given.items() if key.startswith(f"{name}[")]
+
+        operator = getattr(torch.ops.fastrnn, f"{cell}_forward")
+        lists = [group(name) for name in ("w_ih", "w_hh", "biases", "extras", "states0")]
+        states, finals, _ = operator(
+            given["x"], *lists, layer.lengths, layer.resets, layer.reverse, True, True, "reference"
+        )
+        return (*states, *finals)
+
+    return function
+
+
+@pytest.mark.parametrize(("cell", "shape"), [(c, SMALL) for c in CELLS] + [("lstm", Shape(2, 2, 2, 3, projection=2))])
+def test_first_and_second_derivatives(cell: str, shape: Shape) -> None:
+    layer = cast(finite_layer(cell, shape), torch.float64)
+    tensors = tuple(parameters(layer).values())
+    torch.autograd.gradcheck(outputs_of(cell, layer), tensors)
+    torch.autograd.gradgradcheck(outputs_of(cell, layer), tensors)
+
+
+def results(module: torch.nn.Module, run: Any, x: Tensor, **arguments: Any) -> list[Tensor]:
+    output, finals = run(x, **arguments)
+    outputs = [output, *(finals if isinstance(finals, tuple) else (finals,))]
+    loss = sum((tensor * tensor).sum() for tensor in outputs)
+    return [*outputs, *torch.autograd.grad(loss, [x, *module.parameters()])]
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize(("name", "options"), MODULES, ids=str)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_fullgraph_with_dynamic_time_and_batch(name: str, options: dict[str, Any], backend: str) -> None:
+    """One graph, compiled once, serves every T and B, forward and backward."""
+    module = getattr(fastrnn, name)(4, 5, dtype=torch.float64, backend=backend, **options)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=counter)
+    compilations = []
+    for first, second in ((5, 3), (7, 2), (4, 6)):
+        x = torch.randn(first, second, 4, dtype=torch.float64, requires_grad=True)
+        batch = first if options.get("batch_first") else second
+        arguments = {"lengths": torch.randint(0, 3, (batch,)), "resets": torch.rand(first, second) < 0.3}
+        expected = results(module, module, x, **arguments)
+        for got, want in zip(results(module, compiled, x, **arguments), expected, strict=True):
+            torch.testing.assert_close(got, want, rtol=DROP_IN, atol=DROP_IN)
+        compilations.append(counter.frame_count)
+    assert compilations[1:] == compilations[:1] * 2
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("cell", ["RNNCell", "GRUCell", "LSTMCell"])
+def test_cells_compile_into_one_graph(cell: str) -> None:
+    module = getattr(fastrnn, cell)(4, 5, dtype=torch.float64)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x = torch.randn(3, 4, dtype=torch.float64)
+    torch.testing.assert_close(compiled(x), module(x), rtol=DROP_IN, atol=DROP_IN)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_use_backend_is_seen_by_a_compiled_module() -> None:
+    gru = fastrnn.GRU(3, 4)
+    compiled = torch.compile(gru, fullgraph=True, backend="aot_eager")
+    x = torch.randn(5, 2, 3)
+    expected = compiled(x)[0]
+    with fastrnn.use_backend("reference"):
+        torch.testing.assert_close(compiled(x)[0], expected)
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_lengths_out_of_range_raise_in_a_compiled_graph_too() -> None:
+    compiled = torch.compile(fastrnn.GRU(3, 4), fullgraph=True, backend="aot_eager")
+    with pytest.raises(ValueError, match=r"gru: lengths must lie within \[0, T=5\], got 6 at index 1"):
+        compiled(torch.randn(5, 2, 3), lengths=torch.tensor([5, 6]))
+
+
+def test_a_shape_can_be_inferred_without_computing() -> None:
+    with torch.device("meta"):
+        module = fastrnn.LSTM(3, 4, num_layers=2, bidirectional=True, backend="reference")
+        output, (hn, cn) = module(torch.zeros(5, 2, 3))
+    assert output.shape == (5, 2, 8)
+    assert hn.shape == cn.shape == (4, 2, 4)
+    assert output.device.type == "meta"
