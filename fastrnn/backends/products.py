@@ -62,12 +62,11 @@ def hidden_product(layer: Layer, direction: int, h: Tensor) -> Tensor:
     """h (..., P or H) times one direction's recurrent weights, plus their bias -> gh (..., G, H)."""
     w_hh = layer.w_hh[direction].to(h.dtype)
     gates, heads = len(layer.cell.gates), layer.heads
-    gh: Tensor
     if heads == 1:
-        gh = F.linear(h, w_hh[0]).unflatten(-1, (gates, layer.hidden_size))
+        gh = torch.unflatten(F.linear(h, w_hh[0]), -1, (gates, layer.hidden_size))
     else:
         gh = torch.einsum("...nd,ngd->...ng", h.unflatten(-1, (heads, -1)), w_hh)
-        gh = gh.unflatten(-1, (gates, -1)).transpose(-3, -2).flatten(-2)
+        gh = torch.unflatten(gh, -1, (gates, -1)).transpose(-3, -2).flatten(-2)
     return gh + layer.biases[2 * direction + 1].to(h.dtype).unflatten(0, (gates, -1)) if layer.biases else gh
 
 
@@ -82,10 +81,9 @@ def hidden_product_backward(layer: Layer, direction: int, dgh: Tensor) -> Tensor
 
 def input_product(layer: Layer, direction: int, dtype: torch.dtype) -> Tensor:
     """gx (T, B, G, H) in `dtype`: the input's share of the pre-activations, with its bias."""
-    gx: Tensor
     bias = layer.biases[2 * direction].to(dtype) if layer.biases else None
     gx = F.linear(masked_x(layer).to(dtype), layer.w_ih[direction].to(dtype), bias)
-    return gx.unflatten(-1, (len(layer.cell.gates), layer.hidden_size))
+    return torch.unflatten(gx, -1, (len(layer.cell.gates), layer.hidden_size))
 
 
 def recomputed_gates(layer: Layer, direction: int, states: list[Tensor]) -> tuple[Tensor, ...]:

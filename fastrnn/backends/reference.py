@@ -7,6 +7,8 @@ compared with. `forward` is made of differentiable operations only, so that auto
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -76,73 +78,106 @@ def _forward_direction(layer: Layer, direction: int) -> tuple[list[Tensor], list
     )
 
 
+class _Kept(NamedTuple):
+    """What forward left for one direction, in the state dtype."""
+
+    histories: list[Tensor]
+    """(T, B, F) each"""
+    before: list[Tensor]
+    """(T, B, F) each: the states that entered each step"""
+    saved: tuple[Tensor, ...]
+    """(T, B, H) each, as `Cell.saved` names them"""
+
+
+class _Flow(NamedTuple):
+    """What a direction's reversed recurrence gives, in the state dtype."""
+
+    dgx: Tensor
+    """(T, B, G, H), zero at t >= length"""
+    dgh: Tensor
+    """as `dgx`"""
+    dh: Tensor
+    """(T, B, P or H), zero at t >= length: everything that reaches the output h of a step"""
+    d_states0: list[Tensor]
+    """(B, F) each"""
+
+
 def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     """One layer's gradients, by the cells' written derivatives; see `Backward`."""
-    runs = [_backward_direction(layer, direction, kept, grads) for direction in range(layer.directions)]
     dtype = layer.x.dtype
-    dx, d_states0, d_weights = zip(*runs, strict=True)
-    return Backward(
-        x=[sum(dx[1:], dx[0]).to(dtype)] if grads.need_x else [],
-        w_ih=[weights[0] for weights in d_weights if weights],
-        w_hh=[weights[1] for weights in d_weights if weights],
-        biases=[bias for weights in d_weights if weights for bias in weights[2]],
-        extras=[extra for weights in d_weights if weights for extra in weights[3]],
-        states0=[torch.stack(parts).to(dtype) for parts in zip(*d_states0, strict=True)],
+    result = Backward([], [], [], [], [], [])
+    flows = []
+    for direction in range(layer.directions):
+        own = _kept(layer, direction, kept)
+        flow = _reversed_recurrence(layer, direction, own, grads)
+        flows.append(flow)
+        if grads.need_weights:
+            w_ih, w_hh, biases = products.weight_gradients(layer, direction, flow.dgx, flow.dgh, own.before[0])
+            result.w_ih.append(w_ih)
+            result.w_hh.append(w_hh)
+            result.biases.extend(biases)
+        if grads.need_weights and layer.projected:
+            result.extras.append(_projection_gradient(layer, own, flow.dh))
+    if grads.need_x:
+        shares = [flow.dgx.flatten(2) @ w.to(flow.dgx.dtype) for flow, w in zip(flows, layer.w_ih, strict=True)]
+        result.x.append(sum(shares[1:], shares[0]).to(dtype))
+    result.states0.extend(
+        torch.stack(parts).to(dtype) for parts in zip(*(flow.d_states0 for flow in flows), strict=True)
     )
+    return result
 
 
-def _backward_direction(layer: Layer, direction: int, kept: Residuals, grads: Gradients):  # type: ignore[no-untyped-def]
-    """dx (T, B, I), the initial states' gradients (B, F), and the weights' where they are needed."""
-    cell, dtype = layer.cell, layer.state_dtype
-    steps, batch, _ = layer.x.shape
+def _kept(layer: Layer, direction: int, kept: Residuals) -> _Kept:
+    dtype = layer.state_dtype
     histories = [products.direction_slice(layer, direction, state).to(dtype) for state in kept.states]
     before = [
         products.state_before(layer, direction, history, state0[direction])
         for history, state0 in zip(histories, layer.states0, strict=True)
     ]
-    if cell.saved and not kept.gates:
+    saved: tuple[Tensor, ...] = ()
+    if kept.gates:
+        saved = kept.gates[0][direction].chunk(len(layer.cell.saved), -1)
+    elif layer.cell.saved:
         saved = products.recomputed_gates(layer, direction, histories)
-    else:
-        saved = kept.gates[0][direction].chunk(len(cell.saved), -1) if cell.saved else ()
-    incoming = [None if d is None else products.direction_slice(layer, direction, d).to(dtype) for d in grads.states]
+    return _Kept(histories, before, saved)
+
+
+def _reversed_recurrence(layer: Layer, direction: int, kept: _Kept, grads: Gradients) -> _Flow:
+    cell, dtype = layer.cell, layer.state_dtype
+    steps, batch = layer.x.shape[:2]
+    incoming = [products.direction_slice(layer, direction, d).to(dtype) if d is not None else 0 for d in grads.states]
+    incoming += [0] * (len(cell.states) - len(incoming))
     carry = [
         torch.zeros_like(state0[direction], dtype=dtype) if d is None else d[direction].to(dtype)
         for d, state0 in zip(grads.finals, layer.states0, strict=True)
     ]
     live, cut = products.live_steps(layer), products.cuts(layer, direction)
     dgx = layer.x.new_zeros((steps, batch, len(cell.gates), layer.hidden_size), dtype=dtype)
-    dgh, dh_out = torch.zeros_like(dgx), torch.zeros_like(histories[0])
-    order = range(steps) if layer.reversed(direction) else range(steps - 1, -1, -1)
-    for t in order:
-        dstates = [d if more is None else d + more[t] for d, more in zip(carry, _padded(incoming, carry), strict=True)]
-        dh_out[t] = dstates[0]
+    dgh, dh = torch.zeros_like(dgx), torch.zeros_like(kept.histories[0])
+    for t in range(steps) if layer.reversed(direction) else range(steps - 1, -1, -1):
+        d_after = [d + more[t] if isinstance(more, Tensor) else d for d, more in zip(carry, incoming, strict=True)]
+        dh_t = d_after[0]
         if layer.projected:
-            dstates[0] = dstates[0] @ layer.extras[direction].to(dtype)
-        dgx_t, dgh_t, d_before = cell.step_backward(
-            tuple(dstates), tuple(s[t] for s in saved), tuple(s[t] for s in before), tuple(s[t] for s in histories)
-        )
-        through_product = products.hidden_product_backward(layer, direction, dgh_t)
-        d_before = (through_product if layer.projected else d_before[0] + through_product, *d_before[1:])
+            d_after[0] = dh_t @ layer.extras[direction].to(dtype)
+        before, after = (tuple(s[t] for s in states) for states in (kept.before, kept.histories))
+        dgx_t, dgh_t, d_before = cell.step_backward(tuple(d_after), tuple(s[t] for s in kept.saved), before, after)
+        d_h = products.hidden_product_backward(layer, direction, dgh_t)
+        d_before = (d_h if layer.projected else d_before[0] + d_h, *d_before[1:])
         if cut is not None:
             d_before = tuple(torch.where(cut[t][:, None], 0, d) for d in d_before)
         if live is not None:
             row = live[t][:, None]
             d_before = tuple(torch.where(row, new, old) for new, old in zip(d_before, carry, strict=True))
-            dgx_t, dgh_t = (torch.where(row[..., None], d, 0) for d in (dgx_t, dgh_t))
-            dh_out[t] = torch.where(row, dh_out[t], 0)
-        dgx[t], dgh[t], carry = dgx_t, dgh_t, list(d_before)
-
-    dx = dgx.flatten(2) @ layer.w_ih[direction].to(dtype) if grads.need_x else None
-    if not grads.need_weights:
-        return dx, carry, None
-    d_extras = []
-    if layer.projected:
-        outputs = unprojected_output(saved, histories[1])
-        if live is not None:
-            outputs = torch.where(live[..., None], outputs, 0)
-        d_extras.append((dh_out.flatten(0, 1).T @ outputs.flatten(0, 1)).to(layer.x.dtype))
-    return dx, carry, (*products.weight_gradients(layer, direction, dgx, dgh, before[0]), d_extras)
+            dgx_t, dgh_t = torch.where(row[..., None], dgx_t, 0), torch.where(row[..., None], dgh_t, 0)
+            dh_t = torch.where(row, dh_t, 0)
+        dgx[t], dgh[t], dh[t], carry = dgx_t, dgh_t, dh_t, list(d_before)
+    return _Flow(dgx, dgh, dh, carry)
 
 
-def _padded(incoming: list[Tensor | None], carry: list[Tensor]) -> list[Tensor | None]:
-    return incoming + [None] * (len(carry) - len(incoming))
+def _projection_gradient(layer: Layer, kept: _Kept, dh: Tensor) -> Tensor:
+    """d w_hr (P, H)."""
+    outputs = unprojected_output(kept.saved, kept.histories[1])
+    live = products.live_steps(layer)
+    if live is not None:
+        outputs = torch.where(live[..., None], outputs, 0)
+    return (dh.flatten(0, 1).T @ outputs.flatten(0, 1)).to(layer.x.dtype)
