@@ -134,43 +134,72 @@ def _backward_fake(cell: Cell) -> Callable[..., Backward]:
     return fake
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    *layer_arguments, _, _, backend = inputs
-    states, _, saved = output
-    ctx.set_materialize_grads(False)
-    groups = [[argument] if isinstance(argument, Tensor) or argument is None else argument
-              for argument in layer_arguments[:-1]]  # fmt: skip
-    groups += [states, saved]
-    ctx.sizes = [len(group) for group in groups]
-    ctx.reverse, ctx.backend = layer_arguments[-1], backend
-    ctx.save_for_backward(*(tensor for group in groups for tensor in group))
+class _Recurrence(torch.autograd.Function):
+    """The forward operator under autograd, its tensors one after another.
 
+    torch.library.register_autograd does the same for lists of tensors, but walks them as trees: a module's call of ten
+    steps took 290 µs with it and takes 93 so.
+    """
 
-def _autograd_backward(cell: Cell) -> Callable[..., tuple[Any, ...]]:
-    operator = getattr(torch.ops.fastrnn, f"{cell.name}_backward")
+    @staticmethod
+    def forward(ctx: Any, cell: Cell, flags: tuple[Any, ...], sizes: list[int], *tensors: Tensor | None) -> Any:
+        reverse, history, gates, backend = flags
+        x, *lists, (lengths,), (resets,) = _grouped(tensors, sizes)
+        with torch._C._AutoDispatchBelowAutograd():
+            result = _operator(cell, "forward")(*x, *lists, lengths, resets, reverse, history, gates, backend)
+        states, finals, saved = result
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*saved)
+        ctx.save_for_backward(*tensors, *states, *saved)
+        ctx.cell, ctx.reverse, ctx.backend = cell, reverse, backend
+        ctx.sizes, ctx.outputs = [*sizes, len(states), len(saved)], len(states) + len(finals)
+        return (*states, *finals, *saved)
 
-    def backward(ctx: Any, d_states: Any, d_finals: Any, _: Any) -> tuple[Any, ...]:
-        tensors = iter(ctx.saved_tensors)
-        groups = [[next(tensors) for _ in range(size)] for size in ctx.sizes]
-        (x,), w_ih, w_hh, biases, extras, states0, (lengths,), (resets,), states, saved = groups
-        arguments = (x, w_ih, w_hh, biases, extras, states0, lengths, resets, ctx.reverse)
-        d_states = d_states or [None] * len(states)
-        d_finals = d_finals or [None] * len(states0)
-        need_x, *need_lists = ctx.needs_input_grad[:6]
-        need_weights = any(any(needed) for needed in need_lists[:4])
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        (x,), *lists, (lengths,), (resets,), states, saved = _grouped(ctx.saved_tensors, ctx.sizes)
+        arguments = (x, *lists, lengths, resets, ctx.reverse)
+        d_states, d_finals = list(grads[: len(states)]), list(grads[len(states) : ctx.outputs])
+        first = 3
+        need_x, need_rest = ctx.needs_input_grad[first], ctx.needs_input_grad[first + 1 :]
+        need_weights = any(need_rest[: sum(map(len, lists[:4]))])
         if torch.is_grad_enabled():
-            gradients = _differentiable_gradients(Layer(cell.name, *arguments), d_states, d_finals)
+            gradients = _differentiable_gradients(Layer(ctx.cell.name, *arguments), d_states, d_finals)
         else:
+            operator = _operator(ctx.cell, "backward")
             gradients = Backward(
                 *operator(d_states, d_finals, states, saved, *arguments, need_x, need_weights, ctx.backend)
             )
-        weights = [
-            list(grads) if grads else [None] * len(group)
-            for grads, group in zip(gradients[1:5], (w_ih, w_hh, biases, extras), strict=True)
-        ]
-        return (gradients.x[0] if gradients.x else None, *weights, list(gradients.states0), *([None] * 6))
+        groups: list[Any] = [[x], *lists]
+        flat = [g for grads, group in zip(gradients, groups, strict=True) for g in grads or [None] * len(group)]
+        return (*([None] * first), *flat, None, None)
 
-    return backward
+
+def _operator(cell: Cell, direction: str) -> Callable[..., Any]:
+    return getattr(torch.ops.fastrnn, f"{cell.name}_{direction}")  # type: ignore[no-any-return]
+
+
+def _grouped(tensors: Sequence[Tensor | None], sizes: list[int]) -> list[Any]:
+    """Consecutive tensors in lists of the given sizes."""
+    each = iter(tensors)
+    return [[next(each) for _ in range(size)] for size in sizes]
+
+
+def _autograd_kernel(cell: Cell) -> Callable[..., Forward]:
+    def kernel(*arguments: Any) -> Forward:
+        x, *lists, lengths, resets, reverse, history, gates, backend = arguments
+        groups = [[x], *lists, [lengths], [resets]]
+        tensors = [tensor for group in groups for tensor in group]
+        if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
+            with torch._C._AutoDispatchBelowAutograd():
+                return _operator(cell, "forward")(*arguments)  # type: ignore[no-any-return]
+        flags, sizes = (reverse, history, gates, backend), [len(group) for group in groups]
+        flat = list(_Recurrence.apply(cell, flags, sizes, *tensors))  # type: ignore[no-untyped-call]
+        states = 1 + (len(cell.states) - 1 if history else 0)
+        finals = states + len(cell.states)
+        return Forward(flat[:states], flat[states:finals], flat[finals:])
+
+    return kernel
 
 
 def _differentiable_gradients(
@@ -206,6 +235,4 @@ for _cell in CELLS.values():
     LIBRARY.impl(_backward_name, _backward_kernel(_cell), "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastrnn::{_forward_name}", _forward_fake(_cell), lib=LIBRARY)
     torch.library.register_fake(f"fastrnn::{_backward_name}", _backward_fake(_cell), lib=LIBRARY)
-    torch.library.register_autograd(
-        f"fastrnn::{_forward_name}", _autograd_backward(_cell), setup_context=_setup_context, lib=LIBRARY
-    )
+    LIBRARY.impl(_forward_name, _autograd_kernel(_cell), "Autograd")
