@@ -170,8 +170,9 @@ class _Recurrence(torch.autograd.Function):
             gradients = Backward(
                 *operator(d_states, d_finals, states, saved, *arguments, need_x, need_weights, ctx.backend)
             )
-        groups: list[Any] = [[x], *lists]
-        flat = [g for grads, group in zip(gradients, groups, strict=True) for g in grads or [None] * len(group)]
+        flat: list[Tensor | None] = []
+        for group, asked in zip(gradients, [[x], *lists], strict=True):
+            flat += group or [None] * len(asked)
         return (*([None] * first), *flat, None, None)
 
 
