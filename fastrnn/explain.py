@@ -60,7 +60,7 @@ def explain(module: nn.Module, input: Any, hx: Any = None, **arguments: Tensor |
     reasons = {name: _reason(name, call) for name in backends.BACKENDS}
     try:
         layers = _serving(asked, call)
-    except RuntimeError:
+    except backends.CannotServe:
         layers = []
     for name in backends.BACKENDS:
         reasons[name] = reasons[name] or ("taken" if name in layers else _passed_over(name, asked))

@@ -34,6 +34,13 @@ OPERATOR_BACKENDS: tuple[str, ...] = tuple(name for name in BACKENDS if name != 
 NAMES: tuple[str, ...] = ("auto", *BACKENDS)
 
 
+class CannotServe(RuntimeError):
+    """A backend was asked for by name and cannot serve the call; the message says why."""
+
+    def __init__(self, cell_name: str, backend: str, reason: str) -> None:
+        super().__init__(f"{cell_name}: backend {backend!r} cannot serve this call: {reason}")
+
+
 def module(name: str) -> ModuleType:
     """The backend's module; importing it imports nothing heavy (numba is imported at its first kernel)."""
     return {"aten": aten, "reference": reference}.get(name) or importlib.import_module(f"fastrnn.backends.{name}")
@@ -91,13 +98,13 @@ def operator_backend(name: str, layer: Layer) -> str:
     """The backend that serves `layer` when `name` was asked for, "auto" being the first that can.
 
     Raises:
-        RuntimeError: the backend that was asked for cannot serve the layer; the message says why.
+        CannotServe: the backend that was asked for cannot serve the layer.
     """
     if name == "auto":
         return next(candidate for candidate in OPERATOR_BACKENDS if module(candidate).supports(layer) is None)
     reason = module(name).supports(layer)
     if reason is not None:
-        raise RuntimeError(f"{layer.cell_name}: backend {name!r} cannot serve this call: {reason}")
+        raise CannotServe(layer.cell_name, name, reason)
     return name
 
 
@@ -105,13 +112,13 @@ def aten_serves(name: str, call: Call) -> bool:
     """Whether torch's own kernels serve the whole call when `name` was asked for.
 
     Raises:
-        RuntimeError: "aten" was asked for by name and cannot serve the call; the message says why.
+        CannotServe: "aten" was asked for by name and cannot serve the call.
     """
     if name not in ("auto", "aten"):
         return False
     reason = aten.supports(call)
     if name == "aten" and reason is not None:
-        raise RuntimeError(f"{call.cell_name}: backend 'aten' cannot serve this call: {reason}")
+        raise CannotServe(call.cell_name, name, reason)
     return reason is None and (name == "aten" or why_aten(call) is not None)
 
 

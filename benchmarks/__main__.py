@@ -1,0 +1,196 @@
+"""`python -m benchmarks`: measures fastrnn against torch.nn and reports it.
+
+The exit status is 0 if everything was measured, 1 if a contender failed or its results were wrong, 2 if the command
+line was, 130 if the measurement was interrupted; what was measured until then is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks import environment, report
+from benchmarks.cases import DEFAULT_CELLS, DTYPES, MODES, MODULES, SHAPES, Case, parse_shapes
+from benchmarks.contenders import Contender, FastRNN
+from benchmarks.runner import CaseResult, measure_case
+
+OK, FAILURE, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
+DEFAULT_BUDGET = 3.0
+"""Seconds a case: the default table then takes two to three minutes, memory included."""
+PLAIN_WIDTH = 200
+"""Columns that a table may take in a file or a pipe: the widest row fits."""
+
+
+class UsageError(Exception):
+    """What is wrong with the command line."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    for name in ("cells", "modes", "shapes", "backends"):
+        setattr(options, name, listed(getattr(options, name)))
+    try:
+        contenders: list[Contender] = [FastRNN(name) for name in known_backends(options.backends)]
+        cases = build_cases(options)
+        check_outputs(options)
+    except (UsageError, ValueError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    return measure_and_report(cases, contenders, options)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measures fastrnn against torch.nn, side by side. Lists take spaces or commas.",
+    )
+    add = parser.add_argument
+    add("--cells", nargs="+", default=DEFAULT_CELLS, metavar="CELL", help=f"of {', '.join(MODULES)}")
+    add("--modes", nargs="+", default=MODES, metavar="MODE", help=f"of {', '.join(MODES)}")
+    add(
+        "--shapes",
+        nargs="+",
+        default=["default"],
+        metavar="SHAPE",
+        help=f"TxBxH, TxBxIxH or a table of {', '.join(SHAPES)}",
+    )
+    add("--backends", nargs="+", default=["auto"], metavar="NAME", help='fastrnn\'s backends; default "auto"')
+    add("--layers", type=positive_int, default=1, metavar="N")
+    add("--bidirectional", action="store_true")
+    add("--dtype", choices=DTYPES, default=DTYPES[0])
+    add("--threads", type=positive_int, metavar="N", help="default: torch's own choice")
+    add("--budget", type=positive_float, default=DEFAULT_BUDGET, metavar="SECONDS", help="for the times of each case")
+    add("--no-memory", dest="memory", action="store_false", help="skip peak memory, which takes a process each")
+    add("--json", type=Path, metavar="FILE", help="write all figures")
+    add("--plot", type=Path, metavar="FILE", help="write a picture of the ratios as PNG; needs matplotlib")
+    return parser
+
+
+def positive_int(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def listed(values: Iterable[str]) -> list[str]:
+    """What a list option names, given with spaces, with commas or both, without repeats."""
+    return list(dict.fromkeys(part for value in values for part in value.split(",") if part))
+
+
+def known(what: str, names: list[str], choices: Iterable[str]) -> list[str]:
+    """`names`; raises UsageError for one that is not among `choices`, or if there is none."""
+    choices = list(choices)
+    for name in names:
+        if name not in choices:
+            raise UsageError(f"unknown {what} {name!r}; expected one of {', '.join(choices)}")
+    if not names:
+        raise UsageError(f"no {what} given; expected some of {', '.join(choices)}")
+    return names
+
+
+def known_backends(names: list[str]) -> list[str]:
+    """`names`; raises UsageError for one that fastrnn does not have or that cannot run on this machine."""
+    from fastrnn import backends
+
+    for name in known("backend", names, backends.NAMES):
+        reason = None if name == "auto" else backends.module(name).ready()
+        if reason is not None:
+            raise UsageError(f"backend {name!r} cannot run here: {reason}")
+    return names
+
+
+def build_cases(options: argparse.Namespace) -> list[Case]:
+    """The cases that the options ask for, by cell, mode and shape. Raises UsageError or ValueError."""
+    cells = known("cell", options.cells, MODULES)
+    modes = known("mode", options.modes, MODES)
+    shapes = parse_shapes(options.shapes)
+    return [
+        Case(cell, mode, shape, options.dtype, options.layers, options.bidirectional)
+        for cell in cells
+        for mode in modes
+        for shape in shapes
+    ]
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Raises UsageError, before minutes go by, for what could not be written in the end."""
+    for option, path in (("--json", options.json), ("--plot", options.plot)):
+        if path is None:
+            continue
+        target = path if path.exists() else path.parent
+        if path.is_dir() or not target.exists() or not os.access(target, os.W_OK):
+            raise UsageError(f"{option}: cannot write {path}")
+    if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
+        raise UsageError('--plot: needs matplotlib; pip install "fastrnn[bench]"')
+
+
+def measure_and_report(cases: list[Case], contenders: list[Contender], options: argparse.Namespace) -> int:
+    """Measures `cases` with a progress bar on standard error, then reports on standard output and to files."""
+    results: list[CaseResult] = []
+    status = OK
+    where = environment.describe()
+    try:
+        measure(cases, contenders, options, results)
+    except KeyboardInterrupt:
+        print(f"interrupted after {len(results)} of {len(cases)} cases", file=sys.stderr)
+        status = INTERRUPTED
+    if results:
+        console = Console()
+        if not console.is_terminal:
+            console.width = PLAIN_WIDTH
+        report.print_report(console, results, where)
+    try:
+        write_files(results, where, options)
+    except OSError as error:
+        print(f"cannot write: {error}", file=sys.stderr)
+        return FAILURE
+    return status or (FAILURE if any(result.failed for result in results) else OK)
+
+
+def measure(
+    cases: list[Case], contenders: list[Contender], options: argparse.Namespace, results: list[CaseResult]
+) -> None:
+    """Appends each case's result to `results` as it comes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    timers = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *timers, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(cases))
+        for case in cases:
+            progress.update(task, description=case.label)
+            results.append(measure_case(case, contenders, options.budget, options.memory))
+            progress.advance(task)
+
+
+def write_files(results: list[CaseResult], where: dict[str, Any], options: argparse.Namespace) -> None:
+    """Writes what --json and --plot ask for. Raises OSError."""
+    if options.json is not None:
+        plain = {name: value for name, value in vars(options).items() if name not in ("json", "plot")}
+        report.write_json(options.json, report.to_json(results, where, plain))
+    if options.plot is not None and results:
+        from benchmarks.plot import write_plot
+
+        write_plot(options.plot, results, where)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,358 @@
+"""benchmarks: what it accepts, what it computes from times, and that it refuses to time what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks import memory, parity, report, runner, timing
+from benchmarks.cases import MODULES, SHAPES, Case, Problem, Shape, make_problem, parse_shape, parse_shapes
+from benchmarks.contenders import REFUSAL, FastRNN, NotServed, Run, TorchNN
+from benchmarks.timing import Summary, Timing
+from fastrnn.cells import CELLS
+
+TINY = "3x2x4x5"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+BRIEF = 0.02
+"""Seconds for the times of a case: five rounds."""
+
+
+def tiny(cell: str = "gru", mode: str = "inference", **more: object) -> Case:
+    return Case(cell, mode, parse_shape(TINY), **more)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """torch.nn, with what it returns passed through `change`."""
+
+    change: Callable[[list[torch.Tensor]], list[torch.Tensor]]
+    name: str = "planted"
+
+    def build(self, problem: Problem) -> Run:
+        run = TorchNN().build(problem)
+        return lambda: self.change([tensor.clone() for tensor in run()])
+
+
+class FakeClock:
+    """Time passes only in the functions that it makes: one takes the given seconds, in turn, call by call."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[str] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def function(self, name: str, *seconds: float) -> Callable[[], None]:
+        durations = cycle(seconds)
+
+        def call() -> None:
+            self.now += next(durations)
+            self.calls.append(name)
+
+        return call
+
+    def burst(self, function: Callable[[], object], calls: int) -> float:
+        return timing.wall_burst(function, calls, clock=self)
+
+
+def test_every_cell_of_torch_nn_can_be_measured() -> None:
+    assert set(MODULES) <= set(CELLS)
+    assert {"rnn_tanh", "rnn_relu", "lstm", "gru"} <= set(MODULES)
+
+
+def test_shapes_are_parsed() -> None:
+    assert parse_shape("100x32x256") == Shape(100, 32, 256, 256)
+    assert parse_shape("100x32x80x256") == Shape(T=100, B=32, I=80, H=256)
+    assert str(parse_shape("7x1x3")) == "7x1x3x3"
+    assert parse_shapes(["default", "7x1x3", "7x1x3x3"]) == [*SHAPES["default"], Shape(7, 1, 3, 3)]
+    assert {(shape.T, shape.B, shape.H) for shape in SHAPES["default"]} == {
+        (100, B, H) for B in (1, 32) for H in (64, 256)
+    }
+
+
+@pytest.mark.parametrize("text", ["", "100", "100x32", "1x2x3x4x5", "axbxc", "100x32x-1", "100x0x64", "1*2*3"])
+def test_wrong_shapes_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"shape '.*': .*or a table: default, streaming, full"):
+        parse_shapes([text])
+
+
+def test_a_problem_is_the_same_every_time_and_leaves_torch_alone() -> None:
+    state = torch.random.get_rng_state()
+    first, second = make_problem(tiny("lstm", "training")), make_problem(tiny("lstm", "training"))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(first.x, second.x)
+    assert all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
+    assert first.names == ("ys", "h_n", "c_n", "d x", *(f"d {name}" for name in first.weights))
+
+
+@pytest.mark.parametrize("cell", MODULES)
+@pytest.mark.parametrize("mode", ["inference", "training"])
+def test_torch_nn_returns_what_is_named(cell: str, mode: str) -> None:
+    case = tiny(cell, mode, layers=2, bidirectional=True)
+    problem = make_problem(case)
+    with case.grad_mode():
+        results = TorchNN().build(problem)()
+        truth = TorchNN(torch.float64).build(problem)()
+    assert parity.check(problem.names, results, results, truth) <= 0.5
+    gradients = dict(zip(problem.names, results, strict=True))
+    for name, weight in problem.weights.items() if case.training else ():
+        assert gradients[f"d {name}"].shape == weight.shape
+
+
+def test_summary_is_median_and_quartiles() -> None:
+    assert timing.summarize([5.0, 1.0, 3.0, 2.0, 4.0]) == Summary(3.0, 2.0, 4.0)
+    assert timing.summarize([2.0]) == Summary(2.0, 2.0, 2.0)
+
+
+def test_ratio_is_of_medians_with_paired_quartiles() -> None:
+    slow_machine_in_round_2 = Timing([2.0, 20.0, 4.0], 1), Timing([1.0, 10.0, 1.0], 1)
+    assert timing.ratio(*slow_machine_in_round_2) == Summary(4.0, 2.0, 3.0)
+
+
+def test_times_are_those_of_the_clock() -> None:
+    clock = FakeClock()
+    slow, fast = timing.interleave(
+        [clock.function("slow", 0.004), clock.function("fast", 0.0005)], budget=1.0, burst=clock.burst
+    )
+    assert slow.seconds == pytest.approx([0.004] * len(slow.seconds))
+    assert fast.seconds == pytest.approx([0.0005] * len(slow.seconds))
+    assert timing.ratio(slow, fast) == pytest.approx((8.0, 8.0, 8.0))
+    assert fast.calls * 0.0005 >= timing.BURST_SECONDS
+    assert timing.MIN_ROUNDS < len(slow.seconds) < timing.MAX_ROUNDS
+
+
+def test_runs_take_turns() -> None:
+    clock = FakeClock()
+    timing.interleave([clock.function("a", 0.2), clock.function("b", 0.2)], budget=0.1, burst=clock.burst)
+    assert clock.calls[-2 * timing.MIN_ROUNDS :] == ["a", "b"] * timing.MIN_ROUNDS
+
+
+def test_the_first_calls_are_not_timed() -> None:
+    clock = FakeClock()
+    compiling = clock.function("compiling", 30.0, *[0.2] * 100)
+    (times,) = timing.interleave([compiling], budget=1.0, burst=clock.burst)
+    assert times.seconds == pytest.approx([0.2] * len(times.seconds))
+
+
+def test_the_budget_is_kept() -> None:
+    clock = FakeClock()
+    function = clock.function("f", 0.001)
+    timing.interleave([function], budget=2.0, burst=clock.burst)
+    assert clock.now == pytest.approx(2.0 + timing.WARM_UP_SECONDS, rel=0.1)
+
+
+def test_geometric_means_are_by_cell_and_mode_and_over_all() -> None:
+    def result(cell: str, ratio: float | None) -> runner.CaseResult:
+        entry = runner.Entry("fastrnn auto", ratio=None if ratio is None else Summary(ratio, ratio, ratio))
+        return runner.CaseResult(tiny(cell), runner.Entry("torch.nn"), [entry])
+
+    results = [result("lstm", 1.0), result("lstm", 4.0), result("gru", 16.0), result("gru", None)]
+    means = report.geometric_means(results)
+    assert list(means) == ["fastrnn auto"]
+    assert list(means["fastrnn auto"]) == ["lstm inference", "gru inference", "all"]
+    assert list(means["fastrnn auto"].values()) == pytest.approx([2.0, 16.0, 4.0])
+    assert report.geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
+
+
+def off_by_a_little(results: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [*results[:-1], results[-1] * (1 + 1e-5)]
+
+
+def nan_in_one_place(results: list[torch.Tensor]) -> list[torch.Tensor]:
+    results[0].view(-1)[0] = torch.nan
+    return results
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (off_by_a_little, "d bias_hh_l0 differs from torch.nn in float64 by 1e-05"),
+        (nan_in_one_place, "ys differs from torch.nn in float64 by nan"),
+        (lambda results: results[:-1], "6 results, expected 7"),
+        (lambda results: [results[0][:1], *results[1:]], r"ys has shape (1, 2, 5), torch.nn's has (3, 2, 5)"),
+        (lambda results: [results[0].double(), *results[1:]], "ys is torch.float64, torch.nn's is torch.float32"),
+    ],
+    ids=["value", "nan", "count", "shape", "dtype"],
+)
+def test_a_wrong_contender_is_not_timed(
+    change: Callable[[list[torch.Tensor]], list[torch.Tensor]], message: str
+) -> None:
+    result = runner.measure_case(tiny("gru", "training"), [Planted(change)], BRIEF, with_memory=False)
+    (entry,) = result.entries
+    assert entry.failed
+    assert result.failed
+    assert message in str(entry.reason)
+    assert (entry.seconds, entry.ratio, entry.peak_bytes) == (None, None, None)
+    assert result.baseline.seconds is not None
+
+
+def test_a_contender_may_decline_a_case() -> None:
+    def decline(results: list[torch.Tensor]) -> list[torch.Tensor]:
+        raise NotServed(f"gru: backend 'x' {REFUSAL}: too small")
+
+    contenders = [Planted(decline), Planted(lambda results: results, name="right")]
+    result = runner.measure_case(tiny(), contenders, BRIEF, with_memory=False)
+    declined, right = result.entries
+    assert (declined.status, declined.seconds) == (runner.NOT_SERVED, None)
+    assert right.ratio is not None
+    assert not result.failed
+
+
+def test_a_backend_declines_by_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.backends import reference
+
+    monkeypatch.setattr(reference, "supports", lambda layer: "it is Sunday")
+    with pytest.raises(NotServed, match=r"^gru: .*it is Sunday$"):
+        FastRNN("reference").build(make_problem(tiny()))
+
+
+def test_a_contender_that_raises_is_a_failure() -> None:
+    def crash(results: list[torch.Tensor]) -> list[torch.Tensor]:
+        raise ZeroDivisionError("kernel")
+
+    result = runner.measure_case(tiny(), [Planted(crash)], BRIEF, with_memory=False)
+    assert result.failed
+    assert result.entries[0].reason == "ZeroDivisionError: kernel"
+
+
+@dataclass(frozen=True)
+class Allocating:
+    """Allocates, and returns, this many bytes."""
+
+    size: int
+    name: str = "allocating"
+
+    def build(self, problem: Problem) -> Run:
+        return lambda: [torch.ones(self.size, dtype=torch.uint8)]
+
+
+exact = pytest.mark.skipif(not memory.can_reset(), reason="this system gives only a lower bound")
+
+
+@exact
+def test_peak_memory_is_what_a_call_allocates() -> None:
+    size = 48 * 2**20
+    assert memory.measure(Allocating(size), tiny()) == pytest.approx(size, rel=0.05)
+
+
+@exact
+def test_peak_memory_comes_from_another_process_with_its_errors() -> None:
+    size = 16 * 2**20
+    peak = memory.peak_bytes(Allocating(size), tiny(), threads=1)
+    assert peak == pytest.approx(size, rel=0.2)
+    with pytest.raises(memory.MemoryNotMeasured, match=r"RuntimeError: .*negative"):
+        memory.peak_bytes(Allocating(-1), tiny(), threads=1)
+
+
+def test_a_case_from_command_line_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures, picture = tmp_path / "figures.json", tmp_path / "picture.png"
+    arguments = ["--cells", "lstm", "--modes", "inference,training", "--shapes", TINY, "--backends", "reference,aten"]
+    files = ["--json", str(figures), "--plot", str(picture)]
+    assert command.main([*arguments, "--budget", str(BRIEF), "--no-memory", *files]) == command.OK
+
+    shown = capsys.readouterr().out
+    for word in ("lstm", "inference", "training", TINY, "fastrnn reference", "fastrnn aten", "geometric mean"):
+        assert word in shown
+
+    document = json.loads(figures.read_text())
+    assert document["format"] == report.FORMAT
+    assert {"date", "cpu", "threads", "packages", "commit"} <= set(document["environment"])
+    assert document["options"]["backends"] == ["reference", "aten"]
+    assert [case["mode"] for case in document["cases"]] == ["inference", "training"]
+    for case in document["cases"]:
+        assert case["shape"] == {"T": 3, "B": 2, "I": 4, "H": 5}
+        baseline, *others = case["contenders"]
+        assert baseline["contender"] == "torch.nn"
+        assert "ratio" not in baseline
+        for entry in others:
+            assert entry["status"] == runner.MEASURED
+            assert entry["allowance"] <= 1
+            assert entry["rounds"] >= timing.MIN_ROUNDS
+            expected = baseline["seconds"]["median"] / entry["seconds"]["median"]
+            assert entry["ratio"]["median"] == pytest.approx(expected)
+            assert 0 < entry["seconds"]["q1"] <= entry["seconds"]["median"] <= entry["seconds"]["q3"]
+    assert set(document["geometric_means"]) == {"fastrnn reference", "fastrnn aten"}
+
+    matplotlib = pytest.importorskip("matplotlib.image")
+    assert picture.read_bytes().startswith(PNG_SIGNATURE)
+    pixels = matplotlib.imread(picture)
+    assert pixels.shape[0] > 100
+    assert pixels.std() > 0
+
+
+def test_a_failure_is_shown_and_makes_the_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "FastRNN", lambda name: Planted(nan_in_one_place))
+    figures, picture = tmp_path / "figures.json", tmp_path / "picture.png"
+    arguments = ["--cells", "gru", "--modes", "inference", "--shapes", TINY, "--backends", "reference", "--no-memory"]
+    files = ["--json", str(figures), "--plot", str(picture)]
+    assert command.main([*arguments, "--budget", str(BRIEF), *files]) == command.FAILURE
+    assert "ys differs from torch.nn in float64 by nan" in capsys.readouterr().out
+    (case,) = json.loads(figures.read_text())["cases"]
+    assert case["contenders"][1]["status"] == runner.FAILED
+    assert "seconds" not in case["contenders"][1]
+    assert picture.read_bytes().startswith(PNG_SIGNATURE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cells", "lstn"], "unknown cell 'lstn'; expected one of rnn_tanh, rnn_relu, lstm, gru"),
+        (["--cells", ","], "no cell given"),
+        (["--modes", "eval"], "unknown mode 'eval'; expected one of inference, training"),
+        (["--backends", "nunba"], "unknown backend 'nunba'; expected one of auto, "),
+        (["--shapes", "100x64"], "shape '100x64': expected TxBxH or TxBxIxH"),
+        (["--json", "no_such_folder/a.json"], "--json: cannot write no_such_folder/a.json"),
+        (["--plot", "."], "--plot: cannot write ."),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(arguments) == command.USAGE_ERROR
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert not shown.out
+
+
+@pytest.mark.parametrize("arguments", [["--budget", "0"], ["--budget", "nan"], ["--threads", "0"], ["--layers", "x"]])
+def test_wrong_numbers_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.main(arguments)
+    assert stopped.value.code == command.USAGE_ERROR
+    assert f"argument {arguments[0]}" in capsys.readouterr().err
+
+
+def test_a_backend_that_cannot_run_here_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastrnn.backends import reference
+
+    monkeypatch.setattr(reference, "ready", lambda: "no such device")
+    assert command.main(["--backends", "reference"]) == command.USAGE_ERROR
+    assert "backend 'reference' cannot run here: no such device" in capsys.readouterr().err
+
+
+def test_an_interruption_reports_what_there_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured: list[Case] = []
+
+    def interrupted(case: Case, *arguments: object) -> runner.CaseResult:
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(case)
+        return runner.measure_case(case, [], BRIEF, with_memory=False)
+
+    monkeypatch.setattr(command, "measure_case", interrupted)
+    assert command.main(["--backends", "reference", "--cells", "gru", "--shapes", TINY]) == command.INTERRUPTED
+    shown = capsys.readouterr()
+    assert "interrupted after 1 of 2 cases" in shown.err
+    assert TINY in shown.out
