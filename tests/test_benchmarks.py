@@ -14,7 +14,7 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks import memory, parity, report, runner, timing
 from benchmarks.cases import MODULES, SHAPES, Case, Problem, Shape, make_problem, parse_shape, parse_shapes
-from benchmarks.contenders import REFUSAL, FastRNN, NotServed, Run, TorchNN
+from benchmarks.contenders import FastRNN, NotServed, Run, TorchNN
 from benchmarks.timing import Summary, Timing
 from fastrnn.cells import CELLS
 
@@ -196,7 +196,7 @@ def test_a_wrong_contender_is_not_timed(
 
 def test_a_contender_may_decline_a_case() -> None:
     def decline(results: list[torch.Tensor]) -> list[torch.Tensor]:
-        raise NotServed(f"gru: backend 'x' {REFUSAL}: too small")
+        raise NotServed(f"gru: backend 'x' cannot serve this call: too small")
 
     contenders = [Planted(decline), Planted(lambda results: results, name="right")]
     result = runner.measure_case(tiny(), contenders, BRIEF, with_memory=False)
