@@ -51,7 +51,7 @@ def count_of_states(label: str, hx: object, names: tuple[str, ...]) -> None:
         got = f"a {type(hx).__name__}" if not isinstance(hx, (tuple, list)) else "other elements"
         raise TypeError(f"{label}: hx must be a tuple of {len(names)} tensors ({', '.join(names)}), got {got}")
     if len(hx) != len(names):
-        raise RuntimeError(f"{label.lower()} expects two hidden states, got {len(hx)}")
+        raise RuntimeError(f"{label.lower().replace('cell', '_cell')} expects two hidden states")
 
 
 def dtype_and_size(input: Tensor, weight_ih: Tensor) -> None:
@@ -93,26 +93,38 @@ def same_device_and_dtype(input: Tensor, hx: Sequence[Tensor], weights: Sequence
                 )
 
 
-def weight_shapes(operator: str, gates: int, weights: Sequence[Sequence[Tensor]], projection: bool) -> None:
-    """The weights of one layer and direction after another: counts, ranks and the sizes that hang together."""
+def weight_counts(operator: str, weights: Sequence[Sequence[Tensor]], directions: int, projection: bool) -> None:
+    """As many tensors for each layer and direction as the cell has parameters, biases and projection optional."""
     counts = (2, 3, 4, 5) if projection else (2, 4)
-    if not weights or len({len(w) for w in weights}) != 1 or len(weights[0]) not in counts:
+    got = [len(tensors) for tensors in weights]
+    if not got or len(got) % directions or len(set(got)) != 1 or got[0] not in counts:
         raise ValueError(
             f"{operator}: weights must hold {' or '.join(map(str, counts))} tensors for each layer and direction, "
-            f"got {[len(w) for w in weights]}"
+            f"got {got} for {directions} directions"
         )
+
+
+def weight_shapes(operator: str, gates: int, directions: int, inputs: int, weights: Sequence[Sequence[Tensor]]) -> None:
+    """Every parameter's shape, given I and the first parameters' sizes: a kernel computes addresses from them.
+
+    weight_ih (G·H, I or directions·P or directions·H), weight_hh (G·H, P or H) or by heads (N, G·D, D), biases (G·H,),
+    weight_hr (P, H).
+    """
+    first = weights[0]
+    rows, projected = first[0].shape[0], len(first) % 2 == 1
+    hidden = rows // gates
+    outputs = first[-1].shape[0] if projected else hidden
     for index, (w_ih, w_hh, *rest) in enumerate(weights):
-        rows = w_ih.shape[0]
-        if w_ih.dim() != 2 or rows % gates or w_hh.dim() not in (2, 3) or w_hh.numel() == 0:
-            raise ValueError(
-                f"{operator}: weights[{index}] must be (G·H, I) and (G·H, H) with G={gates}, "
-                f"got {tuple(w_ih.shape)} and {tuple(w_hh.shape)}"
-            )
-        bad = [b for b in rest[: len(rest) // 2 * 2] if tuple(b.shape) != (rows,)]
-        if bad or w_hh.shape[:-1].numel() != rows:
-            raise ValueError(
-                f"{operator}: weights[{index}] must agree in their G·H={rows} rows, "
-                f"got {[tuple(w.shape) for w in weights[index]]}"
+        width = inputs if index < directions else directions * outputs
+        heads = w_hh.shape[0] if w_hh.dim() == 3 else 1
+        by_head = (heads, rows // heads, hidden // heads) if w_hh.dim() == 3 else (rows, outputs)
+        expected = [(gates * hidden, width), by_head, *[(rows,)] * (len(rest) // 2 * 2)]
+        if projected:
+            expected.append((outputs, hidden))
+        got = [tuple(tensor.shape) for tensor in (w_ih, w_hh, *rest)]
+        if got != expected:
+            raise RuntimeError(
+                f"{operator}: the weights of layer {index // directions} must have shapes {expected}, got {got}"
             )
 
 
@@ -184,6 +196,5 @@ def cell_sizes(input: Tensor, hx: Sequence[Tensor], input_size: int, hidden_size
                 f"Input batch size {input.shape[0]} doesn't match hidden{index} batch size {state.shape[0]}"
             )
         if state.dim() != 2 or state.shape[1] != hidden_size:
-            raise RuntimeError(
-                f"hidden{index} has inconsistent hidden_size: got {state.shape[-1]}, expected {hidden_size}"
-            )
+            size = state.shape[min(1, state.dim() - 1)]
+            raise RuntimeError(f"hidden{index} has inconsistent hidden_size: got {size}, expected {hidden_size}")

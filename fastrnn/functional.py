@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import checks, ops
-from fastrnn.backends import aten, aten_serves, check_name, requested
+from fastrnn.backends import aten, aten_serves, check_name, reference, requested
 from fastrnn.backends.call import Call
+from fastrnn.backends.layer import Forward, Layer
 from fastrnn.cells import CELLS
 
 Weights = Sequence[Sequence[Tensor]]
@@ -181,6 +182,8 @@ def _prepared(
     expected = _state_shapes(options, weights, x.shape[1])
     if states is not None:
         checks.state_sizes(states, expected)
+    gates, directions = len(CELLS[options.cell_name].gates), 1 + options.bidirectional
+    checks.weight_shapes(options.label.lower(), gates, directions, x.shape[-1], weights)
     checks.same_device_and_dtype(x, states or (), [tensor for tensors in weights for tensor in tensors])
     dtype = checks.autocast_dtype(x.device)
     if dtype is not None:
@@ -216,18 +219,17 @@ def step(options: Options, weights: Sequence[Tensor], input: Tensor, states: Sta
 def run(prepared: Prepared) -> tuple[Tensor, States]:
     """The last layer's output (T, B, directions·P or directions·H) and the final states as `Call.states0`."""
     call, backend = prepared.call, prepared.backend
-    if aten_serves(backend, call):
+    transformed = torch._C._are_functorch_transforms_active()
+    if not transformed and aten_serves(backend, call):
         return aten.run(call)
     output, finals = call.x, []
     for index in range(call.num_layers):
         layer = call.layer(index, output)
-        differentiable = torch.is_grad_enabled() and any(
-            tensor.requires_grad
-            for tensor in (layer.x, *layer.w_ih, *layer.w_hh, *layer.biases, *layer.extras, *layer.states0)
-        )
-        result = ops.forward(
-            layer, history=differentiable, gates=differentiable and not call.recompute, backend=backend
-        )
+        if transformed:
+            # vmap, jvp, grad and their kind see plain PyTorch, which they know how to transform.
+            result = reference.forward(layer, history=False, gates=False)
+        else:
+            result = _forward(layer, call.recompute, backend)
         output = result.states[0]
         finals.append(result.finals)
         if call.dropout and call.training and index < call.num_layers - 1:
@@ -235,6 +237,13 @@ def run(prepared: Prepared) -> tuple[Tensor, States]:
     if call.num_layers == 1:
         return output, tuple(finals[0])
     return output, tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
+
+
+def _forward(layer: Layer, recompute: bool, backend: str) -> Forward:
+    """One layer through its operator, which keeps what backward needs if anything requires gradients."""
+    tensors = (layer.x, *layer.w_ih, *layer.w_hh, *layer.biases, *layer.extras, *layer.states0)
+    differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return ops.forward(layer, history=differentiable, gates=differentiable and not recompute, backend=backend)
 
 
 def rnn(
@@ -348,9 +357,7 @@ def lstm(
 
 
 def _checked_recurrent(options: Options, weights: Weights, *arguments: Any) -> tuple[Any, States]:
-    """`recurrent`, after checks that a module's own parameters do not need."""
+    """`recurrent`, after a check that a module's own parameters do not need."""
     cell = CELLS[options.cell_name]
-    checks.weight_shapes(options.label.lower(), len(cell.gates), weights, projection=cell.name == "lstm")
-    if options.bidirectional and len(weights) % 2:
-        raise ValueError(f"{options.label.lower()}: two directions need an even number of weights, got {len(weights)}")
+    checks.weight_counts(options.label.lower(), weights, 1 + options.bidirectional, projection=cell.name == "lstm")
     return recurrent(options, weights, *arguments)

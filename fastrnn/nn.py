@@ -218,6 +218,10 @@ class _Cell(nn.RNNCellBase):
         super().__init__(input_size, hidden_size, bias, chunks, device=device, dtype=dtype)
         self.backend = backend and check_name(backend)
 
+    def extra_repr(self) -> str:
+        options = super().extra_repr()
+        return options if self.backend is None else f"{options}, backend={self.backend!r}"
+
     def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         label = type(self).__name__
         checks.cell_input(label, input, hx)

@@ -196,7 +196,7 @@ def test_a_wrong_contender_is_not_timed(
 
 def test_a_contender_may_decline_a_case() -> None:
     def decline(results: list[torch.Tensor]) -> list[torch.Tensor]:
-        raise NotServed(f"gru: backend 'x' cannot serve this call: too small")
+        raise NotServed("gru: backend 'x' cannot serve this call: too small")
 
     contenders = [Planted(decline), Planted(lambda results: results, name="right")]
     result = runner.measure_case(tiny(), contenders, BRIEF, with_memory=False)

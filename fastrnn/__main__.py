@@ -1,0 +1,222 @@
+"""`python -m fastrnn`: which backends can run here, and why the others cannot; `--json` for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fastrnn import __version__, backends, extension
+
+PACKAGES = ("torch", "numba", "llvmlite", "triton", "numpy")
+PIPED_WIDTH = 10_000
+"""Columns of a table that goes to a file or another program: no line is broken there."""
+
+
+def describe() -> dict[str, Any]:
+    """Everything that is reported, as plain values for JSON."""
+    return {
+        "versions": {
+            "fastrnn": __version__,
+            "python": platform.python_version(),
+            **{name: package_version(name) for name in PACKAGES},
+        },
+        "location": str(extension.PACKAGE),
+        "platform": platform.platform(),
+        "cpu": {
+            "model": cpu_model(),
+            "instruction_set": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+        },
+        "gpu": describe_gpus(),
+        "extension": describe_extension(),
+        "triton_launcher": {"c_compiler": c_compiler(), "python_headers": python_headers()},
+        "backends": {name: describe_backend(name) for name in backends.BACKENDS},
+    }
+
+
+def package_version(name: str) -> str | None:
+    """None where the package is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def cpu_model() -> str:
+    """The processor's own name, as far as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def describe_gpus() -> dict[str, Any]:
+    """The GPUs that torch can use, and why there are none."""
+    built = torch.version.cuda or torch.version.hip
+    result: dict[str, Any] = {"torch_cuda": torch.version.cuda, "devices": [], "reason": None}
+    if built is None:
+        result["reason"] = "torch is built without CUDA"
+        return result
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    if not available:
+        result["reason"] = "; ".join(str(warning.message) for warning in said) or "torch finds no GPU"
+        return result
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        result["devices"].append(
+            {
+                "name": properties.name,
+                "capability": [properties.major, properties.minor],
+                "multiprocessors": properties.multi_processor_count,
+                "memory": properties.total_memory,
+            }
+        )
+    return result
+
+
+def describe_extension() -> dict[str, Any]:
+    """The CUDA extension: the reason where it is missing, else what it was built for and what it finds."""
+    reason = extension.why_missing()
+    if reason is not None:
+        return {"built": False, "reason": reason}
+    result = {"built": True, **asdict(extension.build()), "devices": [], "reason": None}
+    try:
+        result["devices"] = [asdict(device) for device in extension.devices()]
+    except RuntimeError as error:
+        result["reason"] = str(error)
+    return result
+
+
+def c_compiler() -> str | None:
+    """The compiler that Triton's launcher would call: CC, gcc or clang; None where there is none."""
+    for name in (os.environ.get("CC"), "gcc", "clang"):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    return None
+
+
+def python_headers() -> str | None:
+    """The folder of Python.h, which Triton's launcher includes; None where it is not installed."""
+    folder = sysconfig.get_paths()["include"]
+    return folder if Path(folder, "Python.h").exists() else None
+
+
+def describe_backend(name: str) -> dict[str, Any]:
+    """Whether a backend can run here. One that fails to load is reported like one that says why it cannot."""
+    try:
+        reason = backends.module(name).ready()
+    except Exception as error:
+        reason = f"it does not load: {type(error).__name__}: {error}"
+    return {"ready": reason is None, "reason": reason}
+
+
+def rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the table shows of `describe()`, line by line: a label and a text; a blank label continues the one above."""
+    for name, number in found["versions"].items():
+        yield name, number or "not installed"
+    yield "location", found["location"]
+    cpu = found["cpu"]
+    yield "CPU", f"{cpu['model']}, {cpu['instruction_set']}, {cpu['threads']} threads"
+    yield from gpu_rows(found["gpu"])
+    yield from extension_rows(found["extension"])
+    launcher = found["triton_launcher"]
+    yield "C compiler", launcher["c_compiler"] or "none (Triton's launcher needs one on a GPU)"
+    yield "Python headers", launcher["python_headers"] or "none (Triton's launcher needs Python.h on a GPU)"
+
+
+def gpu_rows(gpu: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The GPUs of torch."""
+    if not gpu["devices"]:
+        yield "GPU", f"none: {gpu['reason']}"
+    for index, device in enumerate(gpu["devices"]):
+        major, minor = device["capability"]
+        memory = f"{device['memory'] / 2**30:.0f} GiB"
+        yield f"GPU {index}", f"{device['name']}, sm_{major}{minor}, {device['multiprocessors']} SMs, {memory}"
+
+
+def extension_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The extension and the devices that it tried."""
+    if not found["built"]:
+        yield "CUDA extension", f"none: {found['reason']}"
+        return
+    yield "CUDA extension", f"CUDA {found['cuda']}, for sm_{', sm_'.join(found['architectures'])}"
+    if found["reason"]:
+        yield "", f"no GPU: {found['reason']}"
+    for device in found["devices"]:
+        shared = f"{device['shared_memory_per_block'] // 2**10} KiB shared memory"
+        ran = f"runs its sm_{device['architecture']} code" if device["problem"] is None else device["problem"]
+        yield "", f"{device['name']}, {device['multiprocessors']} SMs, {shared} a block: {ran}"
+
+
+def plain_table() -> Table:
+    """A table without lines, which reads the same on a terminal and in a file."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def tables(found: dict[str, Any]) -> Iterator[Table]:
+    """What `describe()` returned, as two tables: what is there, and which backends that serves."""
+    table = plain_table()
+    for label, text in rows(found):
+        table.add_row(label, Text(text))
+    table.add_row()
+    yield table
+    table = plain_table()
+    for name, backend in found["backends"].items():
+        state = Text("ready", style="green") if backend["ready"] else Text(f"not here: {backend['reason']}")
+        table.add_row(f"backend {name}", state)
+    yield table
+
+
+def show(found: dict[str, Any]) -> None:
+    """Prints the tables: within the terminal's width, or for a file in whole lines without trailing spaces."""
+    console = Console()
+    if console.is_terminal:
+        console.print(*tables(found), sep="\n")
+        return
+    console = Console(width=PIPED_WIDTH)
+    with console.capture() as capture:
+        console.print(*tables(found), sep="\n")
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command with `arguments`, the process's own by default. Returns its exit status."""
+    parser = argparse.ArgumentParser("python -m fastrnn", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    options = parser.parse_args(arguments)
+    found = describe()
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""The examples in docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import fastrnn
+
+MODULES = ["fastrnn", *(found.name for found in pkgutil.walk_packages(fastrnn.__path__, "fastrnn."))]
+COMMAND, EXTENSION = "fastrnn.__main__", "fastrnn._C"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in (COMMAND, EXTENSION)])
+def test_examples_run_as_written(name: str) -> None:
+    failures, _ = doctest.testmod(importlib.import_module(name))
+    assert failures == 0
+
+
+def test_there_are_examples() -> None:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    assert any(found.examples for found in finder.find(importlib.import_module("fastrnn.nn")))
