@@ -141,7 +141,7 @@ def test_explain_refuses_what_is_no_layer() -> None:
 
 
 def test_explain_raises_what_the_call_would_raise() -> None:
-    with pytest.raises(RuntimeError, match="input.size"):
+    with pytest.raises(RuntimeError, match=r"input\.size"):
         fastrnn.explain(fastrnn.GRU(4, 4), GRU_INPUT)
 
 

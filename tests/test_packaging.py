@@ -19,7 +19,8 @@ NVCC = """#!/bin/sh
 case "$1" in --list-gpu-arch) printf 'compute_80\\ncompute_90\\ncompute_100\\n'; exit;; esac
 {then}
 """
-FAILS = 'for i in 1 2 3 4 5 6 7 8; do echo "nothing is wrong here"; done; echo "host.h(3): error: this compiler is too new" >&2; exit 1'
+NOISE = "for i in 1 2 3 4 5 6 7 8; do echo nothing is wrong here; done; "
+FAILS = NOISE + 'echo "host.h(3): error: this compiler is too new" >&2; exit 1'
 WRITES = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo compiled > "$2"; shift; done'
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the extension is built on Linux only")
 

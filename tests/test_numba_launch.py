@@ -1,0 +1,156 @@
+"""Threads: the same results bit by bit with any number of them, from many callers at once, and after a fork."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("numba")
+
+from fastrnn.backends import numba as backend
+from fastrnn.backends.layer import Gradients, Layer, Residuals
+from fastrnn.backends.numba import launch, layer_backward, layer_forward
+from tests.layers import Shape, cast, random_layer
+
+LARGE = Shape(steps=40, batch=13, inputs=48, hidden=80, directions=2, lengths=True, resets=True)
+"""Enough work for many threads."""
+DEADLINE = 60
+"""Seconds that a child may take: far more than it needs."""
+
+
+@pytest.fixture(autouse=True)
+def _torchs_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def large_layer() -> Layer:
+    return cast(random_layer("lstm", LARGE), torch.float32)
+
+
+def everything(layer: Layer) -> list[Tensor]:
+    """All that the kernels of a forward and a backward give, without torch's own products."""
+    forward = backend.forward(layer, history=True, gates=True)
+    ones = Gradients(
+        [torch.ones_like(state) for state in forward.states],
+        [torch.ones_like(state) for state in forward.finals],
+        need_x=False,
+        need_weights=False,
+    )
+    gradients = backend.backward(layer, Residuals(forward.states, forward.saved), ones)
+    return [*forward.states, *forward.finals, *forward.saved, *gradients.states0]
+
+
+def assert_equal(results: list[Tensor], expected: list[Tensor]) -> None:
+    for result, truth in zip(results, expected, strict=True):
+        assert torch.equal(result, truth)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+def test_any_number_of_threads_gives_the_same_bits(cell: str) -> None:
+    layer = cast(random_layer(cell, LARGE), torch.float32)
+    torch.set_num_threads(1)
+    expected = everything(layer)
+    for threads in (2, 3, 5, 16):
+        torch.set_num_threads(threads)
+        assert_equal(everything(layer), expected)
+
+
+def test_fewer_threads_than_tasks_do_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = large_layer()
+    torch.set_num_threads(4)
+    expected = everything(layer)
+    for shows_up in (1, 2, 7):
+        team = launch.parallel()
+        assert team is not None
+        monkeypatch.setattr(launch, "parallel", lambda: lambda f, data, _, flags: team(f, data, shows_up, flags))  # noqa: B023
+        assert_equal(everything(layer), expected)
+        monkeypatch.undo()
+
+
+def test_without_an_openmp_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = everything(large_layer_once())
+    monkeypatch.setattr(launch, "parallel", lambda: None)
+    assert launch.available_threads() == 1
+    assert_equal(everything(large_layer_once()), expected)
+
+
+def large_layer_once() -> Layer:
+    torch.manual_seed(0)
+    return large_layer()
+
+
+def test_small_work_stays_on_one_thread() -> None:
+    assert layer_forward.split(batch=8, directions=1, steps=1, products=100, available=8) == (1, 1)
+    slices, threads = layer_backward.split(batch=8, directions=2, steps=1000, products=100_000, available=4)
+    assert (slices, threads) == (2, 4)
+    assert layer_forward.split(batch=1, directions=1, steps=1000, products=10**6, available=8) == (1, 1)
+
+
+def test_many_python_threads_at_once() -> None:
+    layer = large_layer()
+    torch.set_num_threads(2)
+    expected = everything(layer)
+    results: list[list[Tensor]] = [[] for _ in range(6)]
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            results[number] = everything(layer)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(len(results))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for result in results:
+        assert_equal(result, expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_computes_alone() -> None:
+    torch.set_num_threads(2)
+    layer = large_layer()
+    expected = everything(layer)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(DEADLINE)
+        alone = launch.available_threads() == 1
+        same = all(map(torch.equal, everything(layer), expected))
+        os._exit(0 if alone and same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert launch.available_threads() == 2
+
+
+def test_autograd_in_many_threads() -> None:
+    """Backward runs on whichever thread calls it."""
+    import fastrnn
+
+    lstm, x = fastrnn.LSTM(32, 48), torch.randn(30, 8, 32)
+    with fastrnn.use_backend("numba"):
+        expected = torch.autograd.grad(lstm(x)[0].sum(), list(lstm.parameters()))
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with fastrnn.use_backend("numba"):
+                for _ in range(5):
+                    got = torch.autograd.grad(lstm(x)[0].sum(), list(lstm.parameters()))
+                    for d, truth in zip(got, expected, strict=True):
+                        torch.testing.assert_close(d, truth)
+        except BaseException as error:
+            failures.append(error)
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not failures
