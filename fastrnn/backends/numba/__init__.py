@@ -1,0 +1,54 @@
+"""The CPU backend: recurrences in kernels that Numba compiles, on torch's own threads.
+
+Importing it does not import Numba; the first kernel does. `fastrnn.backends` says what a backend is, `kernels/` is what
+Numba compiles, everything else here prepares its memory and calls it.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""16-bit tensors are converted to float32 around the kernels."""
+
+
+@cache
+def ready() -> str | None:
+    """Why it cannot run on this machine, or None if it can."""
+    missing = [name for name in ("numba", "llvmlite") if find_spec(name) is None]
+    if missing:
+        return f"{missing[0]} is not installed"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "NUMBA_DISABLE_JIT forbids Numba to compile"
+    return None
+
+
+def supports(layer: Layer) -> str | None:
+    """Why it cannot serve `layer`, as a clause, or None if it can."""
+    if layer.x.device.type != "cpu":
+        return f"it takes CPU tensors only, got {layer.x.device.type}"
+    if layer.x.dtype not in DTYPES:
+        return f"it does not compute in {layer.x.dtype}"
+    if layer.heads > 1:
+        return f"it has no heads (N = {layer.heads}) yet"
+    return ready()
+
+
+def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
+    """One layer's outputs; see `Forward`."""
+    from fastrnn.backends.numba import layer_forward
+
+    return layer_forward.forward(layer, history=history, gates=gates)
+
+
+def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
+    """One layer's gradients; see `Backward`."""
+    from fastrnn.backends.numba import layer_backward
+
+    return layer_backward.backward(layer, kept, grads)

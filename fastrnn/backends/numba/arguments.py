@@ -1,0 +1,136 @@
+"""What the host hands to a kernel: blocks of int64, one for each direction or packing job, named here once.
+
+A block is a `*Shape`, which depends on sizes only and is computed once for each, followed by a `*Addresses`, which is
+new in every call. Fields without a comment are sizes, in the words of `docs/design.md`. Addresses and what ends in
+`_at` (where something lies in `memory`, or in a task's own scratch there) are in bytes, an address of 0 meaning "not
+there"; distances (`*_step` from one t to the next, `*_row` from one row of the batch to the next) count elements.
+Arrays are those of one direction, already offset to it, in the state dtype, and their last dimension is dense.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class PackShape(NamedTuple):
+    """One matrix to lay out in panels. `jobs` and `tasks` are read from the first block only."""
+
+    jobs: int
+    tasks: int  # panels of all jobs together
+    panels: int
+    straight: int  # 0: rows of the source become lanes; 1: its columns do, its rows are K
+    rows: int  # of one gate where they become lanes, else of the source
+    columns: int
+    gates: int  # whose vectors lie side by side in a panel
+    units: int  # how many vectors of units a panel holds for each gate
+    target_at: int  # (panels, K, units, gates, lanes)
+
+
+class PackAddresses(NamedTuple):
+    counter: int  # the ticket counter
+    memory: int
+    source: int  # (rows, columns)
+    source_row: int
+
+
+class ForwardShape(NamedTuple):
+    """One direction of a forward. Tasks are numbered slice by slice, the first direction's first."""
+
+    tasks: int  # of both directions together
+    slices: int  # in how many tasks this direction's rows are split
+    steps: int
+    batch: int
+    inputs: int
+    hidden: int
+    outputs: int  # P with a projection, else H
+    panels: int  # of w_ih and w_hh
+    reverse: int
+    projected: int
+    ys_row: int
+    history_row: int
+    chunk: int  # for how many steps the input's product is computed at a time
+    parts: int  # > 0: only that product, each slice's in so many tasks; < 0: only the steps after it; 0: both
+    w_ih_at: int  # in panels, as everything down to w_hr
+    bias_ih_at: int
+    w_hh_at: int
+    bias_hh_at: int
+    w_hr_at: int
+    scratch_at: int  # one piece of `scratch_size` for each task; what lies where in it:
+    scratch_size: int
+    tile_at: int  # a tile's results; at 0 lies a row of zeros
+    h_at: int  # (2, rows, padded P or H)
+    c_at: int  # (rows, padded H)
+    m_at: int  # (rows, padded H): o tanh(c) before the projection
+    gx_at: int  # (chunk, rows, panels, vectors of a panel, lanes)
+
+
+class ForwardAddresses(NamedTuple):
+    counter: int  # the ticket counter, shared by both directions
+    memory: int
+    lengths: int  # (B,) int64
+    resets: int  # (T, B) bytes
+    x: int  # (T, B, I)
+    x_step: int
+    x_row: int
+    h0: int  # (B, P or H)
+    c0: int  # (B, H)
+    ys: int  # (T, B, P or H)
+    history: int  # (T, B, H): c after each step
+    saved: int  # (T, B, S·H)
+    h_last: int  # (B, P or H)
+    c_last: int  # (B, H)
+
+
+class BackwardShape(NamedTuple):
+    """One direction of a backward. Tasks are numbered as in a forward."""
+
+    tasks: int
+    slices: int
+    steps: int
+    batch: int
+    hidden: int
+    outputs: int
+    reverse: int
+    projected: int
+    products: int  # G·H, the K of the product with w_hh
+    products_at: int  # at which element of a row of dgates dgh starts
+    gates_row: int  # S·H, or H where the cell saves nothing
+    states_row: int
+    w_hh_at: int  # in panels of columns, as w_hr
+    w_hr_at: int
+    scratch_at: int  # as in a forward
+    scratch_size: int
+    tile_at: int
+    carry_at: int  # (rows, padded P or H)
+    dc_at: int  # (rows, padded H)
+    dh_at: int  # (rows, padded P)
+
+
+class BackwardAddresses(NamedTuple):
+    counter: int
+    memory: int
+    lengths: int
+    resets: int
+    states: int  # (T, B, H): c of cells that have one, else h, after each step
+    state0: int  # (B, H): that state before the first step
+    saved: int  # (T, B, S·H)
+    dgates: int  # (T, B, S·H), written
+    dys: int  # (T, B, P or H)
+    dys_step: int
+    dys_row: int
+    dhistory: int  # (T, B, H): gradient of c after each step
+    dhistory_step: int
+    dhistory_row: int
+    dh_last: int  # (B, P or H)
+    dc_last: int  # (B, H)
+    dh0: int  # (B, P or H), written
+    dc0: int  # (B, H), written
+    dh_out: int  # (T, B, P): the gradient of every projected h, written
+
+
+FIELDS = {
+    "pack": PackShape._fields + PackAddresses._fields,
+    "forward": ForwardShape._fields + ForwardAddresses._fields,
+    "backward": BackwardShape._fields + BackwardAddresses._fields,
+}
+"""A block's fields for each of the three kinds of kernels."""

@@ -1,0 +1,175 @@
+"""The backward kernel: as the forward's, a task owns some rows of the batch in one direction for all steps.
+
+What reaches h from the step after it is dgates w_hh, a tile at a time, each followed by the cell's derivative on what
+it gave. Only the recurrence is here: the gradients of weights and x are large products of dgates, outside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import carray, njit
+
+from fastrnn.backends.numba.kernels.cells import CellKernel
+from fastrnn.backends.numba.kernels.record import is_cut, length
+from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, fetch_row
+from fastrnn.backends.numba.kernels.simd import (
+    address,
+    lanes,
+    load,
+    load_some,
+    store,
+    store_some,
+    take_ticket,
+    zeros,
+)
+from fastrnn.backends.numba.kernels.tile import product, share, tile_rows
+
+
+def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
+    """The kernel of one cell and dtype, over one or two blocks of `BackwardShape` and
+    `BackwardAddresses`. Panels hold `units` vectors."""
+    derivative, has_c, projects = cell.derivative, cell.has_c, cell.projects
+    tile, tile_most = product(units), tile_rows(units)
+
+    @njit(error_model="numpy")
+    def differentiate(a: Any, like: Any, dh: Any, t: int, b: int, row: int, unit: int, base: int) -> Any:
+        """The cell's derivative for one vector of units at a live step -> the gradient of the h before it, directly."""
+        width = units * lanes(like)
+        some = a.hidden - unit
+        dc = address(like, base + a.dc_at, row * ((a.hidden + width - 1) // width * width) + unit)
+        if has_c and a.dhistory != 0:
+            more = load_some(like, a.dhistory, t * a.dhistory_step + b * a.dhistory_row + unit, some)
+            store(dc, 0, load(like, dc, 0) + more)
+        before_t = t + 1 if a.reverse else t - 1
+        first_t = length(a, b) - 1 if a.reverse else 0
+        if is_cut(a, t, b):
+            before = base
+        elif t == first_t:
+            before = address(like, a.state0, b * a.hidden + unit)
+        else:
+            before = address(like, a.states, (before_t * a.batch + b) * a.states_row + unit)
+        after = address(like, a.states, (t * a.batch + b) * a.states_row + unit)
+        at = (t * a.batch + b) * a.gates_row + unit
+        dgates = address(like, a.dgates, at)
+        return derivative(like, dh, address(like, a.saved, at), a.hidden, before, after, dc, dgates, some)
+
+    @njit(error_model="numpy")
+    def arrive(a: Any, like: Any, t: int, later: int, first: int, rows: int, base: int) -> None:
+        """What reaches h after step t through step `later`, and on through the cell unless a projection is between.
+
+        `later` is the step that was done before this one, -1 at the first; t is -1 after the last, when what has
+        arrived is the initial state's gradient.
+        """
+        lane_count = lanes(like)
+        width = units * lane_count
+        carry_row = (a.outputs + width - 1) // width * width
+        out = base + a.tile_at
+        blocks = (rows + tile_most - 1) // tile_most
+        k = a.products if later >= 0 else 0
+        for panel in range(carry_row // width):
+            w = address(like, a.memory + a.w_hh_at, panel * a.products * width)
+            for block in range(blocks):
+                begin, count = share(rows, blocks, block)
+                dgh = address(like, a.dgates, (later * a.batch + first + begin) * a.gates_row + a.products_at)
+                tile(like, count, base, dgh, a.gates_row, w, k, out, width)
+                for r in range(count):
+                    row = begin + r
+                    b = first + row
+                    linked = later >= 0 and later < length(a, b) and not is_cut(a, later, b)
+                    alive = t >= 0 and t < length(a, b)
+                    for u in range(units):
+                        unit = panel * width + u * lane_count
+                        some = a.outputs - unit
+                        if some <= 0:
+                            continue
+                        carry = address(like, base + a.carry_at, row * carry_row + unit)
+                        dh = load(like, carry, 0)
+                        if linked:
+                            dh = dh + load(like, out, r * width + u * lane_count)
+                        if alive and a.dys != 0:
+                            dh = dh + load_some(like, a.dys, t * a.dys_step + b * a.dys_row + unit, some)
+                        if alive and projects and a.projected:
+                            store_some(a.dh_out, (t * a.batch + b) * a.outputs + unit, dh, some)
+                            store(base + a.dh_at, row * carry_row + unit, dh)
+                            dh = like
+                        elif alive:
+                            dh = differentiate(a, like, dh, t, b, row, unit, base)
+                        store(carry, 0, dh)
+
+    @njit(error_model="numpy")
+    def unproject(a: Any, like: Any, t: int, first: int, rows: int, base: int) -> None:
+        """The gradient of o tanh(c), dh w_hr, and on through the cell, for the rows that are alive at step t."""
+        lane_count = lanes(like)
+        width = units * lane_count
+        dh_row = (a.outputs + width - 1) // width * width
+        out = base + a.tile_at
+        blocks = (rows + tile_most - 1) // tile_most
+        for panel in range((a.hidden + width - 1) // width):
+            w = address(like, a.memory + a.w_hr_at, panel * a.outputs * width)
+            for block in range(blocks):
+                begin, count = share(rows, blocks, block)
+                dh = address(like, base + a.dh_at, begin * dh_row)
+                tile(like, count, base, dh, dh_row, w, a.outputs, out, width)
+                for r in range(count):
+                    row = begin + r
+                    if t >= length(a, first + row):
+                        continue
+                    for u in range(units):
+                        unit = panel * width + u * lane_count
+                        if unit < a.hidden:
+                            dm = load(like, out, r * width + u * lane_count)
+                            differentiate(a, like, dm, t, first + row, row, unit, base)
+
+    @njit(error_model="numpy")
+    def run(a: Any, like: Any, row_slice: int, base: int) -> None:
+        first, rows = share(a.batch, a.slices, row_slice)
+        width = units * lanes(like)
+        carry_row = (a.outputs + width - 1) // width * width
+        dc_row = (a.hidden + width - 1) // width * width
+        clear_row(like, base, width)
+        for row in range(rows):
+            b = first + row
+            source = address(like, a.dh_last, b * a.outputs) if a.dh_last != 0 else 0
+            fetch_row(like, source, address(like, base + a.carry_at, row * carry_row), a.outputs)
+            if has_c:
+                source = address(like, a.dc_last, b * a.hidden) if a.dc_last != 0 else 0
+                fetch_row(like, source, address(like, base + a.dc_at, row * dc_row), a.hidden)
+        later = -1
+        for s in range(a.steps):
+            t = s if a.reverse else a.steps - 1 - s
+            arrive(a, like, t, later, first, rows, base)
+            if projects and a.projected:
+                unproject(a, like, t, first, rows, base)
+            for row in range(rows):
+                b = first + row
+                if t >= length(a, b):
+                    clear_row(like, address(like, a.dgates, (t * a.batch + b) * a.gates_row), a.gates_row)
+                    if projects and a.projected:
+                        clear_row(like, address(like, a.dh_out, (t * a.batch + b) * a.outputs), a.outputs)
+                if is_cut(a, t, b):
+                    clear_row(like, address(like, base + a.carry_at, row * carry_row), a.outputs)
+                    if has_c:
+                        clear_row(like, address(like, base + a.dc_at, row * dc_row), a.hidden)
+            later = t
+        arrive(a, like, -1, later, first, rows, base)
+        for row in range(rows):
+            b = first + row
+            carry = address(like, base + a.carry_at, row * carry_row)
+            copy_row(like, carry, address(like, a.dh0, b * a.outputs), a.outputs)
+            if has_c:
+                dc = address(like, base + a.dc_at, row * dc_row)
+                copy_row(like, dc, address(like, a.dc0, b * a.hidden), a.hidden)
+
+    def backward(pointer: Any) -> None:
+        like = zeros(dtype)
+        blocks = carray(pointer, 2)
+        while True:
+            task = take_ticket(blocks[0].counter)
+            if task >= blocks[0].tasks:
+                break
+            direction = task // blocks[0].slices
+            base = blocks[0].memory + blocks[0].scratch_at + task * blocks[0].scratch_size
+            run(blocks[direction], like, task % blocks[0].slices, base)
+
+    return backward

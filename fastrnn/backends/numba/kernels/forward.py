@@ -1,0 +1,220 @@
+"""The forward kernel: a task owns some rows of the batch, in one direction, for all steps; tasks never wait.
+
+In chunks of steps: the input's product for the whole chunk into scratch memory that stays in cache, then step by step
+the state's product, one tile after the other, each followed by the cell's step on what it gave.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import carray, njit
+
+from fastrnn.backends.numba.kernels.cells import CellKernel
+from fastrnn.backends.numba.kernels.record import is_cut, length
+from fastrnn.backends.numba.kernels.rows import clear_row, copy_row
+from fastrnn.backends.numba.kernels.simd import (
+    address,
+    lanes,
+    load,
+    store,
+    store_some,
+    take_ticket,
+    zeros,
+)
+from fastrnn.backends.numba.kernels.tile import product, share, tile_rows
+
+
+def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, dtype: Any) -> Any:
+    """The kernel of one cell and dtype, over one or two blocks of `ForwardShape` and
+    `ForwardAddresses`.
+
+    A panel of weights holds `units` vectors of hidden units for each gate, one of a projection `plain_units`.
+    """
+    step, has_c, projects, saves = cell.step, cell.has_c, cell.projects, cell.saves
+    vecs = units * gates
+    tile, tile_most = product(vecs), tile_rows(vecs)
+    plain_tile, plain_most = product(plain_units), tile_rows(plain_units)
+
+    @njit(error_model="numpy")
+    def input_products(a: Any, like: Any, t: int, steps: int, first: int, rows: int, gx: int) -> None:
+        """gx (steps, rows, panels, vecs, lanes) from x and its bias, for steps from t on in the order they run.
+
+        Tiles run along time, except where there are more rows than a tile holds but too few steps.
+        """
+        width = vecs * lanes(like)
+        row_gx = a.panels * width
+        step_gx = rows * row_gx
+        step_x = -a.x_step if a.reverse else a.x_step
+        x = address(like, a.x, t * a.x_step + first * a.x_row)
+        along_time = steps >= min(rows, tile_most)
+        inner, inner_x, inner_gx = (steps, step_x, step_gx) if along_time else (rows, a.x_row, row_gx)
+        outer, outer_x, outer_gx = (rows, a.x_row, row_gx) if along_time else (steps, step_x, step_gx)
+        blocks = (inner + tile_most - 1) // tile_most
+        for panel in range(a.panels):
+            bias = address(like, a.memory + a.bias_ih_at, panel * width)
+            w = address(like, a.memory + a.w_ih_at, panel * a.inputs * width)
+            for o in range(outer):
+                for block in range(blocks):
+                    begin, count = share(inner, blocks, block)
+                    at = address(like, x, o * outer_x + begin * inner_x)
+                    to = address(like, gx, o * outer_gx + begin * inner_gx + panel * width)
+                    tile(like, count, bias, at, inner_x, w, a.inputs, to, inner_gx)
+
+    @njit(error_model="numpy")
+    def put_output(a: Any, like: Any, h: Any, h_new: int, t: int, row: int, unit: int) -> None:
+        """h, a vector of what the layer gives at step t, into the state and the output."""
+        store(h_new, 0, h)
+        store_some(a.ys, (t * a.batch + row) * a.ys_row + unit, h, a.outputs - unit)
+
+    @njit(error_model="numpy")
+    def state_step(
+        a: Any, like: Any, t: int, first: int, rows: int, gx: int, h: int, h_new: int, h_row: int, base: int
+    ) -> None:
+        """Step t of the rows that are alive: from h to h_new (rows, h_row), c in place."""
+        lane_count = lanes(like)
+        width = vecs * lane_count
+        c_row = a.panels * units * lane_count
+        c, m, out = base + a.c_at, base + a.m_at, base + a.tile_at
+        blocks = (rows + tile_most - 1) // tile_most
+        for panel in range(a.panels):
+            bias = address(like, a.memory + a.bias_hh_at, panel * width)
+            w = address(like, a.memory + a.w_hh_at, panel * a.outputs * width)
+            for block in range(blocks):
+                begin, count = share(rows, blocks, block)
+                tile(like, count, bias, address(like, h, begin * h_row), h_row, w, a.outputs, out, width)
+                for r in range(count):
+                    row = begin + r
+                    b = first + row
+                    if t >= length(a, b):
+                        continue
+                    for u in range(units):
+                        unit = (panel * units + u) * lane_count
+                        some = a.hidden - unit
+                        if some <= 0:
+                            continue
+                        at = u * gates * lane_count
+                        c_at = address(like, c, row * c_row + unit)
+                        saved = 0
+                        if saves > 0 and a.saved != 0:
+                            saved = address(like, a.saved, (t * a.batch + b) * saves * a.hidden + unit)
+                        new = step(
+                            like,
+                            address(like, gx, (row * a.panels + panel) * width + at),
+                            address(like, out, r * width + at),
+                            address(like, h, row * h_row + unit),
+                            c_at,
+                            saved,
+                            a.hidden,
+                            some,
+                        )
+                        if has_c and a.history != 0:
+                            store_some(a.history, (t * a.batch + b) * a.history_row + unit, load(like, c_at, 0), some)
+                        if projects and a.projected:
+                            store(m, row * c_row + unit, new)
+                        else:
+                            put_output(a, like, new, address(like, h_new, row * h_row + unit), t, b, unit)
+
+    @njit(error_model="numpy")
+    def project(a: Any, like: Any, t: int, first: int, rows: int, h_new: int, h_row: int, base: int) -> None:
+        """h_new = w_hr m for the rows that are alive at step t."""
+        lane_count = lanes(like)
+        width = plain_units * lane_count
+        m_row = a.panels * units * lane_count
+        out = base + a.tile_at
+        blocks = (rows + plain_most - 1) // plain_most
+        for panel in range((a.outputs + width - 1) // width):
+            w = address(like, a.memory + a.w_hr_at, panel * a.hidden * width)
+            for block in range(blocks):
+                begin, count = share(rows, blocks, block)
+                m = address(like, base + a.m_at, begin * m_row)
+                plain_tile(like, count, base, m, m_row, w, a.hidden, out, width)
+                for r in range(count):
+                    if t >= length(a, first + begin + r):
+                        continue
+                    for u in range(plain_units):
+                        unit = panel * width + u * lane_count
+                        if unit < a.outputs:
+                            new = load(like, out, r * width + u * lane_count)
+                            at = address(like, h_new, (begin + r) * h_row + unit)
+                            put_output(a, like, new, at, t, first + begin + r, unit)
+
+    @njit(error_model="numpy")
+    def rest(a: Any, like: Any, t: int, b: int, h: int, h_new: int) -> None:
+        """Step t of a row that is over or has not begun: the state stays, outputs are zero."""
+        copy_row(like, h, h_new, a.outputs)
+        at = t * a.batch + b
+        clear_row(like, address(like, a.ys, at * a.ys_row), a.outputs)
+        if has_c and a.history != 0:
+            clear_row(like, address(like, a.history, at * a.history_row), a.hidden)
+        if saves > 0 and a.saved != 0:
+            clear_row(like, address(like, a.saved, at * saves * a.hidden), saves * a.hidden)
+
+    @njit(error_model="numpy")
+    def run(a: Any, like: Any, row_slice: int, base: int) -> None:
+        first, rows = share(a.batch, a.slices, row_slice)
+        lane_count = lanes(like)
+        c_row = a.panels * units * lane_count
+        plain_width = plain_units * lane_count
+        h_row = (a.outputs + plain_width - 1) // plain_width * plain_width
+        h, h_new = base + a.h_at, address(like, base + a.h_at, rows * h_row)
+        c, gx = base + a.c_at, base + a.gx_at
+        clear_row(like, base, plain_width)
+        for row in range(rows):
+            copy_row(like, address(like, a.h0, (first + row) * a.outputs), address(like, h, row * h_row), a.outputs)
+            if has_c:
+                copy_row(like, address(like, a.c0, (first + row) * a.hidden), address(like, c, row * c_row), a.hidden)
+        for start in range(0, a.steps, a.chunk):
+            steps = min(a.chunk, a.steps - start)
+            t = a.steps - 1 - start if a.reverse else start
+            if a.parts == 0:
+                input_products(a, like, t, steps, first, rows, gx)
+            for s in range(steps):
+                for row in range(rows):
+                    if is_cut(a, t, first + row):
+                        clear_row(like, address(like, h, row * h_row), a.outputs)
+                        if has_c:
+                            clear_row(like, address(like, c, row * c_row), a.hidden)
+                gx_step = address(like, gx, s * rows * a.panels * vecs * lane_count)
+                state_step(a, like, t, first, rows, gx_step, h, h_new, h_row, base)
+                if projects and a.projected:
+                    project(a, like, t, first, rows, h_new, h_row, base)
+                if a.lengths != 0:
+                    for row in range(rows):
+                        if t >= length(a, first + row):
+                            at = row * h_row
+                            rest(a, like, t, first + row, address(like, h, at), address(like, h_new, at))
+                h, h_new = h_new, h
+                t += -1 if a.reverse else 1
+        for row in range(rows):
+            b = first + row
+            copy_row(like, address(like, h, row * h_row), address(like, a.h_last, b * a.outputs), a.outputs)
+            if has_c:
+                copy_row(like, address(like, c, row * c_row), address(like, a.c_last, b * a.hidden), a.hidden)
+
+    @njit(error_model="numpy")
+    def run_part(a: Any, like: Any, row_slice: int, part: int, base: int) -> None:
+        """One part of the input's product for all steps."""
+        first, rows = share(a.batch, a.slices, row_slice)
+        start, steps = share(a.steps, a.parts, part)
+        t = a.steps - 1 - start if a.reverse else start
+        gx = address(like, base + a.gx_at, start * rows * a.panels * vecs * lanes(like))
+        input_products(a, like, t, steps, first, rows, gx)
+
+    def forward(pointer: Any) -> None:
+        like = zeros(dtype)
+        blocks = carray(pointer, 2)
+        while True:
+            task = take_ticket(blocks[0].counter)
+            if task >= blocks[0].tasks:
+                break
+            parts = max(1, blocks[0].parts)
+            owner, part = task // parts, task % parts
+            direction, row_slice = owner // blocks[0].slices, owner % blocks[0].slices
+            base = blocks[0].memory + blocks[0].scratch_at + owner * blocks[0].scratch_size
+            if blocks[0].parts > 0:
+                run_part(blocks[direction], like, row_slice, part, base)
+            else:
+                run(blocks[direction], like, row_slice, base)
+
+    return forward

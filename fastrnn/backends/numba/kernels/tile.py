@@ -1,0 +1,106 @@
+"""The matrix product that all kernels share: a block of rows times one panel of weights, accumulators in registers.
+
+A *panel* holds what belongs to `vecs` vectors of outputs, K-major: (K, vecs, lanes), contiguous. The whole K loop of a
+tile is emitted as LLVM IR, once for each number of rows, as one function that is never inlined: whatever calls it, the
+cells' kernels share one copy, and its results go through a buffer in the first-level cache.
+
+A row's result does not depend on the tile it is computed in (K is summed in order, one accumulator an output), so that
+results are bitwise the same however rows are split among tiles and threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastrnn.backends.numba.kernels.simd import (
+    INDEX,
+    Vector,
+    load_vector,
+    multiply_add,
+    pointer,
+    register_count,
+    splat,
+    store_vector,
+)
+
+ROWS_WIDE = 8
+"""The most rows of a tile: the function grows with the square of it, and 8 x 3 vectors fill the 32 registers."""
+
+
+def tile_rows(vecs: int) -> int:
+    """How many rows of a tile keep its accumulators, one row of weights and one broadcast number in registers."""
+    return min(ROWS_WIDE, (register_count() - vecs - 1) // vecs)
+
+
+def _emit_rows(builder: Any, vector: Vector, rows: int, vecs: int, arguments: Any) -> None:
+    bias, a, a_row, w, k, out, out_row = arguments
+    width = vector.lanes
+    first = [load_vector(builder, vector, bias, INDEX(v * width)) for v in range(vecs)]
+    sums = [[cgutils.alloca_once_value(builder, value) for value in first] for _ in range(rows)]
+    numbers = [pointer(builder, vector, a, builder.mul(a_row, INDEX(row))) for row in range(rows)]
+    with cgutils.for_range(builder, k, intp=INDEX) as loop:
+        at = builder.mul(loop.index, INDEX(vecs * width))
+        weights = [load_vector(builder, vector, w, builder.add(at, INDEX(v * width))) for v in range(vecs)]
+        for row in range(rows):
+            number = splat(builder, builder.load(builder.gep(numbers[row], [loop.index])), width)
+            for v in range(vecs):
+                total = multiply_add(builder, vector, number, weights[v], builder.load(sums[row][v]))
+                builder.store(total, sums[row][v])
+    for row in range(rows):
+        start = builder.mul(out_row, INDEX(row))
+        for v in range(vecs):
+            store_vector(builder, vector, out, builder.add(start, INDEX(v * width)), builder.load(sums[row][v]))
+
+
+def _tile_function(module: Any, vector: Vector, vecs: int) -> Any:
+    """The function (rows, bias, a, a_row, w, k, out, out_row) in this LLVM module."""
+    name = f"fastrnn_tile_{vector.name}_{vecs}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INDEX] * 8), name)
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    end = function.append_basic_block("end")
+    switch = builder.switch(function.args[0], end)
+    for rows in range(1, tile_rows(vecs) + 1):
+        block = function.append_basic_block(f"rows{rows}")
+        switch.add_case(INDEX(rows), block)
+        builder.position_at_end(block)
+        _emit_rows(builder, vector, rows, vecs, function.args[1:])
+        builder.branch(end)
+    builder.position_at_end(end)
+    builder.ret_void()
+    return function
+
+
+def product(vecs: int) -> Any:
+    """An intrinsic: (like, rows, bias, a, a_row, w, k, out, out_row) writes out[r] = bias + sum over k of a[r, k] w[k].
+
+    All but `like` are integers. `rows` is 1 .. tile_rows(vecs); `bias` and the rows of `w` and `out` have `vecs`
+    vectors; `a_row` and `out_row` are the distances of rows in elements, `a_row` may be negative or zero.
+    """
+
+    @intrinsic
+    def tile(
+        typing: Any, like: Any, rows: Any, bias: Any, a: Any, a_row: Any, w: Any, k: Any, out: Any, out_row: Any
+    ) -> Any:
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            builder.call(_tile_function(builder.module, like, vecs), args[1:])
+            return context.get_dummy_value()
+
+        return types.void(like, *[types.intp] * 8), emit
+
+    return tile
+
+
+@njit(error_model="numpy", forceinline=True)
+def share(total: int, parts: int, part: int) -> tuple[int, int]:
+    """Part number `part` of `total` things split evenly -> its first and how many: 32 in 6 is 6, 6, 5, 5, 5, 5."""
+    size, larger = total // parts, total % parts
+    return part * size + min(part, larger), size + (1 if part < larger else 0)

@@ -1,0 +1,82 @@
+"""Runs a kernel on torch's own threads: as many as `torch.get_num_threads()` says, fewer where work is small.
+
+The parallel region is opened in the OpenMP runtime that torch has loaded, so that its pool of threads is shared and
+nothing is oversubscribed. Every thread that shows up takes tickets until none is left, so that any number of threads,
+one included, does all the work. Without such a runtime, and in a forked child, whose pool GNU OpenMP lost in the fork,
+the calling thread does it alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from array import array
+from collections.abc import Callable, Iterable
+from functools import cache
+
+import torch
+
+RUNTIMES = ("libgomp", "libiomp5", "libomp")
+"""OpenMP runtimes that export GOMP_parallel(void (*)(void *), void *, unsigned threads, unsigned flags)."""
+
+_forked = False
+
+
+def _mark_forked() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_forked)
+
+
+@cache
+def parallel() -> Callable[[int, int, int, int], None] | None:
+    """GOMP_parallel of the OpenMP runtime in this process (function, data, threads, flags); None if there is none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        with open("/proc/self/maps") as maps:
+            paths = dict.fromkeys(line.split(maxsplit=5)[5].strip() for line in maps if "/" in line)
+    except OSError:
+        return None
+    for path in paths:
+        if os.path.basename(path).startswith(RUNTIMES):
+            try:
+                function = ctypes.CDLL(path).GOMP_parallel
+            except (OSError, AttributeError):
+                continue
+            function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+            function.restype = None
+            return function
+    return None
+
+
+@cache
+def _callable(address: int) -> Callable[[int], None]:
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+
+
+def available_threads() -> int:
+    """How many threads a launch may use."""
+    return 1 if _forked or parallel() is None else torch.get_num_threads()
+
+
+def run(address: int, threads: int, blocks: Iterable[Iterable[int]], counter_field: int) -> None:
+    """Calls the kernel at `address` with blocks of arguments.
+
+    In the first, field number `counter_field` becomes the address of the ticket counter. The GIL is released meanwhile.
+    What the addresses among the arguments point to must outlive the call.
+    """
+    memory = array("q", (0,))
+    for block in blocks:
+        memory.extend(block)
+    counter = memory.buffer_info()[0]
+    memory[1 + counter_field] = counter
+    team = parallel() if threads > 1 and not _forked else None
+    if team is None:
+        _callable(address)(counter + memory.itemsize)
+    else:
+        team(address, counter + memory.itemsize, threads, 0)
