@@ -23,6 +23,8 @@ LARGE = Shape(steps=40, batch=13, inputs=48, hidden=80, directions=2, lengths=Tr
 """Enough work for many threads."""
 ONE_ROW = Shape(steps=150, batch=1, inputs=200, hidden=128, directions=2, resets=True)
 """Fewer rows than threads."""
+TEAM = Shape(steps=30, batch=1, inputs=20, hidden=170, lengths=True, resets=True)
+"""One row, of steps that are long enough for LSTM and GRU to be shared by threads."""
 DEADLINE = 60
 """Seconds that a child may take: far more than it needs."""
 
@@ -51,7 +53,7 @@ def assert_equal(results: list[Tensor], expected: list[Tensor]) -> None:
         assert torch.equal(result, truth)
 
 
-@pytest.mark.parametrize("shape", [LARGE, ONE_ROW], ids=str)
+@pytest.mark.parametrize("shape", [LARGE, ONE_ROW, TEAM], ids=str)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
 def test_any_number_of_threads_gives_the_same_bits(cell: str, shape: Shape) -> None:
     layer = cast(random_layer(cell, shape), torch.float32)
@@ -62,8 +64,9 @@ def test_any_number_of_threads_gives_the_same_bits(cell: str, shape: Shape) -> N
         assert_equal(everything(layer), expected)
 
 
-def test_fewer_threads_than_tasks_do_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = large_layer()
+@pytest.mark.parametrize("shape", [LARGE, TEAM], ids=str)
+def test_fewer_threads_than_planned_do_all_the_work(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = cast(random_layer("lstm", shape), torch.float32)
     torch.set_num_threads(4)
     expected = everything(layer)
     for shows_up in (1, 2, 7):
@@ -84,6 +87,14 @@ def test_without_an_openmp_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 def large_layer_once() -> Layer:
     torch.manual_seed(0)
     return large_layer()
+
+
+def test_a_team_is_formed_only_where_it_can_help() -> None:
+    assert layer_forward._team(available=4, owners=2, products=10**6, panels=16, projected=False) == 2
+    assert layer_forward._team(available=8, owners=1, products=10**6, panels=3, projected=False) == 3
+    assert layer_forward._team(available=8, owners=5, products=10**6, panels=16, projected=False) == 1
+    assert layer_forward._team(available=8, owners=1, products=1000, panels=16, projected=False) == 1
+    assert layer_forward._team(available=8, owners=1, products=10**6, panels=16, projected=True) == 1
 
 
 def test_small_work_stays_on_one_thread() -> None:

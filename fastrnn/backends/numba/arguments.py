@@ -34,10 +34,10 @@ class PackAddresses(NamedTuple):
 
 
 class ForwardShape(NamedTuple):
-    """One direction of a forward. Tasks are numbered slice by slice, the first direction's first."""
+    """One direction of a forward. Slices are numbered one after the other, the first direction's first."""
 
-    tasks: int  # of both directions together
-    slices: int  # in how many tasks this direction's rows are split
+    owners: int  # slices of both directions together
+    slices: int  # into how many this direction's rows are split
     steps: int
     batch: int
     inputs: int
@@ -50,6 +50,9 @@ class ForwardShape(NamedTuple):
     history_row: int
     chunk: int  # for how many steps the input's product is computed at a time
     parts: int  # > 0: only that product, each slice's in so many tasks; < 0: only the steps after it; 0: both
+    team: int  # how many threads share a slice's hidden units and meet after every step
+    thread_count: int  # the C function int (*)(void) that gives the number of threads in the parallel region
+    barrier: int  # the C function void (*)(void) that returns once all of them have called it
     w_ih_at: int  # in panels, as everything down to w_hr
     bias_ih_at: int
     w_hh_at: int
@@ -57,7 +60,8 @@ class ForwardShape(NamedTuple):
     w_hr_at: int
     scratch_at: int  # one piece of `scratch_size` for each task; what lies where in it:
     scratch_size: int
-    tile_at: int  # a tile's results; at 0 lies a row of zeros
+    tile_at: int  # a tile's results, for each member of a team `tile_size` bytes apart; at 0 lies a row of zeros
+    tile_size: int
     h_at: int  # (2, rows, padded P or H)
     c_at: int  # (rows, padded H)
     m_at: int  # (rows, padded H): o tanh(c) before the projection
@@ -82,7 +86,7 @@ class ForwardAddresses(NamedTuple):
 
 
 class BackwardShape(NamedTuple):
-    """One direction of a backward. Tasks are numbered as in a forward."""
+    """One direction of a backward. Tasks are numbered as a forward's slices."""
 
     tasks: int
     slices: int

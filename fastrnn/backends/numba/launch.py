@@ -33,8 +33,8 @@ if hasattr(os, "register_at_fork"):
 
 
 @cache
-def parallel() -> Callable[[int, int, int, int], None] | None:
-    """GOMP_parallel of the OpenMP runtime in this process (function, data, threads, flags); None if there is none."""
+def _runtime() -> ctypes.CDLL | None:
+    """The OpenMP runtime in this process; None if there is none, or not one that exports GOMP_parallel."""
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -45,13 +45,31 @@ def parallel() -> Callable[[int, int, int, int], None] | None:
     for path in paths:
         if os.path.basename(path).startswith(RUNTIMES):
             try:
-                function = ctypes.CDLL(path).GOMP_parallel
-            except (OSError, AttributeError):
+                runtime = ctypes.CDLL(path)
+            except OSError:
                 continue
-            function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-            function.restype = None
-            return function
+            if hasattr(runtime, "GOMP_parallel"):
+                return runtime
     return None
+
+
+@cache
+def parallel() -> Callable[[int, int, int, int], None] | None:
+    """GOMP_parallel (function, data, threads, flags); None if there is none."""
+    runtime = _runtime()
+    if runtime is None:
+        return None
+    function = runtime.GOMP_parallel
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    function.restype = None
+    return function
+
+
+@cache
+def runtime_address(name: str) -> int:
+    """Of a function of the OpenMP runtime; 0 if there is none."""
+    runtime = _runtime()
+    return 0 if runtime is None else ctypes.cast(runtime[name], ctypes.c_void_p).value or 0
 
 
 @cache

@@ -13,7 +13,7 @@ from fastrnn.backends.layer import Forward, Layer
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, ForwardAddresses, ForwardShape
 from fastrnn.backends.numba.compile import kernel
-from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up, panel_units
+from fastrnn.backends.numba.geometry import CACHE_LINE, PANEL_VECTORS, Arena, divide_up, panel_units
 from fastrnn.backends.numba.packing import Packing
 from fastrnn.backends.numba.split import (
     WORK_PER_THREAD,
@@ -32,6 +32,8 @@ GX_BYTES = 384 * 1024
 SPREAD_BYTES = 16 * 1024 * 1024
 """Up to this much, where there are more threads than rows, the input's product is computed by all of them beforehand:
 a tenth less time for an LSTM of 256 units at B = 1, T = 100 on 2 cores."""
+TEAM_PRODUCTS = 50_000
+"""Multiplications of a step: below this, meeting after it costs two threads more than sharing it saves."""
 PLANS = 512
 """How many are kept."""
 _COUNTER = FIELDS["forward"].index("counter")
@@ -155,9 +157,11 @@ def _plan(
         chunk = steps
 
     scratch = Arena()
+    team = _team(available, owners, rows * gates * hidden * outputs, geometry.panels(hidden, units), projected)
     scratch.take(PANEL_VECTORS * geometry.lanes * item)
+    tile_size = divide_up(geometry.tile * geometry.lanes * item, CACHE_LINE) * CACHE_LINE
     offsets = {
-        "tile_at": scratch.take(geometry.tile * geometry.lanes * item),
+        "tile_at": scratch.take(tile_size * team),
         "h_at": scratch.take(2 * rows * geometry.padded(outputs) * item),
         "c_at": scratch.take(rows * padded * item),
         "m_at": scratch.take(rows * padded * item if projected else 0),
@@ -168,7 +172,7 @@ def _plan(
     packing = Packing(pack, arena, available)
     shapes = [
         ForwardShape(
-            tasks=owners,
+            owners=owners,
             slices=slices,
             steps=steps,
             batch=batch,
@@ -182,6 +186,10 @@ def _plan(
             history_row=directions * hidden,
             chunk=chunk,
             parts=-1 if parts else 0,
+            team=team,
+            thread_count=launch.runtime_address("omp_get_num_threads"),
+            barrier=launch.runtime_address("GOMP_barrier"),
+            tile_size=tile_size,
             w_ih_at=packing.rows(hidden, inputs, gates),
             bias_ih_at=packing.rows(hidden, 1, gates),
             w_hh_at=packing.rows(hidden, outputs, gates),
@@ -193,7 +201,15 @@ def _plan(
         )
         for direction in range(directions)
     ]
-    launches = [(threads, shapes)]
+    launches = [(owners * team if team > 1 else threads, shapes)]
     if parts:
-        launches.insert(0, (spread, [shape._replace(tasks=owners * parts, parts=parts) for shape in shapes]))
+        launches.insert(0, (spread, [shape._replace(parts=parts) for shape in shapes]))
     return _Plan(compiled.address, packing, launches, arena.size)
+
+
+def _team(available: int, owners: int, products: int, panels: int, projected: bool) -> int:
+    """How many threads share the hidden units of each of `owners` slices, at `products` multiplications a step."""
+    members = min(available // owners, panels)
+    if projected or members < 2 or products < TEAM_PRODUCTS:
+        return 1
+    return members

@@ -1,4 +1,7 @@
-"""The forward kernel: a task owns some rows of the batch, in one direction, for all steps; tasks never wait.
+"""The forward kernel: a task owns some rows of the batch, in one direction, for all steps.
+
+Tasks wait for nobody, unless there are fewer rows than threads and a step is long: then a team of threads shares the
+rows' hidden units, and meets after every step, when each needs the others' share of h.
 
 In chunks of steps: the input's product for the whole chunk into scratch memory that stays in cache, then step by step
 the state's product, one tile after the other, each followed by the cell's step on what it gave.
@@ -22,6 +25,7 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
+from fastrnn.backends.numba.kernels.team import meet, team_size
 from fastrnn.backends.numba.kernels.tile import product, share, tile_rows
 
 
@@ -37,8 +41,10 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
     plain_tile, plain_most = product(plain_units), tile_rows(plain_units)
 
     @njit(error_model="numpy")
-    def input_products(a: Any, like: Any, t: int, steps: int, first: int, rows: int, gx: int) -> None:
-        """gx (steps, rows, panels, vecs, lanes) from x and its bias, for steps from t on in the order they run.
+    def input_products(
+        a: Any, like: Any, t: int, steps: int, first: int, rows: int, first_panel: int, panels: int, gx: int
+    ) -> None:
+        """gx (steps, rows, all panels, vecs, lanes) from x and its bias, for steps from t on in the order they run.
 
         Tiles run along time, except where there are more rows than a tile holds but too few steps.
         """
@@ -51,7 +57,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         inner, inner_x, inner_gx = (steps, step_x, step_gx) if along_time else (rows, a.x_row, row_gx)
         outer, outer_x, outer_gx = (rows, a.x_row, row_gx) if along_time else (steps, step_x, step_gx)
         blocks = (inner + tile_most - 1) // tile_most
-        for panel in range(a.panels):
+        for panel in range(first_panel, first_panel + panels):
             bias = address(like, a.memory + a.bias_ih_at, panel * width)
             w = address(like, a.memory + a.w_ih_at, panel * a.inputs * width)
             for o in range(outer):
@@ -69,15 +75,27 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
 
     @njit(error_model="numpy")
     def state_step(
-        a: Any, like: Any, t: int, first: int, rows: int, gx: int, h: int, h_new: int, h_row: int, base: int
+        a: Any,
+        like: Any,
+        t: int,
+        first: int,
+        rows: int,
+        member: int,
+        members: int,
+        gx: int,
+        h: int,
+        h_new: int,
+        h_row: int,
+        base: int,
     ) -> None:
-        """Step t of the rows that are alive: from h to h_new (rows, h_row), c in place."""
+        """Step t of the rows that are alive: from h to h_new (rows, h_row), c in place, a member's share of panels."""
         lane_count = lanes(like)
         width = vecs * lane_count
         c_row = a.panels * units * lane_count
-        c, m, out = base + a.c_at, base + a.m_at, base + a.tile_at
+        c, m, out = base + a.c_at, base + a.m_at, base + a.tile_at + member * a.tile_size
         blocks = (rows + tile_most - 1) // tile_most
-        for panel in range(a.panels):
+        first_panel, panels = share(a.panels, members, member)
+        for panel in range(first_panel, first_panel + panels):
             bias = address(like, a.memory + a.bias_hh_at, panel * width)
             w = address(like, a.memory + a.w_hh_at, panel * a.outputs * width)
             for block in range(blocks):
@@ -151,7 +169,11 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
             clear_row(like, address(like, a.saved, at * saves * a.hidden), saves * a.hidden)
 
     @njit(error_model="numpy")
-    def run(a: Any, like: Any, row_slice: int, base: int) -> None:
+    def run(a: Any, like: Any, row_slice: int, member: int, members: int, base: int) -> None:
+        """A slice's steps, by one thread, or by one of the members of a team.
+
+        What members write of h twice, they write alike and before they meet; of c each touches its own units only.
+        """
         first, rows = share(a.batch, a.slices, row_slice)
         lane_count = lanes(like)
         c_row = a.panels * units * lane_count
@@ -159,24 +181,29 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         h_row = (a.outputs + plain_width - 1) // plain_width * plain_width
         h, h_new = base + a.h_at, address(like, base + a.h_at, rows * h_row)
         c, gx = base + a.c_at, base + a.gx_at
+        first_panel, panels = share(a.panels, members, member)
+        own = first_panel * units * lane_count
+        own_units = min(panels * units * lane_count, a.hidden - own)
         clear_row(like, base, plain_width)
         for row in range(rows):
-            copy_row(like, address(like, a.h0, (first + row) * a.outputs), address(like, h, row * h_row), a.outputs)
+            b = first + row
+            copy_row(like, address(like, a.h0, b * a.outputs), address(like, h, row * h_row), a.outputs)
             if has_c:
-                copy_row(like, address(like, a.c0, (first + row) * a.hidden), address(like, c, row * c_row), a.hidden)
+                c0 = address(like, a.c0, b * a.hidden + own)
+                copy_row(like, c0, address(like, c, row * c_row + own), own_units)
         for start in range(0, a.steps, a.chunk):
             steps = min(a.chunk, a.steps - start)
             t = a.steps - 1 - start if a.reverse else start
             if a.parts == 0:
-                input_products(a, like, t, steps, first, rows, gx)
+                input_products(a, like, t, steps, first, rows, first_panel, panels, gx)
             for s in range(steps):
                 for row in range(rows):
                     if is_cut(a, t, first + row):
                         clear_row(like, address(like, h, row * h_row), a.outputs)
                         if has_c:
-                            clear_row(like, address(like, c, row * c_row), a.hidden)
+                            clear_row(like, address(like, c, row * c_row + own), own_units)
                 gx_step = address(like, gx, s * rows * a.panels * vecs * lane_count)
-                state_step(a, like, t, first, rows, gx_step, h, h_new, h_row, base)
+                state_step(a, like, t, first, rows, member, members, gx_step, h, h_new, h_row, base)
                 if projects and a.projected:
                     project(a, like, t, first, rows, h_new, h_row, base)
                 if a.lengths != 0:
@@ -184,13 +211,16 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
                         if t >= length(a, first + row):
                             at = row * h_row
                             rest(a, like, t, first + row, address(like, h, at), address(like, h_new, at))
+                if members > 1:
+                    meet(a.barrier)
                 h, h_new = h_new, h
                 t += -1 if a.reverse else 1
         for row in range(rows):
             b = first + row
             copy_row(like, address(like, h, row * h_row), address(like, a.h_last, b * a.outputs), a.outputs)
             if has_c:
-                copy_row(like, address(like, c, row * c_row), address(like, a.c_last, b * a.hidden), a.hidden)
+                c_last = address(like, a.c_last, b * a.hidden + own)
+                copy_row(like, address(like, c, row * c_row + own), c_last, own_units)
 
     @njit(error_model="numpy")
     def run_part(a: Any, like: Any, row_slice: int, part: int, base: int) -> None:
@@ -199,22 +229,26 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         start, steps = share(a.steps, a.parts, part)
         t = a.steps - 1 - start if a.reverse else start
         gx = address(like, base + a.gx_at, start * rows * a.panels * vecs * lanes(like))
-        input_products(a, like, t, steps, first, rows, gx)
+        input_products(a, like, t, steps, first, rows, 0, a.panels, gx)
 
     def forward(pointer: Any) -> None:
         like = zeros(dtype)
         blocks = carray(pointer, 2)
+        a = blocks[0]
+        parts = a.parts
+        if parts <= 0:
+            # All threads of the region meet, so each must be a member of a team: with fewer, each slice has one thread.
+            parts = a.team if a.team > 1 and team_size(a.thread_count) == a.owners * a.team else 1
         while True:
-            task = take_ticket(blocks[0].counter)
-            if task >= blocks[0].tasks:
+            task = take_ticket(a.counter)
+            if task >= a.owners * parts:
                 break
-            parts = max(1, blocks[0].parts)
             owner, part = task // parts, task % parts
-            direction, row_slice = owner // blocks[0].slices, owner % blocks[0].slices
-            base = blocks[0].memory + blocks[0].scratch_at + owner * blocks[0].scratch_size
-            if blocks[0].parts > 0:
+            direction, row_slice = owner // a.slices, owner % a.slices
+            base = a.memory + a.scratch_at + owner * a.scratch_size
+            if a.parts > 0:
                 run_part(blocks[direction], like, row_slice, part, base)
             else:
-                run(blocks[direction], like, row_slice, base)
+                run(blocks[direction], like, row_slice, part, parts, base)
 
     return forward
