@@ -68,7 +68,7 @@ def explain(module: nn.Module, input: Any, hx: Any = None, **arguments: Tensor |
 
 
 def _serving(asked: str, call: Call) -> list[str]:
-    if backends.aten_serves(asked, call):
+    if backends.aten_serves(asked, call, call.layer(0, call.x)):
         return ["aten"] * call.num_layers
     return [backends.operator_backend(asked, call.layer(k, _input_of(call, k))) for k in range(call.num_layers)]
 

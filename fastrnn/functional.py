@@ -219,24 +219,24 @@ def step(options: Options, weights: Sequence[Tensor], input: Tensor, states: Sta
 def run(prepared: Prepared) -> tuple[Tensor, States]:
     """The last layer's output (T, B, directions·P or directions·H) and the final states as `Call.states0`."""
     call, backend = prepared.call, prepared.backend
+    layer = call.layer(0, call.x)
     transformed = torch._C._are_functorch_transforms_active()
-    if not transformed and aten_serves(backend, call):
+    if not transformed and aten_serves(backend, call, layer):
         return aten.run(call)
-    output, finals = call.x, []
-    for index in range(call.num_layers):
-        layer = call.layer(index, output)
+    finals = []
+    for index in range(1, call.num_layers + 1):
         if transformed:
             # vmap, jvp, grad and their kind see plain PyTorch, which they know how to transform.
             result = reference.forward(layer, history=False, gates=False)
         else:
             result = _forward(layer, call.recompute, backend)
-        output = result.states[0]
         finals.append(result.finals)
-        if call.dropout and call.training and index < call.num_layers - 1:
-            output = prepared.dropout(output)
+        if index < call.num_layers:
+            dropped = call.dropout and call.training
+            layer = call.layer(index, prepared.dropout(result.states[0]) if dropped else result.states[0])
     if call.num_layers == 1:
-        return output, tuple(finals[0])
-    return output, tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
+        return result.states[0], tuple(result.finals)
+    return result.states[0], tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
 
 
 def _forward(layer: Layer, recompute: bool, backend: str) -> Forward:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastrnn
 from fastrnn import ops
@@ -142,3 +143,45 @@ def test_a_shape_can_be_inferred_without_computing() -> None:
     assert output.shape == (5, 2, 8)
     assert hn.shape == cn.shape == (4, 2, 4)
     assert output.device.type == "meta"
+
+
+class Recorder(TorchDispatchMode):
+    """Notes the names of fastrnn's operators that pass through the dispatcher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "fastrnn":
+            self.names.append(func._opname)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_mode_sees_the_operators_and_changes_no_result(backend: str) -> None:
+    """Without one the operators' work is called directly; both ways must agree."""
+    module = fastrnn.GRU(4, 5, backend=backend)
+    x = torch.randn(6, 3, 4, requires_grad=True)
+    unwatched = results(module, module, x)
+    with Recorder() as recorder:
+        watched = results(module, module, x)
+    assert recorder.names == ["gru_forward", "gru_backward"]
+    assert all(torch.equal(a, b) for a, b in zip(watched, unwatched, strict=True))
+
+
+def test_the_profiler_sees_the_operators() -> None:
+    lstm = fastrnn.LSTM(4, 5)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        lstm(torch.randn(6, 3, 4))[0].sum().backward()
+    names = {event.name for event in profile.events()}
+    assert {"fastrnn::lstm_forward", "fastrnn::lstm_backward"} <= names
+
+
+def test_a_default_device_is_for_new_tensors_only() -> None:
+    """What a kernel allocates belongs to its arguments' device, whatever device new tensors are made on."""
+    lstm = fastrnn.LSTM(4, 5, bidirectional=True)
+    x = torch.randn(6, 3, 4)
+    expected = lstm(x)[0]
+    with torch.device("meta"):
+        assert torch.equal(lstm(x)[0], expected)

@@ -17,6 +17,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -41,6 +42,7 @@ class CannotServe(RuntimeError):
         super().__init__(f"{cell_name}: backend {backend!r} cannot serve this call: {reason}")
 
 
+@cache
 def module(name: str) -> ModuleType:
     """The backend's module; importing it imports nothing heavy (numba is imported at its first kernel)."""
     return {"aten": aten, "reference": reference}.get(name) or importlib.import_module(f"fastrnn.backends.{name}")
@@ -108,8 +110,8 @@ def operator_backend(name: str, layer: Layer) -> str:
     return name
 
 
-def aten_serves(name: str, call: Call) -> bool:
-    """Whether torch's own kernels serve the whole call when `name` was asked for.
+def aten_serves(name: str, call: Call, first: Layer) -> bool:
+    """Whether torch's own kernels serve the whole call, whose first layer is `first`, when `name` was asked for.
 
     Raises:
         CannotServe: "aten" was asked for by name and cannot serve the call.
@@ -119,17 +121,17 @@ def aten_serves(name: str, call: Call) -> bool:
     reason = aten.supports(call)
     if name == "aten" and reason is not None:
         raise CannotServe(call.cell_name, name, reason)
-    return reason is None and (name == "aten" or why_aten(call) is not None)
+    return reason is None and (name == "aten" or why_aten(first) is not None)
 
 
-def why_aten(call: Call) -> str | None:
-    """Why `auto` takes torch's kernels for a call that they support, or None if it does not.
+def why_aten(first: Layer) -> str | None:
+    """Why `auto` takes torch's kernels for a call that they support, by its first layer, or None if it does not.
 
     It does so in eager mode only: compiled graphs keep to the operators, which are opaque to the compiler.
     """
     if torch.compiler.is_compiling():
         return None
-    reason = module("numba").supports(call.layer(0, call.x))
+    reason = module("numba").supports(first)
     if reason is not None:
         return f"numba cannot serve it: {reason}"
     return None
