@@ -23,11 +23,15 @@ from fastrnn.backends.numba.kernels.simd import (
     load_vector,
     multiply_add,
     pointer,
+    prefetch,
     register_count,
     splat,
     store_vector,
 )
 
+AHEAD = 8
+"""How many steps of K ahead weights are fetched into the first-level cache: 4 to 7 % less time at 256 and 512 units,
+whose panels do not stay in it from one block of rows to the next; 16 and 32 steps gave less."""
 ROWS_WIDE = 8
 """The most rows of a tile: the function grows with the square of it, and 8 x 3 vectors fill the 32 registers."""
 
@@ -46,6 +50,9 @@ def _emit_rows(builder: Any, vector: Vector, rows: int, vecs: int, arguments: An
     with cgutils.for_range(builder, k, intp=INDEX) as loop:
         at = builder.mul(loop.index, INDEX(vecs * width))
         weights = [load_vector(builder, vector, w, builder.add(at, INDEX(v * width))) for v in range(vecs)]
+        ahead = builder.add(at, INDEX(AHEAD * vecs * width))
+        for v in range(vecs):
+            prefetch(builder, pointer(builder, vector, w, builder.add(ahead, INDEX(v * width))))
         for row in range(rows):
             number = splat(builder, builder.load(builder.gep(numbers[row], [loop.index])), width)
             for v in range(vecs):
