@@ -15,9 +15,14 @@ from torch import Tensor
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The dtype that autocast converts to on the device, or None where it is off or there is none."""
-    kind = device.type
+_FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def autocast_dtype(input: Tensor) -> torch.dtype | None:
+    """The dtype that autocast converts the input to; None where it is off, or where it leaves it alone as float64."""
+    kind = input.device.type
+    if input.dtype == torch.float64 or not input.is_floating_point():
+        return None
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
@@ -56,7 +61,7 @@ def count_of_states(label: str, hx: object, names: tuple[str, ...]) -> None:
 
 def dtype_and_size(input: Tensor, weight_ih: Tensor) -> None:
     """The input's dtype (unless autocast converts it) and its last size against weight_ih (G·H, I)."""
-    if input.dtype != weight_ih.dtype and autocast_dtype(input.device) is None:
+    if input.dtype != weight_ih.dtype and autocast_dtype(input) is None:
         raise ValueError(
             f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
             f"Convert input: input.to({weight_ih.dtype}), or convert model: model.to({input.dtype})"
@@ -75,7 +80,7 @@ def state_sizes(hx: Sequence[Tensor], expected: Sequence[tuple[int, ...]]) -> No
 
 
 def same_device_and_dtype(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
-    """Everything on the input's device; states in the input's dtype unless autocast converts them."""
+    """Everything on the input's device and in its dtype, a real one, unless autocast converts it."""
     for what, tensors in (("parameter", weights), ("hidden", hx)):
         for tensor in tensors:
             if tensor.device != input.device:
@@ -83,11 +88,12 @@ def same_device_and_dtype(input: Tensor, hx: Sequence[Tensor], weights: Sequence
                     f"Input and {what} tensors are not at the same device, "
                     f"found input tensor at {input.device} and {what} tensor at {tensor.device}"
                 )
-    if autocast_dtype(input.device) is not None:
-        return
+    if input.dtype not in _FLOATING:
+        raise TypeError(f"input must be floating point and real, got {input.dtype}")
+    converted = autocast_dtype(input) is not None
     for what, tensors in (("parameter", weights), ("hidden", hx)):
         for tensor in tensors:
-            if tensor.dtype != input.dtype:
+            if tensor.dtype != input.dtype and not (converted and autocast_dtype(tensor) is not None):
                 raise RuntimeError(
                     f"input and {what} tensors must have the same dtype, but got {input.dtype} and {tensor.dtype}"
                 )
@@ -117,12 +123,12 @@ def weight_shapes(operator: str, gates: int, directions: int, inputs: int, weigh
     for index, (w_ih, w_hh, *rest) in enumerate(weights):
         width = inputs if index < directions else directions * outputs
         heads = w_hh.shape[0] if w_hh.dim() == 3 else 1
-        by_head = (heads, rows // heads, hidden // heads) if w_hh.dim() == 3 else (rows, outputs)
+        by_head = (heads, rows // max(1, heads), hidden // max(1, heads)) if w_hh.dim() == 3 else (rows, outputs)
         expected = [(gates * hidden, width), by_head, *[(rows,)] * (len(rest) // 2 * 2)]
         if projected:
             expected.append((outputs, hidden))
         got = [tuple(tensor.shape) for tensor in (w_ih, w_hh, *rest)]
-        if got != expected:
+        if got != expected or heads == 0 or hidden % heads:
             raise RuntimeError(
                 f"{operator}: the weights of layer {index // directions} must have shapes {expected}, got {got}"
             )

@@ -30,12 +30,14 @@ class Explanation:
         return "\n".join(lines + [f"  {name}: {reason}" for name, reason in self.reasons.items()])
 
 
-def explain(module: nn.Module, input: Any, hx: Any = None, **arguments: Tensor | None) -> Explanation:
+def explain(
+    module: nn.Module, input: Any, hx: Any = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
+) -> Explanation:
     """Says which backend would serve `module(input, hx, lengths=..., resets=...)`, and why; computes nothing.
 
     Args:
         module: a fastrnn.RNN, GRU or LSTM.
-        input, hx, arguments: what its forward would be called with.
+        input, hx, lengths, resets: what its forward would be called with.
 
     Returns:
         An `Explanation`; print it, or read its fields.
@@ -53,9 +55,7 @@ def explain(module: nn.Module, input: Any, hx: Any = None, **arguments: Tensor |
     """
     if not isinstance(module, _Layers):
         raise TypeError(f"explain: module must be a fastrnn.RNN, GRU or LSTM, got {type(module).__name__}")
-    prepared = functional.prepare(
-        module._options(), module._weights(), input, hx, arguments.get("lengths"), arguments.get("resets")
-    )
+    prepared = functional.prepare(module._options(), module._weights(), input, hx, lengths, resets)
     call, asked = prepared.call, prepared.backend
     reasons = {name: _reason(name, call) for name in backends.BACKENDS}
     try:

@@ -133,7 +133,7 @@ def _prepare_packed(
         raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
     checks.dtype_and_size(data, weights[0][0])
     steps, batch = len(batch_sizes), int(batch_sizes[0])
-    packed_lengths = (torch.arange(batch)[:, None] < batch_sizes).sum(1)
+    packed_lengths = (torch.arange(batch, device=batch_sizes.device)[:, None] < batch_sizes).sum(1)
 
     def pad(rows: Tensor) -> Tensor:
         return torch._VF._pad_packed_sequence(rows, batch_sizes, False, 0.0, steps)[0]
@@ -144,7 +144,8 @@ def _prepare_packed(
     def finish(output: Tensor, finals: States) -> tuple[PackedSequence, States]:
         if unsorted_indices is not None:
             finals = tuple(final.index_select(1, unsorted_indices) for final in finals)
-        return PackedSequence(pack(output), batch_sizes, sorted_indices, unsorted_indices), finals
+        rows = output if output.dim() == data.dim() else pack(output)
+        return PackedSequence(rows, batch_sizes, sorted_indices, unsorted_indices), finals
 
     if resets is not None:
         names = "BT" if options.batch_first else "TB"
@@ -158,8 +159,9 @@ def _prepare_packed(
         if sorted_indices is not None:
             states = tuple(state.index_select(1, sorted_indices) for state in states)
     prepared = _prepared(options, weights, pad(data), states, packed_lengths.to(data.device), resets, finish)
+    call = replace(prepared.call, packed=(data.to(prepared.call.x.dtype), batch_sizes))
     # torch draws the mask over the packed rows: so does this, for the same numbers from the same generator.
-    return replace(prepared, dropout=lambda y: pad(F.dropout(pack(y), options.dropout, training=True)))
+    return replace(prepared, call=call, dropout=lambda y: pad(F.dropout(pack(y), options.dropout, training=True)))
 
 
 def _state_shapes(options: Options, weights: Weights, batch: int) -> list[tuple[int, ...]]:
@@ -185,7 +187,7 @@ def _prepared(
     gates, directions = len(CELLS[options.cell_name].gates), 1 + options.bidirectional
     checks.weight_shapes(options.label.lower(), gates, directions, x.shape[-1], weights)
     checks.same_device_and_dtype(x, states or (), [tensor for tensors in weights for tensor in tensors])
-    dtype = checks.autocast_dtype(x.device)
+    dtype = checks.autocast_dtype(x)
     if dtype is not None:
         x, states = x.to(dtype), states and tuple(state.to(dtype) for state in states)
         weights = [[tensor.to(dtype) for tensor in tensors] for tensors in weights]
@@ -220,13 +222,12 @@ def run(prepared: Prepared) -> tuple[Tensor, States]:
     """The last layer's output (T, B, directions·P or directions·H) and the final states as `Call.states0`."""
     call, backend = prepared.call, prepared.backend
     layer = call.layer(0, call.x)
-    transformed = torch._C._are_functorch_transforms_active()
+    transformed = _is_transformed()
     if not transformed and aten_serves(backend, call, layer):
         return aten.run(call)
     finals = []
     for index in range(1, call.num_layers + 1):
         if transformed:
-            # vmap, jvp, grad and their kind see plain PyTorch, which they know how to transform.
             result = reference.forward(layer, history=False, gates=False)
         else:
             result = _forward(layer, call.recompute, backend)
@@ -237,6 +238,13 @@ def run(prepared: Prepared) -> tuple[Tensor, States]:
     if call.num_layers == 1:
         return result.states[0], tuple(result.finals)
     return result.states[0], tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
+
+
+def _is_transformed() -> bool:
+    """Whether vmap, jvp, grad or their kind are at work: they get plain PyTorch, which they know how to transform."""
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
 
 
 def _forward(layer: Layer, recompute: bool, backend: str) -> Forward:

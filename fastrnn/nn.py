@@ -48,7 +48,7 @@ class _Layers(nn.RNNBase):
 
     def _options(self) -> Options:
         return Options(
-            type(self).__name__,
+            self.mode.split("_")[0],
             _MODES[self.mode],
             self.bidirectional,
             self.batch_first,
@@ -223,7 +223,7 @@ class _Cell(nn.RNNCellBase):
         return options if self.backend is None else f"{options}, backend={self.backend!r}"
 
     def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        label = type(self).__name__
+        label = f"{cell_name.split('_')[0].upper()}Cell"
         checks.cell_input(label, input, hx)
         batched = input.dim() == 2
         if not batched:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -43,32 +44,42 @@ def forward(layer: Layer, *, history: bool, gates: bool, backend: str) -> Forwar
     Where nobody watches the dispatcher, what the operator does is called without it: that takes 30 µs less.
     """
     arguments = (*_layer_arguments(layer), history, gates, backend)
-    if _is_watched(layer.x):
+    if _is_watched(arguments):
         return Forward(*_operator(layer.cell, "forward")(*arguments))
     return _autograd_kernel(layer.cell)(*arguments)
 
 
-def _is_watched(x: Tensor) -> bool:
-    """Whether a compiler, a tensor subclass, a mode or the profiler is there, which must see operators."""
+def _is_watched(arguments: Sequence[Any]) -> bool:
+    """Whether the dispatcher has more to do than to call a kernel.
+
+    So it is where a compiler, a tracer, a transform, a mode or the profiler must see operators, and where a tensor is
+    of a class of its own or a negative view, whose memory does not hold its values.
+    """
     return (
         torch.compiler.is_compiling()
-        or type(x) not in (Tensor, torch.nn.Parameter)
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._autograd._profiler_enabled()
+        or not all(_is_plain(argument) for argument in arguments)
     )
 
 
-def _below_autograd(cell: Cell, direction: str, x: Tensor) -> Callable[..., Any]:
-    """The operator, or what it does, for callers that have taken care of autograd."""
-    if not _is_watched(x):
-        return (_forward_kernel if direction == "forward" else _backward_kernel)(cell)
+def _is_plain(argument: Any) -> bool:
+    if isinstance(argument, list):
+        return all(_is_plain(element) for element in argument)
+    return not isinstance(argument, Tensor) or (
+        type(argument) in (Tensor, torch.nn.Parameter) and not argument.is_neg()
+    )
 
-    def operator(*arguments: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return _operator(cell, direction)(*arguments)
 
-    return operator
+def _below_autograd(cell: Cell, direction: str, arguments: Sequence[Any]) -> Any:
+    """What the operator does, for callers that have taken care of autograd."""
+    if not _is_watched(arguments):
+        return (_forward_kernel if direction == "forward" else _backward_kernel)(cell)(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _operator(cell, direction)(*arguments)
 
 
 def _layer_arguments(layer: Layer) -> tuple[Any, ...]:
@@ -87,21 +98,22 @@ def _layer_arguments(layer: Layer) -> tuple[Any, ...]:
 
 def _autocast_off(x: Tensor) -> AbstractContextManager[Any]:
     """What a backend computes in is its own affair: autocast has been applied to its arguments already."""
-    off = checks.autocast_dtype(x.device) is None
+    off = checks.autocast_dtype(x) is None
     return nullcontext() if off else torch.autocast(x.device.type, enabled=False)
 
 
 def _checked(layer: Layer) -> Layer:
     """The layer, its `lengths` within [0, T]: looked at on the CPU, clamped where looking would synchronise."""
+    steps, batch = layer.x.shape[:2]
+    if layer.resets is not None:
+        checks.resets(layer.cell_name, layer.resets, (steps, batch), "TB", layer.x.device)
     if layer.lengths is None:
         return layer
-    steps = layer.x.shape[0]
+    checks.lengths(layer.cell_name, layer.lengths, batch, layer.x.device)
     if layer.lengths.device.type == "cpu":
         checks.lengths_range(layer.cell_name, layer.lengths, steps)
-        return layer
-    arguments = list(_layer_arguments(layer))
-    arguments[6] = layer.lengths.clamp(0, steps)
-    return Layer(layer.cell_name, *arguments)
+        return replace(layer, lengths=layer.lengths.to(torch.int64))
+    return replace(layer, lengths=layer.lengths.clamp(0, steps).to(torch.int64))
 
 
 @cache
@@ -137,6 +149,8 @@ def _backward_kernel(cell: Cell) -> Callable[..., Backward]:
     def kernel(*arguments: Any) -> Backward:
         d_states, d_finals, states, saved, *layer_arguments, need_x, need_weights, backend = arguments
         layer = _checked(Layer(cell.name, *layer_arguments))
+        # The dispatcher resolves negative views, but not those in a list of optional tensors.
+        d_states, d_finals = ([d if d is None else d.resolve_neg() for d in group] for group in (d_states, d_finals))
         gradients = Gradients(d_states, d_finals, need_x, need_weights)
         with _autocast_off(layer.x):
             served_by = module(operator_backend(backend, layer))
@@ -176,8 +190,8 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx: Any, cell: Cell, flags: tuple[Any, ...], sizes: list[int], *tensors: Tensor | None) -> Any:
         reverse, history, gates, backend = flags
         x, *lists, (lengths,), (resets,) = _grouped(tensors, sizes)
-        operator = _below_autograd(cell, "forward", x[0])
-        states, finals, saved = operator(*x, *lists, lengths, resets, reverse, history, gates, backend)
+        arguments = (*x, *lists, lengths, resets, reverse, history, gates, backend)
+        states, finals, saved = _below_autograd(cell, "forward", arguments)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*saved)
         ctx.save_for_backward(*tensors, *states, *saved)
@@ -196,10 +210,8 @@ class _Recurrence(torch.autograd.Function):
         if torch.is_grad_enabled():
             gradients = _differentiable_gradients(Layer(ctx.cell.name, *arguments), d_states, d_finals)
         else:
-            operator = _below_autograd(ctx.cell, "backward", x)
-            gradients = Backward(
-                *operator(d_states, d_finals, states, saved, *arguments, need_x, need_weights, ctx.backend)
-            )
+            given = (d_states, d_finals, states, saved, *arguments, need_x, need_weights, ctx.backend)
+            gradients = Backward(*_below_autograd(ctx.cell, "backward", given))
         flat: list[Tensor | None] = []
         for group, asked in zip(gradients, [[x], *lists], strict=True):
             flat += group or [None] * len(asked)
@@ -223,7 +235,7 @@ def _autograd_kernel(cell: Cell) -> Callable[..., Forward]:
         groups = [[x], *lists, [lengths], [resets]]
         tensors = [tensor for group in groups for tensor in group]
         if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
-            return _below_autograd(cell, "forward", x)(*arguments)  # type: ignore[no-any-return]
+            return _below_autograd(cell, "forward", arguments)  # type: ignore[no-any-return]
         flags, sizes = (reverse, history, gates, backend), [len(group) for group in groups]
         flat = list(_Recurrence.apply(cell, flags, sizes, *tensors))  # type: ignore[no-untyped-call]
         states = 1 + (len(cell.states) - 1 if history else 0)
@@ -237,13 +249,17 @@ def _differentiable_gradients(
     layer: Layer, d_states: Sequence[Tensor | None], d_finals: Sequence[Tensor | None]
 ) -> Backward:
     """The gradients as a function that autograd can differentiate again: through the reference backend."""
+    groups = [[layer.x], layer.w_ih, layer.w_hh, layer.biases, layer.extras, layer.states0]
+    # Under names of their own: where one argument was computed from another, only its direct share is wanted here.
+    groups = [[tensor.view_as(tensor) if tensor.requires_grad else tensor for tensor in group] for group in groups]
+    (x,), w_ih, w_hh, biases, extras, states0 = groups
+    layer = replace(layer, x=x, w_ih=w_ih, w_hh=w_hh, biases=biases, extras=extras, states0=states0)
     outputs = reference.forward(layer, history=True, gates=False)
     pairs = [
         (output, grad)
         for output, grad in zip(outputs.states + outputs.finals, [*d_states, *d_finals], strict=True)
         if grad is not None and output.requires_grad
     ]
-    groups = [[layer.x], layer.w_ih, layer.w_hh, layer.biases, layer.extras, layer.states0]
     wanted = [tensor for group in groups for tensor in group if tensor.requires_grad]
     grads = iter(
         torch.autograd.grad(

@@ -55,7 +55,7 @@ def check_name(name: str, where: str = "backend") -> str:
     return name
 
 
-_environment = check_name(os.environ.get("FASTRNN_BACKEND", "auto"), "FASTRNN_BACKEND")
+_environment = check_name(os.environ.get("FASTRNN_BACKEND") or "auto", "FASTRNN_BACKEND")
 
 
 class _Chosen(threading.local):

@@ -24,7 +24,7 @@ def ready() -> str | None:
 
 def supports(call: Call) -> str | None:
     """Why torch's kernels cannot serve the call, or None if they can."""
-    if call.lengths is not None:
+    if call.lengths is not None and call.packed is None:
         return "torch's kernels take no lengths"
     if call.resets is not None:
         return "torch's kernels take no resets"
@@ -40,10 +40,17 @@ def supports(call: Call) -> str | None:
 
 
 def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The output of the last layer (T, B, directions·P or directions·H) and the final states, as `Call.states0`."""
+    """The output of the last layer and the final states, as `Call.states0`.
+
+    The output is (T, B, directions·P or directions·H), or, of a packed call, packed as its data.
+    """
     states0 = call.states0 if len(call.states0) > 1 else call.states0[0]
     flat = [tensor for weights in call.weights for tensor in weights]
     engine: Any = _ENGINES[call.cell_name]
-    options = (call.biased, call.num_layers, call.dropout, call.training, call.bidirectional, False)
-    output, *finals = engine(call.x, states0, flat, *options)
+    options = (call.biased, call.num_layers, call.dropout, call.training, call.bidirectional)
+    if call.packed is not None:
+        output, *finals = engine(*call.packed, states0, flat, *options)
+    else:
+        batch_first = False
+        output, *finals = engine(call.x, states0, flat, *options, batch_first)
     return output, tuple(finals)

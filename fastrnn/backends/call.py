@@ -30,6 +30,8 @@ class Call:
     resets: Tensor | None = None
     """(T, B) bool"""
     recompute: bool = False
+    packed: tuple[Tensor, Tensor] | None = None
+    """data (sum of lengths, I) and batch_sizes of a PackedSequence, of which x and lengths are the padded form"""
 
     @property
     def cell(self) -> Cell:

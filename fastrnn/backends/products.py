@@ -44,7 +44,7 @@ def cuts(layer: Layer, direction: int) -> Tensor | None:
 def state_before(layer: Layer, direction: int, history: Tensor, state0: Tensor) -> Tensor:
     """The state (T, B, F) that enters each step: `history` (T, B, F), one direction's, shifted by one step.
 
-    The first live step is entered by `state0` (B, F); after a cut the state is zero. Unspecified at t >= length.
+    The first live step is entered by `state0` (B, F); after a cut, and at t >= length, it is zero.
     """
     first = state0[None].to(history.dtype)
     if not layer.reversed(direction):
@@ -54,7 +54,8 @@ def state_before(layer: Layer, direction: int, history: Tensor, state0: Tensor) 
         if layer.lengths is not None:
             last = torch.arange(history.shape[0], device=history.device)[:, None] == layer.lengths - 1
             before = torch.where(last[..., None], first, before)
-    cut = cuts(layer, direction)
+    live, cut = live_steps(layer), cuts(layer, direction)
+    before = before if live is None else torch.where(live[..., None], before, 0)
     return before if cut is None else torch.where(cut[..., None], 0, before)
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fastrnn.backends.numba.arguments import FIELDS
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Geometry, panel_units
 from fastrnn.cells import CELLS
 
@@ -72,23 +73,19 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     from numba.core.ccallback import CFunc
 
     from fastrnn.backends.numba.kernels import record, simd, tile
+    from fastrnn.backends.numba.kernels.backward import backward_kernel
+    from fastrnn.backends.numba.kernels.cells import CELL_KERNELS
+    from fastrnn.backends.numba.kernels.forward import forward_kernel
+    from fastrnn.backends.numba.kernels.pack import pack_kernel
 
     number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
     gates = len(CELLS[cell].gates) if cell else 1
     name = "_".join(part for part in (cell, task, number.name) if part)
     if task == "pack":
-        from fastrnn.backends.numba.kernels.pack import pack_kernel
-
         function = pack_kernel(number)
     elif task == "forward":
-        from fastrnn.backends.numba.kernels.cells import CELL_KERNELS
-        from fastrnn.backends.numba.kernels.forward import forward_kernel
-
         function = forward_kernel(CELL_KERNELS[cell], gates, panel_units(gates), PANEL_VECTORS, number)
     else:
-        from fastrnn.backends.numba.kernels.backward import backward_kernel
-        from fastrnn.backends.numba.kernels.cells import CELL_KERNELS
-
         function = backward_kernel(CELL_KERNELS[cell], PANEL_VECTORS, number)
     compiled = CFunc(function, ([record.pointer_to_blocks(task)], numba.types.void), {}, {"error_model": "numpy"})
     compiled._cache = _KernelFile(name)
@@ -143,15 +140,25 @@ class _KernelFile:
             warnings.warn(f"fastrnn: cannot keep a compiled kernel: {error}", stacklevel=2)
 
 
+def _sources() -> bytes:
+    """What kernels are made from, and what they agree with their callers on."""
+    files = [*sorted((SOURCES / "kernels").glob("*.py")), *(SOURCES / name for name in HOST_SOURCES)]
+    cells = [(cell.name, cell.gates, cell.saved) for cell in CELLS.values()]
+    texts = [file.name.encode() + b"\0" + file.read_bytes() + b"\0" for file in files]
+    return b"".join([*texts, repr((FIELDS, cells)).encode()])
+
+
+_SOURCES = _sources()
+"""As they were when this module was imported: a later change on disk, by an update of the package, say, is not run."""
+
+
 def _fingerprint() -> str:
     """A hash of everything that a compiled kernel depends on."""
     import llvmlite
     import numba
     from numba.core.registry import cpu_target
 
-    digest = hashlib.sha256()
-    for source in sorted((SOURCES / "kernels").glob("*.py")) + [SOURCES / name for name in HOST_SOURCES]:
-        digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
+    digest = hashlib.sha256(_SOURCES)
     machine = cpu_target.target_context.codegen().magic_tuple()
     digest.update(repr((numba.__version__, llvmlite.__version__, platform.python_version(), machine)).encode())
     return digest.hexdigest()[:DIGEST_LENGTH]

@@ -16,7 +16,8 @@ from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up
 from fastrnn.backends.numba.layer_forward import PLANS
 from fastrnn.backends.numba.packing import Packing
-from fastrnn.backends.numba.split import address, cast, dense, dense_rows, direction_address, masks, split
+from fastrnn.backends.numba.split import split
+from fastrnn.backends.numba.tensors import address, cast, dense, dense_rows, direction_address, masks
 from fastrnn.cells import CELLS
 from fastrnn.cells.lstm import unprojected_output
 

@@ -15,16 +15,8 @@ from fastrnn.backends.numba.arguments import FIELDS, ForwardAddresses, ForwardSh
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.geometry import CACHE_LINE, PANEL_VECTORS, Arena, divide_up, panel_units
 from fastrnn.backends.numba.packing import Packing
-from fastrnn.backends.numba.split import (
-    WORK_PER_THREAD,
-    address,
-    cast,
-    dense,
-    dense_rows,
-    direction_address,
-    masks,
-    split,
-)
+from fastrnn.backends.numba.split import WORK_PER_THREAD, split
+from fastrnn.backends.numba.tensors import address, cast, dense, dense_rows, direction_address, masks
 from fastrnn.cells import CELLS
 
 GX_BYTES = 384 * 1024

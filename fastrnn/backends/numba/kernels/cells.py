@@ -4,8 +4,8 @@ A step reads its gates' pre-activations side by side at `gx` and `gh`, biases ad
 and stores the new `c` in place; it writes what backward needs at `saved`, blocks `block` apart, if that is there at
 all, and returns h. A derivative returns the gradient that reaches the h before directly, writes the pre-activations'
 gradients at `dgates` in the layout of `saved`, and replaces the gradient of c after the step, at `dc`, by that of c
-before it. `before` and `after` are the addresses of the state named by `kept` around the step. Only the first `some`
-units exist. Scratch memory (gx, gh, h, c, dc) is padded to whole vectors, the rest is not.
+before it. `before` and `after` are the addresses of the state before and after the step: c where there is one, else h.
+Only the first `some` units exist. Scratch memory (gx, gh, h, c, dc) is padded to whole vectors, the rest is not.
 """
 
 from __future__ import annotations

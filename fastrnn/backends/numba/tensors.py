@@ -1,0 +1,44 @@
+"""How kernels see the tensors of a layer: in one dtype, with dense rows, by address.
+
+Whatever takes an address must keep the tensor until the kernel has returned.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends.layer import Layer
+
+
+def dense_rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in `dtype` with its last dimension dense; itself where it is so already."""
+    if tensor.dtype != dtype:
+        tensor = tensor.to(dtype)
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] <= 1 else tensor.contiguous()
+
+
+def dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in `dtype`, contiguous; itself where it is so already."""
+    return (tensor if tensor.dtype == dtype else tensor.to(dtype)).contiguous()
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in `dtype`; itself where it is so already."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def masks(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
+    """lengths (B,) int64 and resets (T, B) bool, contiguous."""
+    lengths = None if layer.lengths is None else layer.lengths.contiguous()
+    return lengths, None if layer.resets is None else layer.resets.contiguous()
+
+
+def address(tensor: Tensor | None, offset: int = 0) -> int:
+    """Of element number `offset` of a tensor's memory; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr() + offset * tensor.itemsize
+
+
+def direction_address(tensor: Tensor | None, direction: int) -> int:
+    """Of one direction's part of a contiguous (directions, ...) tensor; 0 for None."""
+    return 0 if tensor is None else tensor.data_ptr() + direction * tensor.stride(0) * tensor.itemsize
