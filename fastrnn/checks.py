@@ -88,8 +88,6 @@ def same_device_and_dtype(input: Tensor, hx: Sequence[Tensor], weights: Sequence
                     f"Input and {what} tensors are not at the same device, "
                     f"found input tensor at {input.device} and {what} tensor at {tensor.device}"
                 )
-    if input.dtype not in _FLOATING:
-        raise TypeError(f"input must be floating point and real, got {input.dtype}")
     converted = autocast_dtype(input) is not None
     for what, tensors in (("parameter", weights), ("hidden", hx)):
         for tensor in tensors:
@@ -97,6 +95,8 @@ def same_device_and_dtype(input: Tensor, hx: Sequence[Tensor], weights: Sequence
                 raise RuntimeError(
                     f"input and {what} tensors must have the same dtype, but got {input.dtype} and {tensor.dtype}"
                 )
+    if input.dtype not in _FLOATING:
+        raise TypeError(f"input must be floating point and real, got {input.dtype}")
 
 
 def weight_counts(operator: str, weights: Sequence[Sequence[Tensor]], directions: int, projection: bool) -> None:
