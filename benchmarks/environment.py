@@ -6,12 +6,14 @@ import os
 import platform
 import subprocess
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
-PACKAGES = ("fastrnn", "torch", "numba", "llvmlite", "numpy")
+import fastrnn
+from fastrnn.__main__ import cpu_model, package_version
+
+PACKAGES = ("torch", "numba", "llvmlite", "numpy")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -27,21 +29,9 @@ def describe() -> dict[str, object]:
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: package_version(name) for name in PACKAGES},
+        "packages": {"fastrnn": fastrnn.__version__, **{name: package_version(name) for name in PACKAGES}},
         "commit": git_commit(),
     }
-
-
-def cpu_model() -> str:
-    """The processor's own name, as far as the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or "unknown"
 
 
 def available_cores() -> int:
@@ -49,14 +39,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def package_version(name: str) -> str | None:
-    """None where the package is not installed, such as fastrnn in a bare checkout."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def git_commit() -> str | None:

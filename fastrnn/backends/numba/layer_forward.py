@@ -22,8 +22,8 @@ from fastrnn.cells import CELLS
 GX_BYTES = 384 * 1024
 """Of a task's input products: with the weights of 256 units of an LSTM they fit a second-level cache of 2 MB."""
 SPREAD_BYTES = 16 * 1024 * 1024
-"""Up to this much, where there are more threads than rows, the input's product is computed by all of them beforehand:
-a tenth less time for an LSTM of 256 units at B = 1, T = 100 on 2 cores."""
+"""Up to this much, where there are more threads than rows but no teams, the input's product is computed by all threads
+beforehand: a tenth less time for an LSTM of 256 units at B = 1, T = 100 on 2 cores."""
 TEAM_PRODUCTS = 50_000
 """Multiplications of a step: below this, meeting after it costs two threads more than sharing it saves."""
 PLANS = 512
@@ -143,13 +143,14 @@ def _plan(
     step = rows * gates * padded * item
     chunk = min(steps, max(1, GX_BYTES // (step * geometry.rows)) * geometry.rows)
     owners = directions * slices
+    team = _team(available, owners, rows * gates * hidden * outputs, geometry.panels(hidden, units), projected)
     spread = min(available, directions * steps * batch * gates * hidden * inputs // WORK_PER_THREAD)
-    parts = divide_up(spread, owners) if spread > owners and steps * step <= SPREAD_BYTES else 0
+    spreads = team == 1 and spread > owners and steps * step <= SPREAD_BYTES
+    parts = divide_up(spread, owners) if spreads else 0
     if parts:
         chunk = steps
 
     scratch = Arena()
-    team = _team(available, owners, rows * gates * hidden * outputs, geometry.panels(hidden, units), projected)
     scratch.take(PANEL_VECTORS * geometry.lanes * item)
     tile_size = divide_up(geometry.tile * geometry.lanes * item, CACHE_LINE) * CACHE_LINE
     offsets = {

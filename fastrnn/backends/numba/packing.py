@@ -11,7 +11,7 @@ from fastrnn.backends.numba.arguments import FIELDS, PackAddresses, PackShape
 from fastrnn.backends.numba.compile import Kernel
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, Geometry, panel_units
 
-PACK_PER_THREAD = 128 * 1024
+PACK_PER_THREAD = 64 * 1024
 """Numbers: below this, waking a second thread costs as much as it saves."""
 _COUNTER = FIELDS["pack"].index("counter")
 
