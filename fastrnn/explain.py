@@ -63,12 +63,20 @@ def explain(
     except backends.CannotServe:
         layers = []
     for name in backends.BACKENDS:
-        reasons[name] = reasons[name] or ("taken" if name in layers else _passed_over(name, asked))
+        reasons[name] = reasons[name] or (_taken(name, asked, call) if name in layers else _passed_over(name, asked))
     return Explanation(asked, layers, reasons)
 
 
+def _taken(name: str, asked: str, call: Call) -> str:
+    first = call.layer(0, call.x)
+    if name != "aten" or asked != "auto":
+        return "taken"
+    return f"taken: {backends.why_aten(first, functional.needs_gradients(first))}"
+
+
 def _serving(asked: str, call: Call) -> list[str]:
-    if backends.aten_serves(asked, call, call.layer(0, call.x)):
+    first = call.layer(0, call.x)
+    if backends.aten_serves(asked, call, first, functional.needs_gradients(first)):
         return ["aten"] * call.num_layers
     return [backends.operator_backend(asked, call.layer(k, _input_of(call, k))) for k in range(call.num_layers)]
 

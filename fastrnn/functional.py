@@ -223,7 +223,7 @@ def run(prepared: Prepared) -> tuple[Tensor, States]:
     call, backend = prepared.call, prepared.backend
     layer = call.layer(0, call.x)
     transformed = _is_transformed()
-    if not transformed and aten_serves(backend, call, layer):
+    if not transformed and aten_serves(backend, call, layer, needs_gradients(layer)):
         return aten.run(call)
     finals = []
     for index in range(1, call.num_layers + 1):
@@ -247,10 +247,15 @@ def _is_transformed() -> bool:
     return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
 
 
+def needs_gradients(layer: Layer) -> bool:
+    """Whether autograd will ask for the gradient of any of the layer's arguments."""
+    tensors = (layer.x, *layer.w_ih, *layer.w_hh, *layer.biases, *layer.extras, *layer.states0)
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
 def _forward(layer: Layer, recompute: bool, backend: str) -> Forward:
     """One layer through its operator, which keeps what backward needs if anything requires gradients."""
-    tensors = (layer.x, *layer.w_ih, *layer.w_hh, *layer.biases, *layer.extras, *layer.states0)
-    differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    differentiable = needs_gradients(layer)
     return ops.forward(layer, history=differentiable, gates=differentiable and not recompute, backend=backend)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import fastrnn
 from tests.tolerances import DROP_IN
+from tests.torch_parity import operator_backends
 
 Loss = Callable[[ModuleType, Tensor], tuple[nn.Module, Tensor]]
 
@@ -62,7 +63,7 @@ def gradients(library: ModuleType, loss: Loss, order: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@operator_backends
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 def test_gradients_are_torchs(loss: Loss, backend: str, order: int) -> None:
     expected = gradients(nn, loss, order)

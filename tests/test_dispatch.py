@@ -105,6 +105,30 @@ def test_auto_falls_back_when_numba_cannot_serve(monkeypatch: pytest.MonkeyPatch
     assert "cannot: numba is not installed" in str(fastrnn.explain(gru, GRU_INPUT))
 
 
+def test_auto_prefers_torch_where_it_measured_faster() -> None:
+    """The rows of `fastrnn.backends.preference`, at their edges."""
+    lstm, gru, rnn = fastrnn.LSTM(3, 40), fastrnn.GRU(3, 40), fastrnn.RNN(3, 40)
+
+    def chosen(module: torch.nn.Module, steps: int, dtype: torch.dtype = torch.float32) -> str:
+        module = module.to(dtype)
+        return fastrnn.explain(module, torch.zeros(steps, 2, 3, dtype=dtype)).layers[0]
+
+    assert [chosen(lstm, steps) for steps in (31, 32)] == ["aten", "numba"]
+    assert [chosen(gru, steps) for steps in (7, 8)] == ["aten", "numba"]
+    assert [chosen(rnn, steps) for steps in (15, 16)] == ["aten", "numba"]
+    assert chosen(lstm, 100, torch.bfloat16) == "aten"
+    large = fastrnn.LSTM(3, 512)
+    assert chosen(large, 100) == "numba"
+    with torch.no_grad():
+        assert chosen(large, 100) == "aten"
+    explanation = fastrnn.explain(fastrnn.GRU(3, 4), GRU_INPUT)
+    assert explanation.reasons["aten"].startswith("taken: few steps do not repay laying out the weights")
+
+
+def test_auto_keeps_to_the_operators_where_torch_cannot_serve() -> None:
+    assert served_by(fastrnn.GRU(3, 4), resets=torch.zeros(5, 2).bool()) == ["numba"]
+
+
 def test_every_way_to_choose_runs_the_backend_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """`explain` is no promise on paper: the operator calls the backend that it names."""
     called: list[str] = []

@@ -14,6 +14,7 @@ from fastrnn import ops
 from fastrnn.cells import CELLS
 from tests.layers import Shape, cast, parameters, random_layer
 from tests.tolerances import DROP_IN
+from tests.torch_parity import operator_backends
 
 SMALL = Shape(steps=3, batch=2, inputs=2, hidden=3, directions=2, lengths=True, resets=True)
 MODULES = [
@@ -92,7 +93,7 @@ def results(module: torch.nn.Module, run: Any, x: Tensor, **arguments: Any) -> l
 
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize(("name", "options"), MODULES, ids=str)
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@operator_backends
 def test_fullgraph_with_dynamic_time_and_batch(name: str, options: dict[str, Any], backend: str) -> None:
     """One graph, compiled once, serves every T and B, forward and backward."""
     module = getattr(fastrnn, name)(4, 5, dtype=torch.float64, backend=backend, **options)
@@ -158,7 +159,7 @@ class Recorder(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@operator_backends
 def test_a_mode_sees_the_operators_and_changes_no_result(backend: str) -> None:
     """Without one the operators' work is called directly; both ways must agree."""
     module = fastrnn.GRU(4, 5, backend=backend)
@@ -171,7 +172,7 @@ def test_a_mode_sees_the_operators_and_changes_no_result(backend: str) -> None:
 
 
 def test_the_profiler_sees_the_operators() -> None:
-    lstm = fastrnn.LSTM(4, 5)
+    lstm = fastrnn.LSTM(4, 5, backend="reference")
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         lstm(torch.randn(6, 3, 4))[0].sum().backward()
     names = {event.name for event in profile.events()}

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from tests.torch_parity import CELLS, LAYERS, assert_close, gradients, initial_state, pair, random, tensors
+from tests.torch_parity import (
+    CELLS,
+    LAYERS,
+    assert_close,
+    gradients,
+    initial_state,
+    operator_backends,
+    pair,
+    random,
+    tensors,
+)
 
 EXAMPLES = 500
 
@@ -80,8 +90,9 @@ def call_parts() -> st.SearchStrategy[tuple[bool, bool, bool, list[int], int]]:
     return st.tuples(st.booleans(), st.booleans(), st.booleans(), frozen, st.integers(0, 2**16))
 
 
-def build(configuration: Configuration) -> tuple[nn.Module, nn.Module]:
-    modules = pair(configuration.kind, configuration.input_size, configuration.hidden_size, **configuration.options)
+def build(configuration: Configuration, backend: str) -> tuple[nn.Module, nn.Module]:
+    sizes = (configuration.input_size, configuration.hidden_size)
+    modules = pair(configuration.kind, *sizes, backend=backend, **configuration.options)
     for module in modules:
         parameters = list(module.parameters())
         for index in configuration.frozen:
@@ -105,11 +116,12 @@ def assert_same_gradients(ours: Any, theirs: Any, our_wanted: list[Tensor], thei
         assert_close(gradients(ours, our_wanted), gradients(theirs, their_wanted))
 
 
+@operator_backends
 @repeatable
-@given(layer_configurations())
-def test_layers_are_torchs(configuration: Configuration) -> None:
+@given(configuration=layer_configurations())
+def test_layers_are_torchs(backend: str, configuration: Configuration) -> None:
     torch.manual_seed(configuration.seed)
-    ours, theirs = build(configuration)
+    ours, theirs = build(configuration, backend)
     batch_first = configuration.options["batch_first"]
     sizes = [configuration.steps] if configuration.batch is None else [configuration.steps, configuration.batch]
     x = random(*(reversed(sizes) if batch_first else sizes), configuration.input_size)
@@ -133,11 +145,12 @@ def test_layers_are_torchs(configuration: Configuration) -> None:
     assert_same_gradients(our_results, their_results, wanted_of(ours, x, *state), wanted_of(theirs, x, *state))
 
 
+@operator_backends
 @repeatable
-@given(cell_configurations())
-def test_cells_are_torchs(configuration: Configuration) -> None:
+@given(configuration=cell_configurations())
+def test_cells_are_torchs(backend: str, configuration: Configuration) -> None:
     torch.manual_seed(configuration.seed)
-    ours, theirs = build(configuration)
+    ours, theirs = build(configuration, backend)
     rows = [] if configuration.batch is None else [configuration.batch]
     x = random(*rows, configuration.input_size, grad=configuration.input_grad)
     state = state_of(configuration, ours)

@@ -9,9 +9,9 @@ from torch.autograd import forward_ad
 from torch.testing._internal.two_tensor import TwoTensor
 
 import fastrnn
+from tests.torch_parity import operator_backends
 
 X = torch.linspace(-1, 1, 60).view(5, 4, 3)
-backends = pytest.mark.parametrize("backend", ["auto", "reference"])
 
 
 def negative(tensor: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def negative(tensor: Tensor) -> Tensor:
     return torch._neg_view(tensor)
 
 
-@backends
+@operator_backends
 def test_negative_views(backend: str) -> None:
     gru = fastrnn.GRU(3, 4, backend=backend)
     assert torch.equal(gru(negative(X))[0], gru(-X)[0])
@@ -29,7 +29,7 @@ def test_negative_views(backend: str) -> None:
     torch.testing.assert_close(got, torch.autograd.grad(output, gru.weight_hh_l0, -upstream))
 
 
-@backends
+@operator_backends
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit.trace's own
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # checks of sizes are traced as constants
 def test_a_traced_module_computes_the_same(backend: str) -> None:
@@ -39,7 +39,7 @@ def test_a_traced_module_computes_the_same(backend: str) -> None:
         torch.testing.assert_close(traced(X)[0], lstm(X)[0])
 
 
-@backends
+@operator_backends
 def test_parameters_of_a_wrapper_class(backend: str) -> None:
     gru = fastrnn.GRU(3, 4, backend=backend)
     doubled = {name: TwoTensor(p.detach(), p.detach() * 0) for name, p in gru.named_parameters()}
@@ -48,7 +48,7 @@ def test_parameters_of_a_wrapper_class(backend: str) -> None:
     torch.testing.assert_close(result.b, torch.func.functional_call(gru, {n: t.b for n, t in doubled.items()}, (X,))[0])
 
 
-@backends
+@operator_backends
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own rules for jvp are scripted
 def test_dual_numbers_keep_their_tangent(grad: bool, backend: str) -> None:
@@ -60,7 +60,7 @@ def test_dual_numbers_keep_their_tangent(grad: bool, backend: str) -> None:
     torch.testing.assert_close(tangent, expected)
 
 
-@backends
+@operator_backends
 def test_packed_sequences_under_another_default_device(backend: str) -> None:
     gru = fastrnn.GRU(3, 4, backend=backend)
     packed = torch.nn.utils.rnn.pack_padded_sequence(X, [5, 3, 2, 1])
@@ -69,7 +69,7 @@ def test_packed_sequences_under_another_default_device(backend: str) -> None:
         assert torch.equal(gru(packed)[0].data, expected)
 
 
-@backends
+@operator_backends
 def test_autocast_leaves_float64_alone(backend: str) -> None:
     gru = fastrnn.GRU(3, 4, dtype=torch.float64, backend=backend)
     with torch.autocast("cpu", torch.bfloat16):
@@ -83,7 +83,7 @@ def test_complex_and_integer_input_is_refused() -> None:
         fastrnn.GRU(3, 4)(X.long())
 
 
-@backends
+@operator_backends
 def test_a_nan_state_of_an_empty_sequence_stays_there(backend: str) -> None:
     gru = fastrnn.GRU(3, 4, backend=backend)
     h0 = torch.zeros(1, 4, 4)

@@ -25,9 +25,10 @@ import torch
 from fastrnn.backends import aten, reference
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
+from fastrnn.backends.preference import why_torch
 
 BACKENDS: tuple[str, ...] = ("numba", "aten", "reference")
-"""By preference: `auto` takes the first that supports a call."""
+"""By preference: `auto` takes the first that supports a call, but for the rows of `preference`."""
 
 OPERATOR_BACKENDS: tuple[str, ...] = tuple(name for name in BACKENDS if name != "aten")
 """Those that serve one layer below the operators."""
@@ -110,8 +111,10 @@ def operator_backend(name: str, layer: Layer) -> str:
     return name
 
 
-def aten_serves(name: str, call: Call, first: Layer) -> bool:
+def aten_serves(name: str, call: Call, first: Layer, training: bool) -> bool:
     """Whether torch's own kernels serve the whole call, whose first layer is `first`, when `name` was asked for.
+
+    `training` is whether gradients are going to be computed.
 
     Raises:
         CannotServe: "aten" was asked for by name and cannot serve the call.
@@ -121,10 +124,10 @@ def aten_serves(name: str, call: Call, first: Layer) -> bool:
     reason = aten.supports(call)
     if name == "aten" and reason is not None:
         raise CannotServe(call.cell_name, name, reason)
-    return reason is None and (name == "aten" or why_aten(first) is not None)
+    return reason is None and (name == "aten" or why_aten(first, training) is not None)
 
 
-def why_aten(first: Layer) -> str | None:
+def why_aten(first: Layer, training: bool) -> str | None:
     """Why `auto` takes torch's kernels for a call that they support, by its first layer, or None if it does not.
 
     It does so in eager mode only: compiled graphs keep to the operators, which are opaque to the compiler.
@@ -134,4 +137,4 @@ def why_aten(first: Layer) -> str | None:
     reason = module("numba").supports(first)
     if reason is not None:
         return f"numba cannot serve it: {reason}"
-    return None
+    return why_torch(first, training)
