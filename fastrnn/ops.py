@@ -207,8 +207,10 @@ class _Recurrence(torch.autograd.Function):
         first = 3
         need_x, need_rest = ctx.needs_input_grad[first], ctx.needs_input_grad[first + 1 :]
         need_weights = any(need_rest[: sum(map(len, lists[:4]))])
-        if torch.is_grad_enabled():
-            gradients = _differentiable_gradients(Layer(ctx.cell.name, *arguments), d_states, d_finals)
+        create_graph = torch.is_grad_enabled()
+        if create_graph or any(grad is not None and _is_batched(grad) for grad in grads):
+            layer = Layer(ctx.cell.name, *arguments)
+            gradients = _differentiable_gradients(layer, d_states, d_finals, create_graph)
         else:
             given = (d_states, d_finals, states, saved, *arguments, need_x, need_weights, ctx.backend)
             gradients = Backward(*_below_autograd(ctx.cell, "backward", given))
@@ -216,6 +218,11 @@ class _Recurrence(torch.autograd.Function):
         for group, asked in zip(gradients, [[x], *lists], strict=True):
             flat += group or [None] * len(asked)
         return (*([None] * first), *flat, None, None)
+
+
+def _is_batched(grad: Tensor) -> bool:
+    """Whether a gradient stands for many: in a vectorised Jacobian, or under `is_grads_batched`."""
+    return torch._C._functorch.is_legacy_batchedtensor(grad) or torch._C._functorch.is_batchedtensor(grad)
 
 
 def _operator(cell: Cell, direction: str) -> Callable[..., Any]:
@@ -245,10 +252,11 @@ def _autograd_kernel(cell: Cell) -> Callable[..., Forward]:
     return kernel
 
 
+@torch.enable_grad()
 def _differentiable_gradients(
-    layer: Layer, d_states: Sequence[Tensor | None], d_finals: Sequence[Tensor | None]
+    layer: Layer, d_states: Sequence[Tensor | None], d_finals: Sequence[Tensor | None], create_graph: bool
 ) -> Backward:
-    """The gradients as a function that autograd can differentiate again: through the reference backend."""
+    """The gradients through the reference backend: as a function that can be differentiated or batched again."""
     groups = [[layer.x], layer.w_ih, layer.w_hh, layer.biases, layer.extras, layer.states0]
     # Under names of their own: where one argument was computed from another, only its direct share is wanted here.
     groups = [[tensor.view_as(tensor) if tensor.requires_grad else tensor for tensor in group] for group in groups]
@@ -266,7 +274,7 @@ def _differentiable_gradients(
             [output for output, _ in pairs],
             wanted,
             [grad for _, grad in pairs],
-            create_graph=True,
+            create_graph=create_graph,
             allow_unused=True,
             materialize_grads=True,
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
 import fastrnn
+from tests.torch_parity import operator_backends
 
 MODULES = [
     ("RNN", {"nonlinearity": "relu"}),
@@ -73,3 +74,16 @@ def test_a_named_backend_does_not_stand_in_the_way() -> None:
     module = fastrnn.GRU(3, 4, backend="aten")
     x = torch.randn(5, 6, 2, 3)
     torch.testing.assert_close(vmap(lambda x: module(x)[0])(x), torch.stack([module(a)[0] for a in x]))
+
+
+@operator_backends
+@modules
+def test_vectorised_jacobian(name: str, options: dict[str, Any], backend: str) -> None:
+    """Many gradients at once, as `torch.autograd.grad(..., is_grads_batched=True)` takes them."""
+    module = make(name, {**options, "backend": backend})
+    x = torch.randn(3, 2, 3, dtype=torch.float64)
+    one_by_one, at_once = (
+        torch.autograd.functional.jacobian(lambda x: module(x)[0], x, vectorize=vectorize)
+        for vectorize in (False, True)
+    )
+    torch.testing.assert_close(at_once, one_by_one)
