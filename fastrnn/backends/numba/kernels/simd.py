@@ -39,10 +39,19 @@ def register_bits() -> int:
     return 256 if {"avx2", "fma"} <= features else NARROW_REGISTER_BITS
 
 
+def _is_arm() -> bool:
+    triple: str = cpu_target.target_context.codegen().magic_tuple()[0]
+    return triple.startswith(("aarch64", "arm64"))
+
+
 def register_count() -> int:
     """How many vector registers there are: 32 with AVX-512 and on 64-bit ARM, else 16."""
-    triple: str = cpu_target.target_context.codegen().magic_tuple()[0]
-    return 32 if "avx512f" in cpu_features() or triple.startswith(("aarch64", "arm64")) else 16
+    return 32 if "avx512f" in cpu_features() or _is_arm() else 16
+
+
+def fuses_multiply_add() -> bool:
+    """Whether x y + z is one instruction."""
+    return "fma" in cpu_features() or _is_arm()
 
 
 class Vector(types.Type):

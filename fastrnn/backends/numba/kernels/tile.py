@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 from fastrnn.backends.numba.kernels.simd import (
     INDEX,
     Vector,
+    fuses_multiply_add,
     load_vector,
     multiply_add,
     pointer,
@@ -37,8 +38,12 @@ ROWS_WIDE = 8
 
 
 def tile_rows(vecs: int) -> int:
-    """How many rows of a tile keep its accumulators, one row of weights and one broadcast number in registers."""
-    return min(ROWS_WIDE, (register_count() - vecs - 1) // vecs)
+    """How many rows of a tile keep its accumulators, one row of weights and one broadcast number in registers.
+
+    Where multiplication and addition are two instructions, the product between them takes a register more.
+    """
+    others = vecs + 1 if fuses_multiply_add() else vecs + 2
+    return min(ROWS_WIDE, (register_count() - others) // vecs)
 
 
 def _emit_rows(builder: Any, vector: Vector, rows: int, vecs: int, arguments: Any) -> None:
