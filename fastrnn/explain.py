@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastrnn import backends, functional
 from fastrnn.backends import aten
 from fastrnn.backends.call import Call
+from fastrnn.backends.layer import Layer
 from fastrnn.nn import _Layers
 
 
@@ -57,26 +58,29 @@ def explain(
         raise TypeError(f"explain: module must be a fastrnn.RNN, GRU or LSTM, got {type(module).__name__}")
     prepared = functional.prepare(module._options(), module._weights(), input, hx, lengths, resets)
     call, asked = prepared.call, prepared.backend
-    reasons = {name: _reason(name, call) for name in backends.BACKENDS}
+    first = call.layer(0, call.x)
+    training = functional.needs_gradients(first)
     try:
-        layers = _serving(asked, call)
+        layers = _serving(asked, call, first, training)
     except backends.CannotServe:
         layers = []
+    preferred = backends.why_aten(first, training)
+    reasons = {}
     for name in backends.BACKENDS:
-        reasons[name] = reasons[name] or (_taken(name, asked, call) if name in layers else _passed_over(name, asked))
+        why_not = aten.supports(call) if name == "aten" else backends.module(name).supports(first)
+        if why_not is not None:
+            reasons[name] = f"cannot: {why_not}"
+        elif name in layers:
+            reasons[name] = f"taken: {preferred}" if (asked, name) == ("auto", "aten") else "taken"
+        elif asked == "auto":
+            reasons[name] = "could, but one that is preferred serves the call"
+        else:
+            reasons[name] = "could, but another was asked for"
     return Explanation(asked, layers, reasons)
 
 
-def _taken(name: str, asked: str, call: Call) -> str:
-    first = call.layer(0, call.x)
-    if name != "aten" or asked != "auto":
-        return "taken"
-    return f"taken: {backends.why_aten(first, functional.needs_gradients(first))}"
-
-
-def _serving(asked: str, call: Call) -> list[str]:
-    first = call.layer(0, call.x)
-    if backends.aten_serves(asked, call, first, functional.needs_gradients(first)):
+def _serving(asked: str, call: Call, first: Layer, training: bool) -> list[str]:
+    if backends.aten_serves(asked, call, first, training):
         return ["aten"] * call.num_layers
     return [backends.operator_backend(asked, call.layer(k, _input_of(call, k))) for k in range(call.num_layers)]
 
@@ -88,12 +92,3 @@ def _input_of(call: Call, index: int) -> Tensor:
     steps, batch = call.x.shape[:2]
     width = call.directions * call.states0[0].shape[-1]
     return call.x.new_empty(1).expand(steps, batch, width)
-
-
-def _reason(name: str, call: Call) -> str:
-    why = aten.supports(call) if name == "aten" else backends.module(name).supports(call.layer(0, call.x))
-    return f"cannot: {why}" if why else ""
-
-
-def _passed_over(name: str, asked: str) -> str:
-    return "could, but another was asked for" if asked != "auto" else "could, but one that is preferred serves the call"

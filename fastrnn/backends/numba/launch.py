@@ -2,8 +2,8 @@
 
 The parallel region is opened in the OpenMP runtime that torch has loaded, so that its pool of threads is shared and
 nothing is oversubscribed. Every thread that shows up takes tickets until none is left, so that any number of threads,
-one included, does all the work. Without such a runtime, and in a forked child, whose pool GNU OpenMP lost in the fork,
-the calling thread does it alone.
+one included, does all the work; threads wait for each other only in a kernel's teams, which count who is there first.
+Without such a runtime, and in a forked child, whose pool GNU OpenMP lost in the fork, the calling thread works alone.
 """
 
 from __future__ import annotations
