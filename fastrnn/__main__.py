@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import shutil
 import sys
-import sysconfig
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastrnn import __version__, backends, extension
+from fastrnn.backends.triton import c_compiler, python_headers
 
 PACKAGES = ("torch", "numba", "llvmlite", "triton", "numpy")
 PIPED_WIDTH = 10_000
@@ -107,21 +105,6 @@ def describe_extension() -> dict[str, Any]:
     except RuntimeError as error:
         result["reason"] = str(error)
     return result
-
-
-def c_compiler() -> str | None:
-    """The compiler that Triton's launcher would call: CC, gcc or clang; None where there is none."""
-    for name in (os.environ.get("CC"), "gcc", "clang"):
-        found = shutil.which(name) if name else None
-        if found:
-            return found
-    return None
-
-
-def python_headers() -> str | None:
-    """The folder of Python.h, which Triton's launcher includes; None where it is not installed."""
-    folder = sysconfig.get_paths()["include"]
-    return folder if Path(folder, "Python.h").exists() else None
 
 
 def describe_backend(name: str) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def _forward_fake(cell: Cell) -> Callable[..., Forward]:
             states += [layer.x.new_empty((steps, batch, wide), dtype=layer.state_dtype) for _ in cell.states[1:]]
         finals = [layer.x.new_empty(state.shape) for state in layer.states0]
         kept = (layer.directions, steps, batch, len(cell.saved) * layer.hidden_size)
-        saved = [layer.x.new_empty(kept, dtype=layer.state_dtype)] if gates and cell.saved else []
+        saved = [layer.x.new_empty(kept, dtype=layer.gate_dtype)] if gates and cell.saved else []
         return Forward(states, finals, saved)
 
     return fake

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +12,11 @@ from torch import Tensor
 
 import fastrnn
 from fastrnn import backends, ops
+from fastrnn.backends import products, reference
 from fastrnn.backends.layer import Gradients, Layer, Residuals
 from fastrnn.cells import CELLS
 from tests.layers import AWKWARD, PROJECTED, Shape, cast, compute, cotangents, parameters, random_layer, rounded
-from tests.tolerances import FLOOR, assert_accurate, relative_error
+from tests.tolerances import DRAWS, FLOOR, ROUNDS_PRODUCTS, assert_accurate, relative_error
 
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=str(reason)))
@@ -24,6 +27,13 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 CASES = [(cell, shape) for cell in CELLS for shape in AWKWARD] + [("lstm", shape) for shape in PROJECTED]
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
+
+def skip_unless_supported(layer: Layer, *names: str) -> None:
+    for name in names:
+        reason = backends.module(name).supports(layer)
+        if reason is not None:
+            pytest.skip(f"{name}: {reason}")
 
 
 def torchs_own(layer: Layer, dtype: torch.dtype, grads: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
@@ -44,17 +54,44 @@ def torchs_own(layer: Layer, dtype: torch.dtype, grads: tuple[list[Tensor], list
     return dict(zip(names, [*outputs, *gradients], strict=True))
 
 
+def randomly_rounded(layer: Layer, dtype: torch.dtype, grads: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
+    """The float64 reference, but for random relative errors, as large as rounding to `dtype`, where a kernel rounds.
+
+    Biases are added in `dtype`; gx and the outputs are kept in it; h and the gates' gradients are multiplied in it.
+    """
+
+    def rounded(tensor: Tensor) -> Tensor:
+        return tensor * (1 + torch.finfo(dtype).eps * (torch.rand_like(tensor) - 0.5))
+
+    def rounding(owner: Any, name: str, change: Callable[[Any], Any]) -> None:
+        exact = getattr(owner, name)
+        patch.setattr(owner, name, lambda *arguments, **options: change(exact(*arguments, **options)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        rounding(products, "input_product", rounded)
+        rounding(products, "hidden_product", rounded)
+        rounding(products, "hidden_product_backward", rounded)
+        rounding(reference, "forward", lambda result: result._replace(states=[*map(rounded, result.states)]))
+        rounding(
+            reference, "_reversed_recurrence", lambda flow: flow._replace(dgx=rounded(flow.dgx), dgh=rounded(flow.dgh))
+        )
+        return compute(replace(layer, biases=[*map(rounded, layer.biases)]), torch.float64, "reference", grads)
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")  # torch's, of its own kernel
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("cell", "shape"), CASES, ids=str)
 def test_values_and_gradients(cell: str, shape: Shape, dtype: torch.dtype, backend: str) -> None:
     layer = rounded(random_layer(cell, shape), dtype)
+    skip_unless_supported(layer, backend)
     grads = tuple([d.to(dtype).double() for d in group] for group in cotangents(layer))
     truth = compute(layer, torch.float64, "reference", grads)
-    torchs = torchs_own(layer, dtype, grads)
+    others = [torchs_own(layer, dtype, grads)]
+    if backend in ROUNDS_PRODUCTS and dtype.itemsize == 2:
+        others += [randomly_rounded(layer, dtype, grads) for _ in range(DRAWS)]
     for name, result in compute(layer, dtype, backend, grads).items():
-        assert_accurate(name, result, truth[name], torchs[name])
+        assert_accurate(name, result, truth[name], *(other[name] for other in others))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -76,6 +113,7 @@ def test_recomputed_gates_give_the_same_gradients(cell: str, shape: Shape, backe
 def test_one_backend_takes_what_another_saved(cell: str, shape: Shape, forward_by: str, backward_by: str) -> None:
     """The saved tensors have one layout, and the gradient of the cells' other states is honoured."""
     layer = random_layer(cell, shape)
+    skip_unless_supported(layer, forward_by, backward_by)
     expected = backends.module("reference").forward(layer, history=True, gates=True)
     result = backends.module(forward_by).forward(layer, history=True, gates=True)
     d_states = [torch.randn_like(state) for state in expected.states]

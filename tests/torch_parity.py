@@ -107,7 +107,7 @@ def tensors(value: Any) -> list[Tensor]:
 def gradients(results: Any, wanted: Iterable[Tensor], seed: int = 1, **options: Any) -> list[Tensor | None]:
     """Gradients of a random linear function of all results, the same function for the same shapes."""
     outputs = [tensor for tensor in tensors(results) if tensor.requires_grad]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     cotangents = [torch.randn(y.shape, generator=generator, dtype=y.dtype) for y in outputs]
     return list(torch.autograd.grad(outputs, list(wanted), cotangents, allow_unused=True, **options))
 

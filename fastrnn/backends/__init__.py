@@ -25,9 +25,9 @@ import torch
 from fastrnn.backends import aten, reference
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.preference import why_torch
+from fastrnn.backends.preference import why_torch, why_torch_on_cuda
 
-BACKENDS: tuple[str, ...] = ("numba", "aten", "reference")
+BACKENDS: tuple[str, ...] = ("numba", "triton", "aten", "reference")
 """By preference: `auto` takes the first that supports a call, but for the rows of `preference`."""
 
 OPERATOR_BACKENDS: tuple[str, ...] = tuple(name for name in BACKENDS if name != "aten")
@@ -71,7 +71,7 @@ def use_backend(name: str) -> Iterator[None]:
     """Within the `with` block and in this thread, modules that name no backend of their own use `name`.
 
     Args:
-        name: "auto", "numba", "aten" or "reference".
+        name: "auto", "numba", "triton", "aten" or "reference".
 
     Raises:
         ValueError: no backend has that name.
@@ -100,11 +100,14 @@ def requested(argument: str | None) -> str:
 def operator_backend(name: str, layer: Layer) -> str:
     """The backend that serves `layer` when `name` was asked for, "auto" being the first that can.
 
+    On the CPU "auto" passes over triton, whose interpreter is for tests.
+
     Raises:
         CannotServe: the backend that was asked for cannot serve the layer.
     """
     if name == "auto":
-        return next(candidate for candidate in OPERATOR_BACKENDS if module(candidate).supports(layer) is None)
+        passed_over = "triton" if layer.x.device.type == "cpu" else None
+        return next(c for c in OPERATOR_BACKENDS if c != passed_over and module(c).supports(layer) is None)
     reason = module(name).supports(layer)
     if reason is not None:
         raise CannotServe(layer.cell_name, name, reason)
@@ -134,6 +137,8 @@ def why_aten(first: Layer, training: bool) -> str | None:
     """
     if torch.compiler.is_compiling():
         return None
+    if first.x.device.type == "cuda":
+        return why_torch_on_cuda(first, training)
     reason = module("numba").supports(first)
     if reason is not None:
         return f"numba cannot serve it: {reason}"

@@ -16,6 +16,14 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def gate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which gates are saved for tensors of `dtype`: `dtype` itself, but float16 for bfloat16.
+
+    Nearly all of them lie in [-1, 1], where float16 has 3 bits more; bfloat16 would double the gradients' error.
+    """
+    return torch.float16 if dtype == torch.bfloat16 else dtype
+
+
 @dataclass(frozen=True)
 class Layer:
     """The arguments of one layer. Lists hold one tensor for each direction, the forward one first.
@@ -73,6 +81,10 @@ class Layer:
     def state_dtype(self) -> torch.dtype:
         return state_dtype(self.x.dtype)
 
+    @property
+    def gate_dtype(self) -> torch.dtype:
+        return gate_dtype(self.x.dtype)
+
     def reversed(self, direction: int) -> bool:
         return self.reverse or direction == 1
 
@@ -87,7 +99,7 @@ class Forward(NamedTuple):
     finals: list[Tensor]
     """as `states0`: every state after the last step, in the storage dtype"""
     saved: list[Tensor]
-    """if `gates` was asked for and the cell saves any: one tensor (directions, T, B, S·H) in the state dtype, the S
+    """if `gates` was asked for and the cell saves any: one tensor (directions, T, B, S·H) in the gate dtype, the S
     blocks that `Cell.saved` names side by side, unspecified but finite at t >= length"""
 
 

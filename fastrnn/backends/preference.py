@@ -1,4 +1,4 @@
-"""Where `auto` prefers torch's own kernels on the CPU, by measurement.
+"""Where `auto` prefers torch's own kernels: on the CPU by measurement, on a GPU until there is one.
 
 The figures are times of torch.nn over times of numba, below 1 torch is ahead: float32 unless a row says otherwise, on 2
 cores with AVX-512, over T in {1, 4, 16, 64}, B in {1, 8, 32, 128} and H = I in {32, 128, 256, 512, 1024}.
@@ -50,3 +50,8 @@ def why_torch(layer: Layer, training: bool) -> str | None:
         ):
             return row.reason
     return None
+
+
+def why_torch_on_cuda(layer: Layer, training: bool) -> str | None:
+    """As `why_torch`, on a GPU: wherever torch's kernels serve the call, for no other has been timed there yet."""
+    return "cuDNN's kernels are known to be fast; fastrnn's have not been timed on a GPU yet"

@@ -35,8 +35,9 @@ def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     histories = [torch.cat(parts, -1) for parts in zip(*(run[0] for run in runs), strict=True)]
     finals = [torch.stack(parts).to(dtype) for parts in zip(*(run[1] for run in runs), strict=True)]
     states = [histories[0].to(dtype), *(histories[1:] if history else ())]
-    saved = [torch.stack([torch.cat(run[2], -1) for run in runs])] if gates and layer.cell.saved else []
-    return Forward(states, finals, saved)
+    if not (gates and layer.cell.saved):
+        return Forward(states, finals, [])
+    return Forward(states, finals, [torch.stack([torch.cat(run[2], -1) for run in runs]).to(layer.gate_dtype)])
 
 
 def _forward_direction(layer: Layer, direction: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -136,7 +137,7 @@ def _kept(layer: Layer, direction: int, kept: Residuals) -> _Kept:
     ]
     saved: tuple[Tensor, ...] = ()
     if kept.gates:
-        saved = kept.gates[0][direction].chunk(len(layer.cell.saved), -1)
+        saved = kept.gates[0][direction].to(dtype).chunk(len(layer.cell.saved), -1)
     elif layer.cell.saved:
         saved = products.recomputed_gates(layer, direction, histories)
     return _Kept(histories, before, saved)

@@ -34,3 +34,12 @@ class Cell:
     """What backward needs beside the states, one (..., H) each, in the order of the saved tensor's blocks."""
     step: Step
     step_backward: StepBackward
+
+    @property
+    def adds_pre_activations(self) -> bool:
+        """Whether `step` only ever adds gx and gh, so that dgx = dgh and both biases can be added beforehand.
+
+        Otherwise, as in the GRU, one more value is saved than there are gates, and of the gradients that take the saved
+        values' place the first G are dgx, its own last gate first, and the last G are dgh.
+        """
+        return len(self.saved) <= len(self.gates)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrnn.backends import products
+from fastrnn.backends import gate_gradients, products
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, BackwardAddresses, BackwardShape
@@ -55,7 +55,7 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
         d_states0 = [zero if d is None else d.to(dtype, copy=True) for d, zero in finals]
     else:
         _run(layer, states, saved, grads, dgates, dh_out, d_states0)
-    dx = [_input_gradient(layer, dgates).to(storage)] if grads.need_x else []
+    dx = [gate_gradients.input_gradient(layer, dgates)] if grads.need_x else []
     weights = _weight_gradients(layer, states, saved, dgates, dh_out) if grads.need_weights else ([], [], [], [])
     return Backward(dx, *weights, states0=[d.to(storage) for d in d_states0])
 
@@ -181,61 +181,15 @@ def _plan(
     return _Plan(compiled.address, packing, shapes, arena.size, threads)
 
 
-def _is_gru_like(layer: Layer) -> bool:
-    """Whether dgx and dgh differ: then one block more than there are gates is saved, dgx is all but the last of them,
-    its own last gate first, and dgh all but the first; see `fastrnn.cells.gru`."""
-    return len(layer.cell.saved) > len(layer.cell.gates)
-
-
-def _rolled(tensor: Tensor, size: int) -> Tensor:
-    """The last `size` rows put first."""
-    return torch.cat((tensor[-size:], tensor[:-size]))
-
-
-def _input_gradient(layer: Layer, dgates: Tensor) -> Tensor:
-    """dx (T, B, I) of all directions together, from dgates (directions, T, B, S·H)."""
-    dtype, hidden = layer.state_dtype, layer.hidden_size
-    total: Tensor | None = None
-    for direction in range(layer.directions):
-        rows, w = dgates[direction].flatten(0, 1), layer.w_ih[direction].to(dtype)
-        if _is_gru_like(layer):
-            rows, w = rows[:, :-hidden], _rolled(w, hidden)
-        total = rows @ w if total is None else total.addmm_(rows, w)
-    assert total is not None
-    return total.view(layer.x.shape)
-
-
 def _weight_gradients(
     layer: Layer, states: list[Tensor], saved: list[Tensor], dgates: Tensor, dh_out: Tensor | None
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
     """d w_ih, d w_hh, the biases' and the extras' gradients of every direction."""
-    dtype, storage, hidden = layer.state_dtype, layer.x.dtype, layer.hidden_size
-    d_w_ih, d_w_hh, d_biases, d_extras = [], [], [], []
-    x = products.masked_x(layer).to(dtype).flatten(0, 1)
-    for direction in range(layer.directions):
-        rows = dgates[direction].flatten(0, 1)
-        history = products.direction_slice(layer, direction, states[0])
-        before = products.state_before(layer, direction, history, layer.states0[0][direction])
-        sums = rows.sum(0) if layer.biases else None
-        if _is_gru_like(layer):
-            d_w_ih.append(_rolled(rows[:, :-hidden].T @ x, 2 * hidden).to(storage))
-        else:
-            d_w_ih.append((rows.T @ x).to(storage))
-        dgh = rows[:, hidden:] if _is_gru_like(layer) else rows
-        d_w_hh.append((dgh.T @ before.flatten(0, 1)).to(storage)[None])
-        if sums is not None:
-            d_biases += _bias_gradients(layer, sums)
-        if dh_out is not None:
+    d_extras = []
+    if dh_out is not None:
+        for direction in range(layer.directions):
             parts = saved[0][direction].chunk(len(layer.cell.saved), -1)
-            c = products.direction_slice(layer, direction, states[1])
-            m = unprojected_output(parts, c).flatten(0, 1)
-            d_extras.append((dh_out[direction].flatten(0, 1).T @ m).to(storage))
-    return d_w_ih, d_w_hh, d_biases, d_extras
-
-
-def _bias_gradients(layer: Layer, sums: Tensor) -> list[Tensor]:
-    """d b_ih and d b_hh (G·H,), two tensors, from the sum (S·H,) of all rows of dgates."""
-    storage, hidden = layer.x.dtype, layer.hidden_size
-    if _is_gru_like(layer):
-        return [_rolled(sums[:-hidden], 2 * hidden).to(storage), sums[hidden:].to(storage, copy=True)]
-    return [sums.to(storage), sums.to(storage, copy=True)]
+            outputs = unprojected_output(parts, products.direction_slice(layer, direction, states[1]))
+            d_w_hr = dh_out[direction].flatten(0, 1).T @ outputs.flatten(0, 1)
+            d_extras.append(d_w_hr.to(layer.x.dtype))
+    return (*gate_gradients.weight_gradients(layer, dgates, states[0]), d_extras)

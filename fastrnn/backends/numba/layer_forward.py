@@ -58,7 +58,7 @@ def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
         _run(layer, ys, c_history, saved, last)
         finals = [cast(state, storage) for state in last]
     histories = [] if c_history is None else [c_history]
-    return Forward([cast(ys, storage), *histories], finals, [] if saved is None else [saved])
+    return Forward([cast(ys, storage), *histories], finals, [] if saved is None else [cast(saved, layer.gate_dtype)])
 
 
 def _run(layer: Layer, ys: Tensor, c_history: Tensor | None, saved: Tensor | None, last: list[Tensor]) -> None:

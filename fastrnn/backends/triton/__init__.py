@@ -1,0 +1,103 @@
+"""The GPU backend in Triton: a program owns a tile of the batch and computes all steps, or a kernel computes a step.
+
+Importing it does not import Triton; the first kernel does. `fastrnn.backends` says what a backend is, `kernels/` is
+what Triton compiles, `configurations.py` says which kernel serves which layer. With TRITON_INTERPRET=1 in the
+environment Triton runs kernels on the CPU, one operation after another, and this backend takes CPU tensors when it is
+asked for by name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
+from fastrnn.backends.triton.interpreter import INTERPRETED
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+OLDEST_CAPABILITY = (8, 0)
+"""Of a device: the first with asynchronous copies and bfloat16."""
+MOST_STEPS = 2**31 - 1
+"""Sizes are passed as 32-bit integers; offsets are 64 bits wide."""
+
+
+@cache
+def ready() -> str | None:
+    """Why it cannot run on this machine, or None if it can."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    if INTERPRETED:
+        return None
+    if torch.version.cuda is None:
+        return "torch is built without CUDA" + (", aten serves ROCm" if torch.version.hip else "")
+    if not torch.cuda.is_available():
+        return "torch finds no GPU (TRITON_INTERPRET=1 runs kernels on the CPU, slowly)"
+    if c_compiler() is None:
+        return "Triton's launcher needs a C compiler, and there is none"
+    if python_headers() is None:
+        return "Triton's launcher needs Python.h, and it is not installed"
+    return None
+
+
+def c_compiler() -> str | None:
+    """The compiler that Triton's launcher would call: CC, gcc or clang; None where there is none."""
+    for name in (os.environ.get("CC"), "gcc", "clang"):
+        found = shutil.which(name) if name else None
+        if found:
+            return found
+    return None
+
+
+def python_headers() -> str | None:
+    """The folder of Python.h, which Triton's launcher includes; None where it is not installed."""
+    folder = sysconfig.get_paths()["include"]
+    return folder if Path(folder, "Python.h").exists() else None
+
+
+def supports(layer: Layer) -> str | None:
+    """Why it cannot serve `layer`, as a clause, or None if it can."""
+    device = layer.x.device
+    if device.type != "cuda" and not (INTERPRETED and device.type == "cpu"):
+        return f"it takes CUDA tensors only, got {device.type}"
+    if INTERPRETED and device.type == "cuda":
+        return "TRITON_INTERPRET is set, which makes it serve CPU tensors instead"
+    if layer.x.dtype not in DTYPES:
+        return f"it does not compute in {layer.x.dtype}"
+    if layer.projected:
+        return "it has no projections (proj_size) yet"
+    if max(layer.x.shape) > MOST_STEPS:
+        return f"it takes sizes up to {MOST_STEPS}, got {tuple(layer.x.shape)}"
+    reason = ready()
+    if reason is None and device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        major, minor = torch.cuda.get_device_capability(device)
+        reason = f"it needs a device of capability 8.0 or later, got {major}.{minor}"
+    return reason
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
+    """One layer's outputs; see `Forward`."""
+    from fastrnn.backends.triton import layer_forward
+
+    with _on(layer.x.device):
+        return layer_forward.forward(layer, history=history, gates=gates)
+
+
+def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
+    """One layer's gradients; see `Backward`."""
+    from fastrnn.backends.triton import layer_backward
+
+    with _on(layer.x.device):
+        return layer_backward.backward(layer, kept, grads)

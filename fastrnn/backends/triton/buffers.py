@@ -1,0 +1,90 @@
+"""What one launch reads and writes: the arguments of the kernels, contiguous and aligned, for either way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends.layer import Layer
+
+ALIGNMENT = 16
+"""Bytes. Kernels are compiled for pointers that are multiples of it, so that they load vectors."""
+
+
+def dense(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """The tensor, contiguous, aligned and in `dtype`; itself where it is all that."""
+    tensor = tensor.to(dtype or tensor.dtype).contiguous()
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+
+
+def _dense_or_none(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
+    return None if tensor is None else dense(tensor, dtype)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Where sequences end and where they are cut."""
+
+    lengths: Tensor | None
+    """(B,) int64"""
+    resets: Tensor | None
+    """(T, B) uint8"""
+
+    @classmethod
+    def of(cls, layer: Layer) -> Masks:
+        resets = _dense_or_none(layer.resets)
+        return cls(_dense_or_none(layer.lengths), None if resets is None else resets.view(torch.uint8))
+
+
+@dataclass(frozen=True)
+class ForwardBuffers:
+    """Of a forward recurrence; the last four are written."""
+
+    gx: Tensor
+    """(directions, T, B, G·H) in the storage dtype: x W_ihᵀ + b_ih, and b_hh too where `b_hh` is empty"""
+    w_hh: list[Tensor]
+    """(N, G·D, D) for each direction"""
+    b_hh: list[Tensor]
+    """(G·H,) for each direction where the cell does not simply add gx and gh, else nothing"""
+    states0: list[Tensor]
+    """(directions, B, H) each"""
+    masks: Masks
+    ys: Tensor
+    """(T, B, directions·H)"""
+    cs: Tensor | None
+    """(T, B, directions·H) in the state dtype: the history of the second state where it is kept"""
+    gates: Tensor | None
+    """(directions, T, B, S·H) in `Layer.gate_dtype`, where they are kept"""
+    finals: list[Tensor]
+    """(directions, B, H) each, in the storage dtype"""
+
+
+@dataclass(frozen=True)
+class BackwardBuffers:
+    """Of a backward recurrence; the last two are written."""
+
+    w_hh: list[Tensor]
+    """(N, G·D, D) for each direction"""
+    ys: Tensor
+    """(T, B, directions·H)"""
+    cs: Tensor | None
+    """(T, B, directions·H) in the state dtype, of a cell with two states"""
+    gates: Tensor | None
+    """(directions, T, B, S·H): what forward saved, or the preactivations in the storage dtype"""
+    are_preactivations: bool
+    states0: list[Tensor]
+    """(directions, B, H) each"""
+    masks: Masks
+    dys: Tensor | None
+    """(T, B, directions·H) in the storage dtype; None is zero"""
+    dcs: Tensor | None
+    """(T, B, directions·H) in the state dtype; None is zero"""
+    d_finals: list[Tensor]
+    """(directions, B, H) each, or nothing where all are zero"""
+    dgates: Tensor
+    """(directions, T, B, W·H) in the storage dtype, W = max(S, G): what takes the place of the saved values, zero at
+    t >= length; its first G blocks are dgx, the GRU's n first, its last G blocks dgh"""
+    d_states0: list[Tensor]
+    """(directions, B, H) each, in the storage dtype"""

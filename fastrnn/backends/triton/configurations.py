@@ -1,0 +1,144 @@
+"""Which kernel serves a layer and in which shape: one committed table, nothing is tuned at first use.
+
+The tiles are those that `python -m benchmarks.tune_triton` compiles, for sm_80, sm_90 and sm_100, without moving a
+register to memory inside the time loop, at the fewest instructions a step. They were compiled, not timed.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+
+from fastrnn.backends.layer import Layer
+from fastrnn.backends.triton.interpreter import INTERPRETED
+
+SMALLEST_TILE = 16
+"""Units: what one product of the tensor cores takes."""
+FORWARD_BATCH = 8
+"""Sequences of a program, forward: N of the tensor cores' product, whose least is 8. The fewer, the more programs share
+a batch, and the shorter a step."""
+BACKWARD_BATCH = 16
+"""As FORWARD_BATCH; backward the batch is M of the product, whose least is 16."""
+STAGES = 3
+"""What a step loads is asked for two steps ahead, some 0.5 µs: about the latency of memory."""
+
+
+class Tile(NamedTuple):
+    """How a persistent kernel is compiled."""
+
+    batch: int
+    """sequences of a program"""
+    warps: int
+    shared_memory: int
+    """bytes that its largest variant takes on any of the architectures, in KiB: a device with less cannot run it"""
+
+
+class Row(NamedTuple):
+    """A range of layers and the tiles that serve it; None is left to the per-step kernels."""
+
+    cells: tuple[str, ...]
+    precisions: tuple[str, ...]
+    """of the recurrent product, as `precision` names them"""
+    units: int
+    """of a head at most, padded to a power of two"""
+    forward: Tile | None
+    backward: Tile | None
+    reason: str
+
+    def serves(self, cell: str, precision: str, units: int) -> bool:
+        return cell in self.cells and precision in self.precisions and units <= self.units
+
+
+def _forward(warps: int, kibibytes: int) -> Tile:
+    return Tile(FORWARD_BATCH, warps, kibibytes * 1024)
+
+
+def _backward(warps: int, kibibytes: int) -> Tile:
+    return Tile(BACKWARD_BATCH, warps, kibibytes * 1024)
+
+
+_HALF = ("16 bit",)
+_GATED = ("lstm", "gru")
+_SIMPLE = ("rnn_tanh", "rnn_relu")
+_GATES = "forward, a warp for 8 units: it holds all gates of its units. Backward, twice the warps would save under 10 %"
+_ONE_GATE = "forward, a warp for 16 units, the rows of one product. Backward, half the warps take over 25 % more"
+
+ROWS = (
+    Row(_GATED, _HALF, 16, _forward(2, 3), _backward(2, 13), _GATES),
+    Row(_GATED, _HALF, 32, _forward(4, 9), _backward(4, 26), _GATES),
+    Row(_GATED, _HALF, 64, _forward(8, 34), _backward(8, 60), _GATES),
+    Row(_GATED, _HALF, 128, _forward(16, 132), _backward(16, 136), _GATES),
+    Row(_SIMPLE, _HALF, 16, _forward(2, 1), _backward(2, 3), "more warps than 2 would only repeat each other"),
+    Row(_SIMPLE, _HALF, 32, _forward(4, 3), _backward(4, 5), _ONE_GATE),
+    Row(_SIMPLE, _HALF, 64, _forward(4, 10), _backward(8, 11), _ONE_GATE),
+    Row(_SIMPLE, _HALF, 128, _forward(8, 35), _backward(16, 37), _ONE_GATE),
+    Row(_SIMPLE, _HALF, 256, _forward(16, 133), _backward(16, 137), "more than 16 warps would leave 64 registers each"),
+    Row(_GATED, ("tf32", "tf32x3"), 16, _forward(2, 8), _backward(2, 22), _GATES),
+    Row(_GATED, ("tf32", "tf32x3"), 32, _forward(4, 33), _backward(8, 48), "backward, the LSTM spills with 4 warps"),
+    Row(_GATED, ("tf32",), 64, _forward(8, 67), _backward(8, 96), _GATES),
+    Row(_GATED, ("tf32x3",), 64, _forward(8, 129), _backward(8, 112), "16 warps spill, 4 do so more"),
+    Row(_SIMPLE, ("tf32", "tf32x3"), 16, _forward(2, 2), _backward(2, 6), "more warps would only repeat each other"),
+    Row(_SIMPLE, ("tf32", "tf32x3"), 32, _forward(4, 9), _backward(4, 13), _ONE_GATE),
+    Row(_SIMPLE, ("tf32", "tf32x3"), 64, _forward(4, 33), _backward(8, 33), _ONE_GATE),
+    Row(_SIMPLE, ("tf32",), 128, _forward(8, 69), _backward(16, 73), _ONE_GATE),
+    Row(_SIMPLE, ("tf32x3",), 128, _forward(8, 129), _backward(8, 129), "16 warps spill"),
+)
+"""The first row that serves a layer is its own. What no row serves is too large for one program's registers."""
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How the recurrent product of tensors of `dtype` is computed.
+
+    "16 bit": as they are; "tf32": float32 rounded to 10 bits, where torch allows it to its own recurrent layers (by
+    default it does); "tf32x3": float32 as the sum of three such products; "float64".
+    """
+    if dtype == torch.float64:
+        return "float64"
+    if dtype != torch.float32:
+        return "16 bit"
+    settings = getattr(torch.backends.cudnn, "rnn", None)
+    allowed = torch.backends.cudnn.allow_tf32 if settings is None else settings.fp32_precision == "tf32"
+    return "tf32" if allowed else "tf32x3"
+
+
+def padded(units: int) -> int:
+    """The width of a tile that holds a head's units: a power of two."""
+    return max(SMALLEST_TILE, 1 << (units - 1).bit_length())
+
+
+def _row(layer: Layer) -> Row | None:
+    kind = precision(layer.x.dtype)
+    if INTERPRETED and kind == "float64":
+        kind = "tf32"  # NumPy multiplies float64 as well as any: all kernels can be compared in it
+    units = padded(layer.hidden_size // layer.heads)
+    return next((row for row in ROWS if row.serves(layer.cell_name, kind, units)), None)
+
+
+def forward_tile(layer: Layer) -> Tile | None:
+    """The persistent kernel for a layer's forward, or None where the per-step kernels serve it."""
+    row = _row(layer)
+    return None if row is None else _fitting(row.forward, layer.x.device)
+
+
+def backward_tile(layer: Layer) -> Tile | None:
+    """As `forward_tile`, for the backward."""
+    row = _row(layer)
+    return None if row is None else _fitting(row.backward, layer.x.device)
+
+
+def _fitting(tile: Tile | None, device: torch.device) -> Tile | None:
+    """`tile` where the device has the shared memory for it."""
+    if tile is None or INTERPRETED:
+        return tile
+    return tile if tile.shared_memory <= _shared_memory(device.index or 0) else None
+
+
+@cache
+def _shared_memory(device: int) -> int:
+    """Bytes that one program may use."""
+    from triton.runtime import driver
+
+    available: int = driver.active.utils.get_device_properties(device)["max_shared_mem"]
+    return available

@@ -1,0 +1,176 @@
+"""The backward recurrence, way 1: a program computes a tile of the batch in one head and direction, all steps.
+
+The batch is M of the product here, 16 at least, and each gate has a product of its own with that gate's rows of w_hh.
+Two chains of sums halve the latency of the four.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastrnn.backends.triton.kernels.tiles import (
+    dot,
+    join_columns,
+    load_tiles,
+    select,
+    split_columns,
+    zeros_like,
+)
+
+
+@triton.jit(do_not_specialize=["T", "B", "reverse"])
+def backward_kernel(
+    w_forward,  # (N, G·D, D): w_hh of the first direction
+    w_reverse,  # as w_forward: of the second direction, or the same again
+    ys,  # (T, B, directions·H)
+    cs,  # (T, B, directions·H) in the state dtype, or None for a cell with one state
+    gates,  # (directions, T, B, S, H): what forward saved, or the preactivations; None for a cell that saves nothing
+    h0,  # (directions, B, H)
+    c0,  # as h0, or None for a cell with one state
+    lengths,  # (B,) int64, or None
+    resets,  # (T, B) uint8, or None
+    dys,  # as ys, or None
+    dcs,  # as cs, or None
+    dh_last,  # (directions, B, H), or None
+    dc_last,  # as dh_last, or None
+    dgates,  # (directions, T, B, max(S, G), H): written; what takes the place of the saved values, see cells.py
+    dh0,  # (directions, B, H): written
+    dc0,  # as dh0, or None
+    T,
+    B,
+    reverse,  # whether the first direction of the forward ran from the end; the second always does
+    ACTIVATED: tl.constexpr,
+    DERIVATIVE: tl.constexpr,
+    G: tl.constexpr,
+    S: tl.constexpr,
+    D: tl.constexpr,
+    DP: tl.constexpr,  # D padded to a power of two, at least 16
+    BT: tl.constexpr,  # sequences of a program
+    STAGES: tl.constexpr,  # how many steps ahead tiles are fetched, plus one
+    PRECISION: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
+    STATE: tl.constexpr,  # the dtype of states and sums
+    ARE_PREACTIVATIONS: tl.constexpr,  # whether `gates` holds what the activations are still to be applied to
+):
+    STATES: tl.constexpr = 1 if c0 is None else 2
+    WIDTH: tl.constexpr = 1 if G == 1 else S
+    storage: tl.constexpr = w_forward.dtype.element_ty
+    first, head, direction = tl.program_id(0).to(tl.int64) * BT, tl.program_id(1), tl.program_id(2)
+    H = tl.num_programs(1) * D
+    wide = tl.num_programs(2) * H
+    backwards = (direction == 1) | (reverse != 0)
+    dt = tl.where(backwards, 1, -1)  # against the direction of the forward
+    t = tl.where(backwards, 0, T - 1)
+
+    # Tiles are (batch, units). Offsets within a tile are 32 bits wide, what leads to it 64.
+    batch = tl.arange(0, BT)[:, None]
+    unit = tl.arange(0, DP)[None, :]
+    column = tl.arange(0, WIDTH * DP)[None, :]
+    inside = (batch < B - first) & (unit < D)
+    gates_inside = (batch < B - first) & (column % DP < D)
+    gates_tile = batch * (WIDTH * H) + column // DP * H + column % DP
+    ys_tile = batch * wide + unit
+    state_tile = batch * H + unit
+
+    state_at = (direction * B.to(tl.int64) + first) * H + head * D
+    ys_at = (t * B.to(tl.int64) + first) * wide + direction * H + head * D
+    gates_at = ((direction * T.to(tl.int64) + t) * B + first) * (WIDTH * H) + head * D
+    ys_step = dt * B.to(tl.int64) * wide
+    gates_step = dt * B.to(tl.int64) * (WIDTH * H)
+
+    # A product before the loop makes the compiler hold W in registers. It is zero.
+    row = tl.arange(0, DP)[:, None]
+    w_hh = tl.where(direction == 0, w_forward, w_reverse) + head * (G * D * D)
+    nothing = tl.zeros((BT, DP), STATE)
+    dh = nothing
+    w = ()
+    for gate in tl.static_range(G):
+        rows_of_gate = tl.load(w_hh + (gate * D + row) * D + unit, mask=(row < D) & (unit < D), other=0.0)
+        w = w + (tl.where(row < D, rows_of_gate, 0.0),)
+        dh = dot(nothing.to(storage), w[gate], dh, PRECISION)
+
+    dc = nothing
+    if dh_last is not None:
+        dh += tl.load(dh_last + state_at + state_tile, mask=inside, other=0.0).to(STATE)
+        if STATES == 2:
+            dc += tl.load(dc_last + state_at + state_tile, mask=inside, other=0.0).to(STATE)
+    start = load_tiles(h0 + state_at, state_tile, 0, inside, 1, STATE)
+    if STATES == 2:
+        start = start + load_tiles(c0 + state_at, state_tile, 0, inside, 1, STATE)
+    if lengths is not None:
+        length = tl.load(lengths + first + batch, mask=batch < B - first, other=0).to(tl.int32)
+    if resets is not None:
+        # A reset at t lies between steps t - 1 and t, whichever comes first.
+        reset_at = resets + tl.where(backwards, 1, T - 1) * B.to(tl.int64) + first
+
+    for step in tl.range(0, T, num_stages=STAGES):
+        arriving = dh
+        if dys is not None:
+            arriving += tl.load(dys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
+        has_before = inside & (step < T - 1)
+        is_first = step == T - 1
+        if lengths is not None:
+            live = t < length
+            is_first = is_first | (backwards & (t == length - 1))
+        if STATES == 2:
+            arriving_c = dc
+            if dcs is not None:
+                arriving_c += tl.load(dcs + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
+            c = tl.load(cs + ys_at + ys_tile, mask=inside, other=0.0)
+            c_before = tl.load(cs + ys_at + ys_step + ys_tile, mask=has_before, other=0.0)
+            before = (start[0], tl.where(is_first, start[1], c_before))
+            after = (start[0], c)
+            dstates = (arriving, arriving_c)
+            carried = (dh, dc)
+        else:
+            before = start
+            after = start
+            if G > 1:
+                h_before = tl.load(ys + ys_at + ys_step + ys_tile, mask=has_before, other=0.0).to(STATE)
+                before = (tl.where(is_first, start[0], h_before),)
+            else:
+                after = (tl.load(ys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE),)
+            dstates = (arriving,)
+            carried = (dh,)
+        if resets is not None:
+            cut = tl.load(reset_at + batch, mask=(batch < B - first) & (step < T - backwards), other=0) != 0
+            if lengths is not None:
+                cut = cut & (t + tl.where(backwards, 1, 0) < length)
+            before = select(cut, zeros_like(before), before)
+            reset_at += dt * B.to(tl.int64)
+        activated = after
+        if G > 1:
+            saved = tl.load(gates + gates_at + gates_tile, mask=gates_inside, other=0.0).to(STATE)
+            activated = split_columns(saved, WIDTH, DP, BT)
+            if ARE_PREACTIVATIONS:
+                activated = ACTIVATED(activated, APPROXIMATE)
+        d, direct = DERIVATIVE(dstates, activated, before, after, APPROXIMATE)
+        if lengths is not None:
+            d = select(live, d, zeros_like(d))
+            direct = select(live, direct, carried)
+        last: tl.constexpr = WIDTH - G
+        through = dot(d[last].to(storage), w[0], direct[0], PRECISION)
+        if G > 1:
+            other = dot(d[last + 1].to(storage), w[1], nothing, PRECISION)
+            through = dot(d[last + 2].to(storage), w[2], through, PRECISION)
+            if G > 3:
+                other = dot(d[last + 3].to(storage), w[3], other, PRECISION)
+            through += other
+        if STATES == 2:
+            flowing = (through, direct[1])
+        else:
+            flowing = (through,)
+        if resets is not None:
+            flowing = select(cut, zeros_like(flowing), flowing)
+        dh = flowing[0]
+        if STATES == 2:
+            dc = flowing[1]
+        tl.store(dgates + gates_at + gates_tile, join_columns(d, WIDTH, DP, BT).to(storage), mask=gates_inside)
+        t += dt
+        ys_at += ys_step
+        gates_at += gates_step
+
+    tl.store(dh0 + state_at + state_tile, dh, mask=inside)
+    if STATES == 2:
+        tl.store(dc0 + state_at + state_tile, dc, mask=inside)

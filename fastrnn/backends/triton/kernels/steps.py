@@ -1,0 +1,253 @@
+"""One step of the recurrence, way 4: what is left of it beside the product of h and w_hh, which a library computes.
+
+A program computes a tile of (sequences, units) of one head and direction. Buffers are passed whole, so that launches
+differ in nothing but `s`, the number of the step in the order of computation. What one launch leaves for the next lies
+head by head, (directions, N, B, D), which makes a head's h one matrix; the head's products lie the same way.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastrnn.backends.triton.kernels.tiles import load_tiles, select, zeros_like
+
+
+@triton.jit(do_not_specialize=["T", "B", "reverse", "s"])
+def forward_step_kernel(
+    gx,  # (directions, T, B, G, H): x W_ihᵀ + b_ih
+    gh,  # (directions, N, B, G, D): h W_hhᵀ of the h that enters this step
+    b_forward,  # (G, H): b_hh of the first direction, or None
+    b_reverse,  # as b_forward
+    lengths,  # (B,) int64, or None
+    resets,  # (T, B) uint8, or None
+    h,  # (directions, N, B, D) in the storage dtype: what enters this step, overwritten by what enters the next
+    h_exact,  # as h, in the state dtype; or None where `h` is exact or the cell's update needs no h
+    c,  # as h, in the state dtype; or None for a cell with one state
+    ys,  # (T, B, directions·H): written at this step's t, as are cs and gates
+    cs,  # (T, B, directions·H) in the state dtype, or None
+    gates,  # (directions, T, B, S, H), or None
+    T,
+    B,
+    reverse,  # whether the first direction runs from the end; the second always does
+    s,
+    PREACTIVATIONS: tl.constexpr,
+    ACTIVATED: tl.constexpr,
+    UPDATE: tl.constexpr,
+    G: tl.constexpr,
+    S: tl.constexpr,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,  # sequences of a program
+    UNITS: tl.constexpr,  # units of a program
+    APPROXIMATE: tl.constexpr,
+    STATE: tl.constexpr,  # the dtype of states and sums
+):
+    head, direction = tl.program_id(1), tl.program_id(2)
+    H = tl.num_programs(1) * D
+    wide = tl.num_programs(2) * H
+    backwards = (direction == 1) | (reverse != 0)
+    t = tl.where(backwards, T - 1 - s, s)
+    first, row, unit, inside = _tile(B, D, ROWS, UNITS)
+
+    # Offsets within a tile are 32 bits wide, what leads to it 64.
+    step_at = (direction * T.to(tl.int64) + t) * B + first
+    ys_at = (t * B.to(tl.int64) + first) * wide + direction * H + head * D
+    ys_tile = row * wide + unit
+    own_at = (direction * tl.num_programs(1).to(tl.int64) + head) * B + first
+    own_tile = row * D + unit
+
+    x = load_tiles(gx + step_at * (G * H) + head * D, row * (G * H) + unit, H, inside, G, STATE)
+    product = load_tiles(gh + own_at * (G * D), row * (G * D) + unit, D, inside, G, STATE)
+    if b_forward is not None:
+        b_hh = tl.where(direction == 0, b_forward, b_reverse) + head * D
+        product = _sums(product, load_tiles(b_hh, unit, H, unit < D, G, STATE))
+    states = load_tiles(h if h_exact is None else h_exact, own_at * D + own_tile, 0, inside, 1, STATE)
+    if c is not None:
+        states = states + load_tiles(c, own_at * D + own_tile, 0, inside, 1, STATE)
+    length = _lengths(lengths, first, row, T, B)
+
+    if lengths is not None:
+        live = t < length
+        x = select(live, x, zeros_like(x))
+    activated = ACTIVATED(PREACTIVATIONS(x, product), APPROXIMATE)
+    after = UPDATE(activated, states, APPROXIMATE)
+    y = after[0]
+    if lengths is not None:
+        y = tl.where(live, y, 0.0)
+        after = select(live, after, states)
+    tl.store(ys + ys_at + ys_tile, y.to(ys.dtype.element_ty), mask=inside)
+    if cs is not None:
+        tl.store(cs + ys_at + ys_tile, after[1], mask=inside)
+    if gates is not None:
+        gates_tile = row * (S * H) + unit
+        for k in tl.static_range(S):
+            value = activated[k].to(gates.dtype.element_ty)
+            tl.store(gates + step_at * (S * H) + head * D + k * H + gates_tile, value, mask=inside)
+    if resets is not None:
+        cut = _cut(resets, t + tl.where(backwards, -1, 1), length, backwards, first, row, T, B)
+        after = select(cut, zeros_like(after), after)
+    tl.store(h + own_at * D + own_tile, after[0].to(h.dtype.element_ty), mask=inside)
+    if h_exact is not None:
+        tl.store(h_exact + own_at * D + own_tile, after[0], mask=inside)
+    if c is not None:
+        tl.store(c + own_at * D + own_tile, after[1], mask=inside)
+
+
+@triton.jit(do_not_specialize=["T", "B", "reverse", "s"])
+def backward_step_kernel(
+    ys,  # (T, B, directions·H)
+    cs,  # (T, B, directions·H) in the state dtype, or None for a cell with one state
+    gates,  # (directions, T, B, S, H): what forward saved, or the preactivations; None for a cell that saves nothing
+    h0,  # (directions, B, H)
+    c0,  # as h0, or None for a cell with one state
+    lengths,  # (B,) int64, or None
+    resets,  # (T, B) uint8, or None
+    dys,  # as ys, or None
+    dcs,  # as cs, or None
+    product,  # (directions, N, B, D): dgh W_hh of the step computed before; not looked at where s is 0
+    dh,  # (directions, N, B, D) in the state dtype: what else reaches h after this step, overwritten by that before it
+    dc,  # as dh: all that reaches c; or None
+    dgates,  # (directions, T, B, max(S, G), H): written at this step's t; what takes the saved values' place
+    dgh,  # (directions, N, B, G, D): written, the last G blocks once more; or None where N is 1
+    T,
+    B,
+    reverse,  # whether the first direction of the forward ran from the end; the second always does
+    s,
+    ACTIVATED: tl.constexpr,
+    DERIVATIVE: tl.constexpr,
+    G: tl.constexpr,
+    S: tl.constexpr,
+    D: tl.constexpr,
+    ROWS: tl.constexpr,  # sequences of a program
+    UNITS: tl.constexpr,  # units of a program
+    APPROXIMATE: tl.constexpr,
+    STATE: tl.constexpr,  # the dtype of states and sums
+    ARE_PREACTIVATIONS: tl.constexpr,  # whether `gates` holds what the activations are still to be applied to
+):
+    WIDTH: tl.constexpr = 1 if G == 1 else S
+    head, direction = tl.program_id(1), tl.program_id(2)
+    H = tl.num_programs(1) * D
+    wide = tl.num_programs(2) * H
+    backwards = (direction == 1) | (reverse != 0)
+    dt = tl.where(backwards, 1, -1)  # against the direction of the forward
+    t = tl.where(backwards, s, T - 1 - s)
+    first, row, unit, inside = _tile(B, D, ROWS, UNITS)
+
+    # Offsets within a tile are 32 bits wide, what leads to it 64.
+    ys_at = (t * B.to(tl.int64) + first) * wide + direction * H + head * D
+    ys_tile = row * wide + unit
+    before_at = ys_at + dt * B.to(tl.int64) * wide
+    start_at = (direction * B.to(tl.int64) + first) * H + head * D + row * H + unit
+    gates_at = ((direction * T.to(tl.int64) + t) * B + first) * (WIDTH * H) + head * D
+    gates_tile = row * (WIDTH * H) + unit
+    own_at = (direction * tl.num_programs(1).to(tl.int64) + head) * B + first
+    own_tile = row * D + unit
+
+    # No load is masked by what another one brings: that would add one latency to another.
+    length = _lengths(lengths, first, row, T, B)
+    live = inside
+    is_first = inside & (s == T - 1)
+    may_be_first = is_first
+    arrives = inside & (s > 0)
+    if lengths is not None:
+        live = inside & (t < length)
+        is_first = is_first | (inside & backwards & (t == length - 1))
+        may_be_first = may_be_first | (inside & backwards)
+        arrives = arrives & (t - dt < length)
+    if resets is not None:
+        arrives = arrives & ~_cut(resets, t - dt, length, backwards, first, row, T, B)
+
+    through = tl.load(product + own_at * D + own_tile, mask=inside & (s > 0), other=0.0).to(STATE)
+    dh_in = tl.load(dh + own_at * D + own_tile, mask=inside, other=0.0) + tl.where(arrives, through, 0.0)
+    dh_out = _plus(dh_in, dys, ys_at + ys_tile, live, inside)
+    has_before = inside & (s < T - 1)
+    h_before = _entering(ys, before_at + ys_tile, h0, start_at, has_before, may_be_first, is_first, STATE)
+    h_after = tl.load(ys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
+    if dc is None:
+        carried, dstates, before, after = (dh_in,), (dh_out,), (h_before,), (h_after,)
+    else:
+        dc_in = tl.load(dc + own_at * D + own_tile, mask=inside, other=0.0)
+        dc_out = _plus(dc_in, dcs, ys_at + ys_tile, live, inside)
+        c_before = _entering(cs, before_at + ys_tile, c0, start_at, has_before, may_be_first, is_first, STATE)
+        c_after = tl.load(cs + ys_at + ys_tile, mask=inside, other=0.0)
+        carried, dstates, before, after = (dh_in, dc_in), (dh_out, dc_out), (h_before, c_before), (h_after, c_after)
+    if resets is not None:
+        cut = _cut(resets, t, length, backwards, first, row, T, B)
+        before = select(cut, zeros_like(before), before)
+    activated = after
+    if gates is not None:
+        activated = load_tiles(gates + gates_at, gates_tile, H, inside, S, STATE)
+        if ARE_PREACTIVATIONS:
+            activated = ACTIVATED(activated, APPROXIMATE)
+
+    d, flowing = DERIVATIVE(dstates, activated, before, after, APPROXIMATE)
+    if resets is not None:
+        flowing = select(cut, zeros_like(flowing), flowing)
+    if lengths is not None:
+        d = select(live, d, zeros_like(d))
+        flowing = select(live, flowing, carried)
+    for k in tl.static_range(WIDTH):
+        tl.store(dgates + gates_at + k * H + gates_tile, d[k].to(dgates.dtype.element_ty), mask=inside)
+    if dgh is not None:
+        for k in tl.static_range(G):
+            value = d[WIDTH - G + k].to(dgh.dtype.element_ty)
+            tl.store(dgh + own_at * (G * D) + k * D + row * (G * D) + unit, value, mask=inside)
+    tl.store(dh + own_at * D + own_tile, flowing[0], mask=inside)
+    if dc is not None:
+        tl.store(dc + own_at * D + own_tile, flowing[1], mask=inside)
+
+
+@triton.jit
+def _tile(B, D: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr):
+    """This program's first sequence, its rows (ROWS, 1) from there, its units (1, UNITS) and which of them exist."""
+    ACROSS: tl.constexpr = (D + UNITS - 1) // UNITS
+    tile = tl.program_id(0)
+    first = (tile // ACROSS).to(tl.int64) * ROWS
+    row = tl.arange(0, ROWS)[:, None]
+    unit = tile % ACROSS * UNITS + tl.arange(0, UNITS)[None, :]
+    return first, row, unit, (row < B - first) & (unit < D)
+
+
+@triton.jit
+def _lengths(lengths, first, row, T, B):
+    """The rows' lengths (ROWS, 1); T where none are given."""
+    if lengths is None:
+        return T
+    else:
+        return tl.load(lengths + first + row, mask=row < B - first, other=0)
+
+
+@triton.jit
+def _cut(resets, t, length, backwards, first, row, T, B):
+    """(ROWS, 1): whether the state that enters step t is cut; never where there is no such step.
+
+    A reset at t lies between steps t - 1 and t, whichever comes first.
+    """
+    at = t + tl.where(backwards, 1, 0)
+    exists = (row < B - first) & (t >= 0) & (at < T)
+    return (tl.load(resets + at * B.to(tl.int64) + first + row, mask=exists, other=0) != 0) & (at < length)
+
+
+@triton.jit
+def _sums(a, b):
+    """a + b, tile by tile."""
+    out = ()
+    for k in tl.static_range(len(a)):
+        out = out + (a[k] + b[k],)
+    return out
+
+
+@triton.jit
+def _plus(d, more, at, live, inside):
+    """The gradient d, and where a step is live what its output's history brings."""
+    if more is None:
+        return d
+    else:
+        return d + tl.where(live, tl.load(more + at, mask=inside, other=0.0).to(d.dtype), 0.0)
+
+
+@triton.jit
+def _entering(history, before_at, start, start_at, has_before, may_be_first, is_first, STATE: tl.constexpr):
+    """The state that entered a step, cuts aside: the one after the step before, or the one from the start."""
+    neighbour = tl.load(history + before_at, mask=has_before, other=0.0).to(STATE)
+    return tl.where(is_first, tl.load(start + start_at, mask=may_be_first, other=0.0).to(STATE), neighbour)

@@ -1,0 +1,56 @@
+"""Launching a kernel from a handle: what `kernel[grid](...)` works out in every call is worked out once.
+
+A handle is kept for each kernel, its constants, the dtypes and absences of its arguments, and the device. Arguments are
+aligned (`buffers.dense`) and integers are not specialised, so that nothing else tells one compiled kernel from another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fastrnn.backends.triton.interpreter import INTERPRETED
+
+Grid = tuple[int, int, int]
+
+_handles: dict[tuple[Any, ...], Any] = {}
+
+
+def _kind(argument: Any) -> Any:
+    return argument.dtype if isinstance(argument, Tensor) else type(argument)
+
+
+class Launcher:
+    """A kernel compiled for a kind of arguments.
+
+    Args:
+        kernel: a function under `triton.jit`, its compile-time parameters last.
+        arguments: the run-time arguments in the kernel's order: tensors, None or integers below 2³¹. Calls may pass
+            others of the same dtypes, None at the same places.
+        constants: the compile-time arguments by name; those that the kernel does not have are left out.
+        warps, stages: what Triton calls num_warps and num_stages.
+    """
+
+    def __init__(
+        self, kernel: Any, arguments: Sequence[Any], constants: dict[str, Any], warps: int, stages: int
+    ) -> None:
+        self._kernel = kernel
+        self._constants = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
+        self._options = {"num_warps": warps, "num_stages": stages}
+        if INTERPRETED:
+            return
+        device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
+        key = (kernel, self._constants, warps, stages, device.index, *map(_kind, arguments))
+        self._handle: Any = _handles.get(key)
+        if self._handle is None:
+            self._handle = kernel.warmup(*arguments, *self._constants, grid=(1,), **self._options)
+            _handles[key] = self._handle
+
+    def __call__(self, grid: Grid, *arguments: Any) -> None:
+        """Launches on the current stream of the current device, which must be the arguments' own."""
+        if INTERPRETED:
+            self._kernel[grid](*arguments, *self._constants, **self._options)
+            return
+        self._handle[grid](*arguments, *self._constants)

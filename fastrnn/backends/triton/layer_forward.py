@@ -1,0 +1,63 @@
+"""The forward of a layer: the input's product over all T·B rows, then the recurrence in one of two ways."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends.layer import Forward, Layer
+from fastrnn.backends.triton import persistent, steps
+from fastrnn.backends.triton.buffers import ForwardBuffers, Masks, dense
+from fastrnn.backends.triton.configurations import forward_tile
+
+
+def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
+    """One layer's outputs; see `Forward`."""
+    x, directions, hidden = layer.x, layer.directions, layer.hidden_size
+    T, B, _ = x.shape
+    saves = len(layer.cell.saved)
+    ys = x.new_empty((T, B, directions * hidden))
+    cs = None
+    if history and len(layer.states0) > 1:
+        cs = x.new_empty((T, B, directions * hidden), dtype=layer.state_dtype)
+    saved = x.new_empty((directions, T, B, saves * hidden), dtype=layer.gate_dtype) if gates and saves else None
+    if T == 0 or B == 0:
+        finals = [state.clone() for state in layer.states0]
+    else:
+        finals = [x.new_empty(state.shape) for state in layer.states0]
+        buffers = ForwardBuffers(
+            gx=_input_products(layer),
+            w_hh=[dense(w) for w in layer.w_hh],
+            b_hh=[dense(b) for b in layer.biases[1::2]] if not layer.cell.adds_pre_activations else [],
+            states0=[dense(state) for state in layer.states0],
+            masks=Masks.of(layer),
+            ys=ys,
+            cs=cs,
+            gates=saved,
+            finals=finals,
+        )
+        tile = forward_tile(layer)
+        if tile is None:
+            steps.forward(layer, buffers)
+        else:
+            persistent.forward(layer, buffers, tile)
+    return Forward([ys] if cs is None else [ys, cs], finals, [] if saved is None else [saved])
+
+
+def _input_products(layer: Layer) -> Tensor:
+    """gx (directions, T, B, G·H): with both biases where the cell adds nothing else between them.
+
+    What x holds at t >= length may be NaN, and so is gx there: the kernels select.
+    """
+    T, B, inputs = layer.x.shape
+    gx = layer.x.new_empty((layer.directions, T, B, layer.w_ih[0].shape[0]))
+    rows = layer.x.reshape(T * B, inputs)
+    for direction, w in enumerate(layer.w_ih):
+        out = gx[direction].view(T * B, -1)
+        if layer.biases:
+            b_ih, b_hh = layer.biases[2 * direction : 2 * direction + 2]
+            bias = b_ih + b_hh if layer.cell.adds_pre_activations else b_ih
+            torch.addmm(bias, rows, w.T, out=out)
+        else:
+            torch.mm(rows, w.T, out=out)
+    return gx

@@ -1,0 +1,170 @@
+"""Way 4: a product and a launch for each step, for what no program can hold; see `kernels/steps.py`.
+
+All that a step needs is allocated before the first: the loops below only put work into the device's queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends.layer import Layer
+from fastrnn.backends.triton.buffers import BackwardBuffers, ForwardBuffers, Masks
+from fastrnn.backends.triton.configurations import padded
+from fastrnn.backends.triton.constants import cell_constants
+from fastrnn.backends.triton.launch import Grid, Launcher
+
+TILE = 128
+"""Elements of a program. A step is short, what counts is that all multiprocessors take part: 16 sequences of 1024 units
+are 128 programs. Four units a thread are 16 bytes of float32, one load of a vector."""
+WARPS = TILE // (4 * 32)
+"""So that a thread has those four units."""
+STAGES = 1
+"""There is no loop whose loads could be asked for ahead."""
+
+
+def forward(layer: Layer, buffers: ForwardBuffers) -> None:
+    """Fills ys, cs, gates and finals."""
+    from fastrnn.backends.triton.kernels.steps import forward_step_kernel
+
+    masks, storage, exact = buffers.masks, layer.x.dtype, layer.state_dtype
+    steps, batch, _ = layer.x.shape
+    starts = [_by_head(layer, state0) for state0 in buffers.states0]
+    states = [_dense_copy(starts[0], storage), *(_dense_copy(start, exact) for start in starts[1:])]
+    h, c = states[0], _second(states)
+    h_exact = _dense_copy(starts[0], exact) if c is None and storage != exact else None
+    cut = None if layer.reverse else _first_cut(masks)
+    if cut is not None:
+        for tensor in states if h_exact is None else (*states, h_exact):
+            tensor[0].masked_fill_(cut[:, None], 0)
+    gh = h.new_empty((*h.shape[:-1], buffers.w_hh[0].shape[1]))
+    products = [(h[direction], w.transpose(1, 2), gh[direction]) for direction, w in enumerate(buffers.w_hh)]
+    arguments = (
+        buffers.gx,
+        gh,
+        buffers.b_hh[0] if buffers.b_hh else None,
+        buffers.b_hh[-1] if buffers.b_hh else None,
+        masks.lengths,
+        masks.resets,
+        h,
+        h_exact,
+        c,
+        buffers.ys,
+        buffers.cs,
+        buffers.gates,
+        steps,
+        batch,
+        int(layer.reverse),
+    )
+    constants, grid = _constants_and_grid(layer)
+    launch = Launcher(forward_step_kernel, (*arguments, 0), constants, WARPS, STAGES)
+    for s in range(steps):
+        for a, b, out in products:
+            torch.bmm(a, b, out=out)
+        launch(grid, *arguments, s)
+    for final, state in zip(buffers.finals, states, strict=True):
+        _by_head(layer, final).copy_(state)
+
+
+def backward(layer: Layer, buffers: BackwardBuffers) -> None:
+    """Fills dgates and d_states0."""
+    from fastrnn.backends.triton.kernels.steps import backward_step_kernel
+
+    masks = buffers.masks
+    steps, batch, _ = layer.x.shape
+    flowing = [_dense_copy(_by_head(layer, d), layer.state_dtype) for d in buffers.d_finals or buffers.states0]
+    if not buffers.d_finals:
+        for d in flowing:
+            d.zero_()
+    dh, dc = flowing[0], _second(flowing)
+    product = torch.empty_like(dh, dtype=layer.x.dtype)
+    dgh = None if layer.heads == 1 else product.new_empty((*product.shape[:-1], buffers.w_hh[0].shape[1]))
+    products = [
+        (_operands(layer, direction, buffers.dgates, dgh), w, product[direction])
+        for direction, w in enumerate(buffers.w_hh)
+    ]
+    arguments = (
+        buffers.ys,
+        buffers.cs,
+        buffers.gates,
+        buffers.states0[0],
+        _second(buffers.states0),
+        masks.lengths,
+        masks.resets,
+        buffers.dys,
+        buffers.dcs,
+        product,
+        dh,
+        dc,
+        buffers.dgates,
+        dgh,
+        steps,
+        batch,
+        int(layer.reverse),
+    )
+    constants, grid = _constants_and_grid(layer)
+    constants["ARE_PREACTIVATIONS"] = buffers.are_preactivations
+    launch = Launcher(backward_step_kernel, (*arguments, 0), constants, WARPS, STAGES)
+    for s in range(steps):
+        launch(grid, *arguments, s)
+        for operands, w, out in products:
+            torch.bmm(operands[s], w, out=out)
+    for direction in range(layer.directions):
+        dropped = _reaches_no_start(layer, direction, masks)
+        if dropped is not None:
+            product[direction].masked_fill_(dropped[:, None], 0)
+    dh += product
+    for d_state0, d in zip(buffers.d_states0, flowing, strict=True):
+        _by_head(layer, d_state0).copy_(d)
+
+
+def _operands(layer: Layer, direction: int, dgates: Tensor, dgh: Tensor | None) -> Sequence[Tensor]:
+    """What w_hh is multiplied with after each step, in the order of computation: dgh (N, B, G·D)."""
+    if dgh is not None:
+        return [dgh[direction]] * layer.x.shape[0]
+    of_h = len(layer.cell.gates) * layer.hidden_size
+    in_time = dgates[direction, :, None, :, -of_h:].unbind()
+    return in_time if layer.reversed(direction) else in_time[::-1]
+
+
+def _second(states: list[Tensor]) -> Tensor | None:
+    return states[1] if len(states) > 1 else None
+
+
+def _by_head(layer: Layer, state: Tensor) -> Tensor:
+    """A view (directions, N, B, D) of a state (directions, B, H)."""
+    return torch.unflatten(state, -1, (layer.heads, -1)).transpose(1, 2)
+
+
+def _dense_copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _first_cut(masks: Masks) -> Tensor | None:
+    """(B,) bool: whether a reset cuts the state that enters step 0 of a forward direction; None where there is none."""
+    if masks.resets is None:
+        return None
+    cut = masks.resets[0] != 0
+    return cut if masks.lengths is None else cut & (masks.lengths > 0)
+
+
+def _reaches_no_start(layer: Layer, direction: int, masks: Masks) -> Tensor | None:
+    """(B,) bool: whether the gradient through the last computed step's product does not reach h0; None where all do."""
+    is_reverse = layer.reversed(direction)
+    cut = None if is_reverse else _first_cut(masks)
+    if masks.lengths is None:
+        return cut
+    dead = masks.lengths <= (layer.x.shape[0] - 1 if is_reverse else 0)
+    return dead if cut is None else dead | cut
+
+
+def _constants_and_grid(layer: Layer) -> tuple[dict[str, Any], Grid]:
+    """The compile-time arguments of a launch and its programs."""
+    units = layer.hidden_size // layer.heads
+    across = min(TILE, padded(units))
+    rows = TILE // across
+    constants = cell_constants(layer) | {"D": units, "ROWS": rows, "UNITS": across}
+    return constants, (-(-layer.x.shape[1] // rows) * -(-units // across), layer.heads, layer.directions)
