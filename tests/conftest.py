@@ -1,7 +1,4 @@
-"""What every test shares: a fixed seed, a device for each backend, and no compiled graph left from the test before.
-
-Triton's kernels run on a GPU where there is one, and otherwise on the CPU by Triton's interpreter.
-"""
+"""What every test shares: a fixed seed, the backend's device, and no compiled graph left over from the test before."""
 
 from __future__ import annotations
 
@@ -15,20 +12,17 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms ask of cuBLAS
 
-from fastrnn.backends.triton.interpreter import INTERPRETED  # after TRITON_INTERPRET, which it reads
+from tests.devices import device_of  # after TRITON_INTERPRET, which it reads
 
 
 @pytest.fixture(autouse=True)
 def _device_of_the_backend(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tests with a backend for GPUs as a parameter create their tensors there."""
-    parameters = getattr(request.node, "callspec", None)
-    names = {value for value in parameters.params.values() if isinstance(value, str)} if parameters else set()
-    if "triton" not in names or INTERPRETED:
-        yield
-        return
-    if "numba" in names:
+    call = getattr(request.node, "callspec", None)
+    device = device_of(*(value for value in call.params.values() if isinstance(value, str))) if call else "cpu"
+    if device is None:
         pytest.skip("no device serves both backends")
-    with torch.device("cuda"):
+    with torch.device(device):
         yield
 
 

@@ -25,6 +25,7 @@ from tests.torch_parity import (
     operator_backends,
     pair,
     random,
+    skip_unless_projecting,
     tensors,
 )
 
@@ -64,6 +65,7 @@ def test_results_and_gradients_are_torchs(backend: str, kind: str, options: dict
 @pytest.mark.parametrize("options", PROJECTED.values(), ids=PROJECTED)
 @given_state
 def test_projected_lstms_are_torchs(backend: str, options: dict[str, Any], with_state: bool) -> None:
+    skip_unless_projecting(backend)
     ours, theirs = pair("LSTM", backend=backend, **options)
     assert_same_results(ours, theirs, *arguments("LSTM", ours, with_state))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,7 +15,7 @@ from fastrnn import ops
 from fastrnn.cells import CELLS
 from tests.layers import Shape, cast, parameters, random_layer
 from tests.tolerances import DROP_IN
-from tests.torch_parity import operator_backends
+from tests.torch_parity import operator_backends, skip_unless_projecting
 
 SMALL = Shape(steps=3, batch=2, inputs=2, hidden=3, directions=2, lengths=True, resets=True)
 MODULES = [
@@ -96,6 +97,8 @@ def results(module: torch.nn.Module, run: Any, x: Tensor, **arguments: Any) -> l
 @operator_backends
 def test_fullgraph_with_dynamic_time_and_batch(name: str, options: dict[str, Any], backend: str) -> None:
     """One graph, compiled once, serves every T and B, forward and backward."""
+    if "proj_size" in options:
+        skip_unless_projecting(backend)
     module = getattr(fastrnn, name)(4, 5, dtype=torch.float64, backend=backend, **options)
     counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=counter)

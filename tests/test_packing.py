@@ -22,6 +22,7 @@ from tests.torch_parity import (
     operator_backends,
     pair,
     random,
+    skip_unless_projecting,
     tensors,
 )
 
@@ -74,6 +75,7 @@ def test_packed_sequences_are_as_torchs(
 @orders
 @given_state
 def test_packed_sequences_through_a_projection(backend: str, lengths: list[int], with_state: bool) -> None:
+    skip_unless_projecting(backend)
     ours, theirs = pair("LSTM", backend=backend, proj_size=2, num_layers=2, bidirectional=True)
     state = [initial_state("LSTM", ours, grad=True)] if with_state else []
     assert_same_results(ours, theirs, packed(padded_input(), lengths), *state)

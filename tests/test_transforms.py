@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
 import fastrnn
-from tests.torch_parity import operator_backends
+from tests.torch_parity import operator_backends, skip_unless_projecting
 
 MODULES = [
     ("RNN", {"nonlinearity": "relu"}),
@@ -80,6 +80,8 @@ def test_a_named_backend_does_not_stand_in_the_way() -> None:
 @modules
 def test_vectorised_jacobian(name: str, options: dict[str, Any], backend: str) -> None:
     """Many gradients at once, as `torch.autograd.grad(..., is_grads_batched=True)` takes them."""
+    if "proj_size" in options:
+        skip_unless_projecting(backend)
     module = make(name, {**options, "backend": backend})
     x = torch.randn(3, 2, 3, dtype=torch.float64)
     one_by_one, at_once = (

@@ -11,12 +11,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
-from fastrnn.backends import BACKENDS, OPERATOR_BACKENDS, module
-from tests.layers import Shape, random_layer
+from fastrnn.backends import BACKENDS, OPERATOR_BACKENDS
+from tests.devices import why_not
+from tests.layers import Shape
 from tests.tolerances import DROP_IN, relative_error
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
 """Odd or unequal sizes, so that no two axes can be confused."""
+
+PROJECTED = Shape(projection=2)
 
 LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
     "RNN_TANH": ("RNN", {"nonlinearity": "tanh"}),
@@ -39,16 +42,19 @@ modules = pytest.mark.parametrize("kind", MODULES)
 
 def _backend_parameter(name: str) -> Any:
     """The backend's name, skipped where it cannot run or has no float64, in which modules are compared."""
-    backend = module(name)
-    reason = backend.ready()
-    if reason is None and name in OPERATOR_BACKENDS:
-        reason = backend.supports(random_layer("lstm", Shape()))
-    return pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=f"{name}: {reason}"))
+    reason = why_not(name)
+    return pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
 
 
 backends = pytest.mark.parametrize("backend", [_backend_parameter(name) for name in BACKENDS])
 operator_backends = pytest.mark.parametrize("backend", [_backend_parameter(name) for name in OPERATOR_BACKENDS])
 """Those that take lengths, resets and packed sequences, which `aten` refuses."""
+
+
+def skip_unless_projecting(backend: str) -> None:
+    """Ends a test of projections where the backend has none."""
+    if backend in OPERATOR_BACKENDS and (reason := why_not(backend, PROJECTED)):
+        pytest.skip(reason)
 
 
 def classes(kind: str) -> tuple[type[nn.Module], type[nn.Module], dict[str, Any]]:
