@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastrnn import backends
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.triton import configurations, layer_backward, layer_forward
+from fastrnn.backends.triton import configurations, ways
 from fastrnn.cells import CELLS
 from tests.layers import AWKWARD, Shape, compute, cotangents, random_layer
 from tests.tolerances import FLOOR, relative_error
@@ -40,8 +40,8 @@ def force(patch: pytest.MonkeyPatch, tile: configurations.Tile | None) -> None:
     def chosen(layer: Layer) -> configurations.Tile | None:
         return tile
 
-    patch.setattr(layer_forward, "forward_tile", chosen)
-    patch.setattr(layer_backward, "backward_tile", chosen)
+    patch.setattr(ways, "forward_tile", chosen)
+    patch.setattr(ways, "backward_tile", chosen)
 
 
 def assert_as_reference(layer: Layer, recompute: bool = False) -> None:
@@ -103,8 +103,8 @@ def test_the_table_is_honoured(backend: str, monkeypatch: pytest.MonkeyPatch) ->
 
         monkeypatch.setattr(module, "forward", forward)
 
-    spy(layer_forward.persistent, "persistent")
-    spy(layer_forward.steps, "steps")
+    spy(ways.persistent, "persistent")
+    spy(ways.steps, "steps")
     for hidden in (64, 65):
         layer = random_layer("lstm", Shape(steps=1, batch=1, hidden=hidden))
         compute(layer, torch.float32, "triton", cotangents(layer))

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
+from fastrnn.backends.recurrence.backward import backward as recurrence_backward
+from fastrnn.backends.recurrence.forward import forward as recurrence_forward
 from fastrnn.backends.triton.interpreter import INTERPRETED
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -89,15 +91,15 @@ def _on(device: torch.device) -> AbstractContextManager[Any]:
 
 def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     """One layer's outputs; see `Forward`."""
-    from fastrnn.backends.triton import layer_forward
+    from fastrnn.backends.triton import ways
 
     with _on(layer.x.device):
-        return layer_forward.forward(layer, history=history, gates=gates)
+        return recurrence_forward(layer, ways.forward, history=history, gates=gates)
 
 
 def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     """One layer's gradients; see `Backward`."""
-    from fastrnn.backends.triton import layer_backward
+    from fastrnn.backends.triton import ways
 
     with _on(layer.x.device):
-        return layer_backward.backward(layer, kept, grads)
+        return recurrence_backward(layer, ways.backward, kept, grads)

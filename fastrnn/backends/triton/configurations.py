@@ -1,7 +1,8 @@
 """Which kernel serves a layer and in which shape: one committed table, nothing is tuned at first use.
 
 The tiles are those that `python -m benchmarks.tune_triton` compiles, for sm_80, sm_90 and sm_100, without moving a
-register to memory inside the time loop, at the fewest instructions a step. They were compiled, not timed.
+register to memory inside the time loop, at the fewest instructions and barriers a step; twice the warps must save 10 %.
+They were compiled, not timed. `tests/test_triton_compiled.py` holds every row to it, and says where one bends the rule.
 """
 
 from __future__ import annotations
@@ -67,23 +68,23 @@ _ONE_GATE = "forward, a warp for 16 units, the rows of one product. Backward, ha
 
 ROWS = (
     Row(_GATED, _HALF, 16, _forward(2, 3), _backward(2, 13), _GATES),
-    Row(_GATED, _HALF, 32, _forward(4, 9), _backward(4, 26), _GATES),
+    Row(_GATED, _HALF, 32, _forward(4, 9), _backward(4, 28), _GATES),
     Row(_GATED, _HALF, 64, _forward(8, 34), _backward(8, 60), _GATES),
-    Row(_GATED, _HALF, 128, _forward(16, 132), _backward(16, 136), _GATES),
-    Row(_SIMPLE, _HALF, 16, _forward(2, 1), _backward(2, 3), "more warps than 2 would only repeat each other"),
-    Row(_SIMPLE, _HALF, 32, _forward(4, 3), _backward(4, 5), _ONE_GATE),
-    Row(_SIMPLE, _HALF, 64, _forward(4, 10), _backward(8, 11), _ONE_GATE),
-    Row(_SIMPLE, _HALF, 128, _forward(8, 35), _backward(16, 37), _ONE_GATE),
-    Row(_SIMPLE, _HALF, 256, _forward(16, 133), _backward(16, 137), "more than 16 warps would leave 64 registers each"),
-    Row(_GATED, ("tf32", "tf32x3"), 16, _forward(2, 8), _backward(2, 22), _GATES),
-    Row(_GATED, ("tf32", "tf32x3"), 32, _forward(4, 33), _backward(8, 48), "backward, the LSTM spills with 4 warps"),
-    Row(_GATED, ("tf32",), 64, _forward(8, 67), _backward(8, 96), _GATES),
-    Row(_GATED, ("tf32x3",), 64, _forward(8, 129), _backward(8, 112), "16 warps spill, 4 do so more"),
-    Row(_SIMPLE, ("tf32", "tf32x3"), 16, _forward(2, 2), _backward(2, 6), "more warps would only repeat each other"),
-    Row(_SIMPLE, ("tf32", "tf32x3"), 32, _forward(4, 9), _backward(4, 13), _ONE_GATE),
-    Row(_SIMPLE, ("tf32", "tf32x3"), 64, _forward(4, 33), _backward(8, 33), _ONE_GATE),
-    Row(_SIMPLE, ("tf32",), 128, _forward(8, 69), _backward(16, 73), _ONE_GATE),
-    Row(_SIMPLE, ("tf32x3",), 128, _forward(8, 129), _backward(8, 129), "16 warps spill"),
+    Row(_GATED, _HALF, 128, _forward(16, 132), _backward(16, 136), "8 warps take a half more, forward and backward"),
+    Row(_SIMPLE, _HALF, 16, _forward(2, 1), _backward(2, 3), "more than 2 warps would only repeat each other"),
+    Row(_SIMPLE, _HALF, 32, _forward(4, 3), _backward(4, 5), "2 warps take over 25 % more in 16 bit"),
+    Row(_SIMPLE, _HALF, 64, _forward(4, 10), _backward(8, 10), _ONE_GATE),
+    Row(_SIMPLE, _HALF, 128, _forward(8, 36), _backward(16, 36), _ONE_GATE),
+    Row(_SIMPLE, _HALF, 256, _forward(16, 136), _backward(16, 136), _ONE_GATE),
+    Row(_GATED, ("tf32", "tf32x3"), 16, _forward(2, 8), _backward(4, 22), "backward, the LSTM spills with 2 warps"),
+    Row(_GATED, ("tf32", "tf32x3"), 32, _forward(4, 32), _backward(8, 48), "backward, the LSTM spills with 4 warps"),
+    Row(_GATED, ("tf32",), 64, _forward(8, 68), _backward(8, 96), "backward, 16 warps take twice the issue slots"),
+    Row(_GATED, ("tf32x3",), 64, _forward(8, 128), _backward(8, 112), "16 warps spill, 4 do so more"),
+    Row(_SIMPLE, ("tf32", "tf32x3"), 16, _forward(2, 2), _backward(2, 5), "more than 2 warps would repeat each other"),
+    Row(_SIMPLE, ("tf32", "tf32x3"), 32, _forward(4, 8), _backward(4, 12), "2 warps take over 10 % more"),
+    Row(_SIMPLE, ("tf32", "tf32x3"), 64, _forward(4, 32), _backward(8, 32), _ONE_GATE),
+    Row(_SIMPLE, ("tf32",), 128, _forward(8, 72), _backward(16, 72), _ONE_GATE),
+    Row(_SIMPLE, ("tf32x3",), 128, _forward(8, 128), _backward(8, 128), "16 warps spill"),
 )
 """The first row that serves a layer is its own. What no row serves is too large for one program's registers."""
 

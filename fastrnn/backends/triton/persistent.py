@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.triton.buffers import BackwardBuffers, ForwardBuffers
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers
 from fastrnn.backends.triton.configurations import STAGES, Tile, padded, precision
 from fastrnn.backends.triton.constants import cell_constants
 from fastrnn.backends.triton.launch import Grid, Launcher

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.triton.buffers import BackwardBuffers, ForwardBuffers, Masks
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, Masks
 from fastrnn.backends.triton.configurations import padded
 from fastrnn.backends.triton.constants import cell_constants
 from fastrnn.backends.triton.launch import Grid, Launcher

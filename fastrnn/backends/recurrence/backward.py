@@ -1,18 +1,21 @@
-"""The backward of a layer: the recurrence in one of two ways, then the products over all T·B rows."""
+"""The backward of a layer: the recurrence, then the products over all T·B rows."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from fastrnn.backends import gate_gradients, products
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
-from fastrnn.backends.triton import persistent, steps
-from fastrnn.backends.triton.buffers import BackwardBuffers, Masks, dense
-from fastrnn.backends.triton.configurations import backward_tile
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, Masks, dense
+
+Recurrence = Callable[[Layer, BackwardBuffers], None]
+"""Fills dgates and d_states0; T and B are at least 1."""
 
 
-def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
+def backward(layer: Layer, run: Recurrence, kept: Residuals, grads: Gradients) -> Backward:
     """One layer's gradients; see `Backward`."""
     x, directions, hidden = layer.x, layer.directions, layer.hidden_size
     T, B, _ = x.shape
@@ -24,7 +27,7 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
         d_states0 = [d.clone() for d in d_finals] or zeros
     else:
         d_states0 = [x.new_empty(state.shape) for state in layer.states0]
-        _run(layer, kept, grads, d_finals, dgates, d_states0)
+        run(layer, _buffers(layer, kept, grads, d_finals, dgates, d_states0))
     dx = [gate_gradients.input_gradient(layer, dgates)] if grads.need_x else []
     weights: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
     if grads.need_weights:
@@ -39,22 +42,21 @@ def _filled(d_finals: list[Tensor | None], states0: list[Tensor]) -> list[Tensor
     return [torch.zeros_like(state) if d is None else d for d, state in zip(d_finals, states0, strict=True)]
 
 
-def _run(
+def _buffers(
     layer: Layer,
     kept: Residuals,
     grads: Gradients,
     d_finals: list[Tensor],
     dgates: Tensor,
     d_states0: list[Tensor],
-) -> None:
-    """Fills dgates (directions, T, B, W·H) and d_states0 (directions, B, H)."""
+) -> BackwardBuffers:
     storage, state = layer.x.dtype, layer.state_dtype
     dys, dcs = (*grads.states, None)[:2]
     recomputes = bool(layer.cell.saved) and not kept.gates
     gates = None
     if layer.cell.saved:
         gates = _preactivations(layer, kept.states[0]) if recomputes else dense(kept.gates[0])
-    buffers = BackwardBuffers(
+    return BackwardBuffers(
         w_hh=[dense(w) for w in layer.w_hh],
         ys=dense(kept.states[0], storage),
         cs=dense(kept.states[1], state) if len(kept.states) > 1 else None,
@@ -68,11 +70,6 @@ def _run(
         dgates=dgates,
         d_states0=d_states0,
     )
-    tile = backward_tile(layer)
-    if tile is None:
-        steps.backward(layer, buffers)
-    else:
-        persistent.backward(layer, buffers, tile)
 
 
 def _preactivations(layer: Layer, ys: Tensor) -> Tensor:

@@ -1,17 +1,20 @@
-"""The forward of a layer: the input's product over all T·B rows, then the recurrence in one of two ways."""
+"""The forward of a layer: the input's product over all T·B rows, then the recurrence."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from fastrnn.backends.layer import Forward, Layer
-from fastrnn.backends.triton import persistent, steps
-from fastrnn.backends.triton.buffers import ForwardBuffers, Masks, dense
-from fastrnn.backends.triton.configurations import forward_tile
+from fastrnn.backends.recurrence.buffers import ForwardBuffers, Masks, dense
+
+Recurrence = Callable[[Layer, ForwardBuffers], None]
+"""Fills ys, cs, gates and finals; T and B are at least 1."""
 
 
-def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
+def forward(layer: Layer, run: Recurrence, *, history: bool, gates: bool) -> Forward:
     """One layer's outputs; see `Forward`."""
     x, directions, hidden = layer.x, layer.directions, layer.hidden_size
     T, B, _ = x.shape
@@ -36,11 +39,7 @@ def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
             gates=saved,
             finals=finals,
         )
-        tile = forward_tile(layer)
-        if tile is None:
-            steps.forward(layer, buffers)
-        else:
-            persistent.forward(layer, buffers, tile)
+        run(layer, buffers)
     return Forward([ys] if cs is None else [ys, cs], finals, [] if saved is None else [saved])
 
 

@@ -1,4 +1,4 @@
-"""What one launch reads and writes: the arguments of the kernels, contiguous and aligned, for either way."""
+"""What a recurrence reads and writes: the arguments of its kernels, contiguous and aligned."""
 
 from __future__ import annotations
 

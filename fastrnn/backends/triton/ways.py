@@ -1,0 +1,26 @@
+"""Which of the two ways computes a layer's recurrence: the table decides."""
+
+from __future__ import annotations
+
+from fastrnn.backends.layer import Layer
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers
+from fastrnn.backends.triton import persistent, steps
+from fastrnn.backends.triton.configurations import backward_tile, forward_tile
+
+
+def forward(layer: Layer, buffers: ForwardBuffers) -> None:
+    """Fills ys, cs, gates and finals."""
+    tile = forward_tile(layer)
+    if tile is None:
+        steps.forward(layer, buffers)
+    else:
+        persistent.forward(layer, buffers, tile)
+
+
+def backward(layer: Layer, buffers: BackwardBuffers) -> None:
+    """Fills dgates and d_states0."""
+    tile = backward_tile(layer)
+    if tile is None:
+        steps.backward(layer, buffers)
+    else:
+        persistent.backward(layer, buffers, tile)
