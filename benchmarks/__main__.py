@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measures fastrnn against torch.nn and reports it.
+"""`python -m benchmarks`: measures fastrnn against torch.nn and reports it; with resets, against TorchRL.
 
 The exit status is 0 if everything was measured, 1 if a contender failed or its results were wrong, 2 if the command
 line was, 130 if the measurement was interrupted; what was measured until then is reported.
@@ -18,15 +18,18 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import environment, report
-from benchmarks.cases import DEFAULT_CELLS, DTYPES, MODES, MODULES, SHAPES, Case, parse_shapes
-from benchmarks.contenders import Contender, FastRNN
+from benchmarks import cuda, environment, report, torchrl_triton
+from benchmarks.cases import DEFAULT_CELLS, DEVICES, DTYPES, MODES, MODULES, SHAPES, TF32, Case, parse_shapes
+from benchmarks.contenders import Contender, FastRNN, TorchNN
 from benchmarks.runner import CaseResult, measure_case
+from benchmarks.torchrl_triton import TorchRL
 
 OK, FAILURE, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
+DEFAULT_BACKENDS = {"cpu": ("auto",), "cuda": ("auto", "triton", "cuda")}
+"""By device: "auto", which runs everywhere, and of the others those that fastrnn has and that can run."""
 DEFAULT_BUDGET = 3.0
 """Seconds a case: the default table then takes two to three minutes, memory included."""
-PLAIN_WIDTH = 200
+PLAIN_WIDTH = 240
 """Columns that a table may take in a file or a pipe: the widest row fits."""
 
 
@@ -37,10 +40,12 @@ class UsageError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
-    for name in ("cells", "modes", "shapes", "backends"):
+    for name in ("cells", "modes", "shapes", "dtype", "backends"):
         setattr(options, name, listed(getattr(options, name)))
     try:
-        contenders: list[Contender] = [FastRNN(name) for name in known_backends(options.backends)]
+        check_device(options.device)
+        options.backends = known_backends(options.backends) if options.backends else default_backends(options.device)
+        baseline, *contenders = choose_contenders(options)
         cases = build_cases(options)
         check_outputs(options)
     except (UsageError, ValueError) as error:
@@ -48,13 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    return measure_and_report(cases, contenders, options)
+    return measure_and_report(cases, baseline, contenders, options)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures fastrnn against torch.nn, side by side. Lists take spaces or commas.",
+        description="Measures fastrnn against torch.nn, side by side; with --resets, against TorchRL's Triton kernels. "
+        "Lists take spaces or commas.",
     )
     add = parser.add_argument
     add("--cells", nargs="+", default=DEFAULT_CELLS, metavar="CELL", help=f"of {', '.join(MODULES)}")
@@ -66,13 +72,28 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SHAPE",
         help=f"TxBxH, TxBxIxH or a table of {', '.join(SHAPES)}",
     )
-    add("--backends", nargs="+", default=["auto"], metavar="NAME", help='fastrnn\'s backends; default "auto"')
+    backends = "; ".join(f"{', '.join(names)} on {device}" for device, names in DEFAULT_BACKENDS.items())
+    add("--device", choices=DEVICES, default=DEVICES[0])
+    add("--backends", nargs="+", default=[], metavar="NAME", help=f"fastrnn's backends; default: {backends}")
+    add(
+        "--no-torchrl",
+        dest="torchrl",
+        action="store_false",
+        help="on cuda, leave out TorchRL, which is tuned each case",
+    )
     add("--layers", type=positive_int, default=1, metavar="N")
     add("--bidirectional", action="store_true")
-    add("--dtype", choices=DTYPES, default=DTYPES[0])
+    add("--dtype", nargs="+", default=[DTYPES[0]], metavar="DTYPE", help=f"of {', '.join(DTYPES)}; {TF32} on cuda only")
+    add("--resets", type=probability, default=0.0, metavar="P", help="cut sequences before each step with this chance")
     add("--threads", type=positive_int, metavar="N", help="default: torch's own choice")
-    add("--budget", type=positive_float, default=DEFAULT_BUDGET, metavar="SECONDS", help="for the times of each case")
-    add("--no-memory", dest="memory", action="store_false", help="skip peak memory, which takes a process each")
+    add(
+        "--budget",
+        type=positive_float,
+        default=DEFAULT_BUDGET,
+        metavar="SECONDS",
+        help="for the times of each case, graphs included",
+    )
+    add("--no-memory", dest="memory", action="store_false", help="skip peak memory, which takes a process each on cpu")
     add("--json", type=Path, metavar="FILE", help="write all figures")
     add("--plot", type=Path, metavar="FILE", help="write a picture of the ratios as PNG; needs matplotlib")
     return parser
@@ -89,6 +110,13 @@ def positive_float(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
+    return value
+
+
+def probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {text}")
     return value
 
 
@@ -119,15 +147,54 @@ def known_backends(names: list[str]) -> list[str]:
     return names
 
 
+def default_backends(device: str) -> list[str]:
+    """Those of DEFAULT_BACKENDS that fastrnn has and that can run on this machine."""
+    from fastrnn import backends
+
+    return [
+        name
+        for name in DEFAULT_BACKENDS[device]
+        if name in backends.NAMES and (name == "auto" or backends.module(name).ready() is None)
+    ]
+
+
+def check_device(device: str) -> None:
+    """Raises UsageError if nothing can be measured on `device` here."""
+    reason = cuda.why_not() if device == "cuda" else None
+    if reason is not None:
+        raise UsageError(f"--device {device}: {reason}")
+
+
+def choose_contenders(options: argparse.Namespace) -> list[Contender]:
+    """The baseline, then everyone else: torch.nn or, with resets, which torch.nn does not take, TorchRL comes first.
+
+    Raises UsageError.
+    """
+    ours = [FastRNN(name) for name in options.backends]
+    if options.resets:
+        if not options.torchrl:
+            raise UsageError("--no-torchrl: with --resets everything is compared with TorchRL")
+        return [TorchRL(), *ours]
+    peers = [TorchRL()] if options.device == "cuda" and options.torchrl and torchrl_triton.installed() else []
+    return [TorchNN(), *peers, *ours]
+
+
 def build_cases(options: argparse.Namespace) -> list[Case]:
-    """The cases that the options ask for, by cell, mode and shape. Raises UsageError or ValueError."""
+    """The cases that the options ask for, by cell, mode, dtype and shape. Raises UsageError or ValueError."""
     cells = known("cell", options.cells, MODULES)
     modes = known("mode", options.modes, MODES)
+    dtypes = known("dtype", options.dtype, DTYPES)
+    if TF32 in dtypes:
+        if options.device != "cuda":
+            raise UsageError(f"--dtype {TF32}: needs --device cuda")
+        if not cuda.has_tf32():
+            raise UsageError(f"--dtype {TF32}: this GPU computes nothing in TF32")
     shapes = parse_shapes(options.shapes)
     return [
-        Case(cell, mode, shape, options.dtype, options.layers, options.bidirectional)
+        Case(cell, mode, shape, dtype, options.layers, options.bidirectional, options.device, options.resets)
         for cell in cells
         for mode in modes
+        for dtype in dtypes
         for shape in shapes
     ]
 
@@ -144,13 +211,15 @@ def check_outputs(options: argparse.Namespace) -> None:
         raise UsageError('--plot: needs matplotlib; pip install "fastrnn[bench]"')
 
 
-def measure_and_report(cases: list[Case], contenders: list[Contender], options: argparse.Namespace) -> int:
+def measure_and_report(
+    cases: list[Case], baseline: Contender, contenders: list[Contender], options: argparse.Namespace
+) -> int:
     """Measures `cases` with a progress bar on standard error, then reports on standard output and to files."""
     results: list[CaseResult] = []
     status = OK
-    where = environment.describe()
+    where = environment.describe(options.device)
     try:
-        measure(cases, contenders, options, results)
+        measure(cases, baseline, contenders, options, results)
     except KeyboardInterrupt:
         print(f"interrupted after {len(results)} of {len(cases)} cases", file=sys.stderr)
         status = INTERRUPTED
@@ -168,7 +237,11 @@ def measure_and_report(cases: list[Case], contenders: list[Contender], options: 
 
 
 def measure(
-    cases: list[Case], contenders: list[Contender], options: argparse.Namespace, results: list[CaseResult]
+    cases: list[Case],
+    baseline: Contender,
+    contenders: list[Contender],
+    options: argparse.Namespace,
+    results: list[CaseResult],
 ) -> None:
     """Appends each case's result to `results` as it comes."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -177,7 +250,7 @@ def measure(
         task = progress.add_task("", total=len(cases))
         for case in cases:
             progress.update(task, description=case.label)
-            results.append(measure_case(case, contenders, options.budget, options.memory))
+            results.append(measure_case(case, contenders, options.budget, options.memory, baseline))
             progress.advance(task)
 
 

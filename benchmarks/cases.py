@@ -21,7 +21,10 @@ MODULES: dict[str, tuple[str, dict[str, str]]] = {
 
 DEFAULT_CELLS = ("rnn_tanh", "lstm", "gru")
 MODES = ("inference", "training")
-DTYPES = ("float32", "bfloat16", "float16")
+TF32 = "tf32"
+DTYPES = ("float32", "bfloat16", "float16", TF32)
+"""Of the tensors; "tf32" is float32 tensors whose products may round their factors to TF32, which only GPUs do."""
+DEVICES = ("cpu", "cuda")
 
 
 class Shape(NamedTuple):
@@ -47,8 +50,10 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
         Shape(1000, 1, 80, 256),
         Shape(50, 1, 1024, 1024),
     ),
+    "gpu": tuple(Shape(T, B, H, H) for H in (32, 64, 128) for T in (128, 1024) for B in (16, 64, 256)),
 }
-"""The named tables of shapes: what a report shows by itself, one step or a few at a time, and the survey."""
+"""The named tables of shapes: what a report shows by itself, one step or a few at a time, the survey, and the sizes
+whose weights one program of a GPU can hold."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,9 @@ class Case:
     dtype: str = "float32"
     layers: int = 1
     bidirectional: bool = False
+    device: str = "cpu"
+    resets: float = 0.0
+    """The probability, below 1, that a sequence is cut before a step; 0 for none, and no mask."""
 
     @property
     def label(self) -> str:
@@ -71,7 +79,15 @@ class Case:
             parts.append(f"{self.layers} layers")
         if self.bidirectional:
             parts.append("bidirectional")
+        if self.resets:
+            parts.append(f"resets {self.resets:g}")
         return " ".join(parts)
+
+    @property
+    def tensor_dtype(self) -> torch.dtype:
+        """Of weights, data and results."""
+        dtype: torch.dtype = getattr(torch, "float32" if self.dtype == TF32 else self.dtype)
+        return dtype
 
     @property
     def training(self) -> bool:
@@ -92,6 +108,10 @@ class Problem(NamedTuple):
     """(T, B, I), standard normal, in the case's dtype."""
     dy: Tensor
     """(T, B, H or 2·H), standard normal: the gradient of the outputs, in training."""
+    resets: Tensor | None = None
+    """(T, B) bool: True where a sequence is cut before that step; None in a case without resets."""
+    copies: int = 1
+    """Over how many copies of x, and of dy, a run's calls rotate: see `cuda.copies`."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -123,14 +143,21 @@ def parse_shapes(texts: list[str]) -> list[Shape]:
     return list(shapes)
 
 
-def build_module(namespace: ModuleType, case: Case, dtype: torch.dtype, **extra: Any) -> nn.Module:
-    """The module of `case` from `namespace`, torch.nn or fastrnn, with `extra` keyword arguments."""
+def build_module(
+    namespace: ModuleType, case: Case, dtype: torch.dtype, device: str | None = None, **extra: Any
+) -> nn.Module:
+    """The module of `case` from `namespace`, torch.nn or fastrnn, with `extra` keyword arguments.
+
+    It is on the case's device, or on `device`.
+    """
+    device = device or case.device
     name, arguments = MODULES[case.cell]
     module: nn.Module = getattr(namespace, name)(
         case.shape.I,
         case.shape.H,
         num_layers=case.layers,
         bidirectional=case.bidirectional,
+        device=device,
         dtype=dtype,
         **arguments,
         **extra,
@@ -139,12 +166,19 @@ def build_module(namespace: ModuleType, case: Case, dtype: torch.dtype, **extra:
 
 
 def make_problem(case: Case, seed: int = 0) -> Problem:
-    """The data of `case`, the same for the same seed; torch's own random state is left alone."""
+    """The data of `case`, the same for the same seed on every device; torch's own random state is left alone."""
     T, B, I, H = case.shape
-    dtype: torch.dtype = getattr(torch, case.dtype)
+    dtype, device = case.tensor_dtype, case.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        weights = build_module(nn, case, dtype).state_dict()
+        weights = build_module(nn, case, dtype, device="cpu").state_dict()
         x = torch.randn(T, B, I).to(dtype)
         dy = torch.randn(T, B, H * (1 + case.bidirectional)).to(dtype)
-    return Problem(case, dict(weights), x, dy)
+        resets = torch.rand(T, B) < case.resets if case.resets else None
+    return Problem(
+        case,
+        {name: weight.to(device) for name, weight in weights.items()},
+        x.to(device),
+        dy.to(device),
+        resets if resets is None else resets.to(device),
+    )

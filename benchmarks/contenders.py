@@ -1,17 +1,18 @@
 """Who runs a case: torch.nn, and fastrnn with each of its backends.
 
 A contender builds a *run*, a function without arguments that performs the case once, from the same weights and data as
-every other contender. Another peer is another class here: a name, and `build`.
+every other contender. Another peer is another class: a name, and `build` (see `torchrl_triton`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.cases import Problem, build_module
 
@@ -26,7 +27,7 @@ class NotServed(Exception):
 
 
 class Contender(Protocol):
-    """Who runs cases. It must survive pickling, since its memory is measured in another process."""
+    """Who runs cases. It must survive pickling, since its memory on the CPU is measured in another process."""
 
     @property
     def name(self) -> str: ...
@@ -36,46 +37,85 @@ class Contender(Protocol):
         ...
 
 
-def module_run(module: nn.Module, problem: Problem, dtype: torch.dtype) -> Run:
-    """A run of a module with torch.nn's interface, loaded with the problem's weights, all in `dtype`."""
-    module.load_state_dict(problem.weights)
-    x = problem.x.to(dtype, copy=True)
+def make_run(
+    forward: Callable[[Tensor], Sequence[Any]],
+    training: bool,
+    data: Sequence[tuple[Tensor, Tensor]],
+    parameters: Sequence[Tensor],
+) -> Run:
+    """A run of `forward`, which takes x and returns the outputs and the final states, over each (x, dy) in turn."""
+    turns = cycle(data)
 
     def infer() -> Sequence[Any]:
-        ys, finals = module(x)
-        return (ys, *finals) if isinstance(finals, tuple) else (ys, finals)
+        return forward(next(turns)[0])
 
-    if not problem.case.training:
+    if not training:
         return infer
-
-    parameters = dict(module.named_parameters())
-    inputs = (x.requires_grad_(), *(parameters[name] for name in problem.weights))
-    dy = problem.dy.to(dtype)
+    for x, _ in data:
+        x.requires_grad_()
 
     def train() -> Sequence[Any]:
-        outputs = infer()
-        return (*outputs, *torch.autograd.grad(outputs[0], inputs, dy))
+        x, dy = next(turns)
+        outputs = forward(x)
+        return (*outputs, *torch.autograd.grad(outputs[0], (x, *parameters), dy))
 
     return train
 
 
+def copied(problem: Problem, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+    """The problem's copies of x and dy in `dtype`, each in memory of its own; dy is shared where it is not used."""
+    training = problem.case.training
+    return [
+        (problem.x.to(dtype, copy=True), problem.dy.to(dtype, copy=True) if training else problem.dy)
+        for _ in range(problem.copies)
+    ]
+
+
+def module_run(module: nn.Module, problem: Problem, dtype: torch.dtype, **arguments: Any) -> Run:
+    """A run of a module with torch.nn's interface, loaded with the problem's weights, all in `dtype`.
+
+    `arguments` are its forward's further ones.
+    """
+    module.load_state_dict(problem.weights)
+
+    def forward(x: Tensor) -> Sequence[Any]:
+        ys, finals = module(x, **arguments)
+        return (ys, *finals) if isinstance(finals, tuple) else (ys, finals)
+
+    parameters = dict(module.named_parameters())
+    return make_run(
+        forward, problem.case.training, copied(problem, dtype), [parameters[name] for name in problem.weights]
+    )
+
+
 @dataclass(frozen=True)
 class TorchNN:
-    """torch.nn in the case's dtype, or in `dtype`: in float64 it is the truth that results are compared with."""
+    """torch.nn in the case's dtype, or in `dtype`: in float64 it is the truth that results are compared with.
+
+    On a GPU this is cuDNN with its weights in one piece, as it is fastest; torch chooses cuDNN's algorithm by cell,
+    dtype and sizes.
+    """
 
     dtype: torch.dtype | None = None
     name: str = BASELINE
 
     def build(self, problem: Problem) -> Run:
+        if problem.resets is not None:
+            raise NotServed("torch.nn takes no resets")
         dtype = self.dtype or problem.x.dtype
-        return module_run(build_module(nn, problem.case, dtype), problem, dtype)
+        module = build_module(nn, problem.case, dtype)
+        run = module_run(module, problem, dtype)
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()
+        return run
 
 
 @dataclass(frozen=True)
 class FastRNN:
-    """fastrnn with one of its backends, or with the one that "auto" chooses."""
+    """fastrnn with one of its backends, or with the one that "auto" chooses, in the case's dtype or in `dtype`."""
 
     backend: str
+    dtype: torch.dtype | None = None
 
     @property
     def name(self) -> str:
@@ -84,8 +124,10 @@ class FastRNN:
     def build(self, problem: Problem) -> Run:
         import fastrnn
 
-        dtype = problem.x.dtype
-        run = module_run(build_module(fastrnn, problem.case, dtype, backend=self.backend), problem, dtype)
+        dtype = self.dtype or problem.x.dtype
+        module = build_module(fastrnn, problem.case, dtype, backend=self.backend)
+        arguments = {} if problem.resets is None else {"resets": problem.resets}
+        run = module_run(module, problem, dtype, **arguments)
         try:
             with problem.case.grad_mode():
                 run()

@@ -11,17 +11,21 @@ from pathlib import Path
 import torch
 
 import fastrnn
+from benchmarks import cuda
 from fastrnn.__main__ import cpu_model, package_version
 
 PACKAGES = ("torch", "numba", "llvmlite", "numpy")
+CUDA_PACKAGES = ("torch", "triton", "torchrl", "numpy")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def describe() -> dict[str, object]:
-    """The machine, the software and the moment, as plain values for a report and for JSON."""
+def describe(device: str = "cpu") -> dict[str, object]:
+    """The machine, the software and the moment, as plain values for a report and for JSON, of a run on `device`."""
+    packages = CUDA_PACKAGES if device == "cuda" else PACKAGES
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "device": "cpu",
+        "device": device,
+        **(cuda.describe() if device == "cuda" else {}),
         "cpu": cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": available_cores(),
@@ -29,7 +33,7 @@ def describe() -> dict[str, object]:
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "packages": {"fastrnn": fastrnn.__version__, **{name: package_version(name) for name in PACKAGES}},
+        "packages": {"fastrnn": fastrnn.__version__, **{name: package_version(name) for name in packages}},
         "commit": git_commit(),
     }
 

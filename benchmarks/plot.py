@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import shape_text
+from benchmarks.report import baseline_name, machine_text, shape_text
 from benchmarks.runner import CaseResult
 
 PANEL_WIDTH, BAR_HEIGHT, PANEL_MARGIN = 5.5, 0.3, 0.9
 """Inches."""
 DOTS_PER_INCH = 150
+HALF_SPACE = 0.5
+"""Of a shape, on either side of its tick: the first is at the top."""
 BAR_SHARE = 0.8
 """Of the space of a shape, how much its bars fill."""
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
@@ -22,7 +24,7 @@ LEFT_EDGE, RIGHT_EDGE = 0.9, 1.1
 
 
 def write_plot(path: Path, results: Sequence[CaseResult], environment: dict[str, Any]) -> None:
-    """Writes the ratios torch.nn / contender, on a logarithmic axis, with the quartiles as whiskers, as PNG.
+    """Writes the ratios baseline / contender, on a logarithmic axis, with the quartiles as whiskers, as PNG.
 
     Raises OSError if the file cannot be written.
     """
@@ -34,6 +36,7 @@ def write_plot(path: Path, results: Sequence[CaseResult], environment: dict[str,
     cells = list(dict.fromkeys(result.case.cell for result in results))
     modes = list(dict.fromkeys(result.case.mode for result in results))
     contenders = list(dict.fromkeys(entry.contender for result in results for entry in result.entries))
+    baseline = baseline_name(results)
     labels = list(dict.fromkeys(shape_text(result.case) for result in results))
 
     height = PANEL_MARGIN + BAR_HEIGHT * len(labels) * max(1, len(contenders))
@@ -52,16 +55,16 @@ def write_plot(path: Path, results: Sequence[CaseResult], environment: dict[str,
             draw_panel(axes[row][column], panel, contenders, labels)
             axes[row][column].set_title(f"{cell} {mode}", fontsize="medium")
     set_axis(axes[0][0], results)
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(labels) - HALF_SPACE, -HALF_SPACE)
     for column in range(len(modes)):
-        axes[-1][column].set_xlabel("torch.nn / contender (right of 1: the contender is faster)")
+        axes[-1][column].set_xlabel(f"{baseline} / contender\n(right of 1: the contender is faster)")
     if len(contenders) > 1:
         handles, names = axes[0][0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=len(contenders))
+    version = environment["packages"].get(baseline.lower().removesuffix(".nn"))
     subject = contenders[0] if len(contenders) == 1 else "contenders"
     figure.suptitle(
-        f"{subject} against torch.nn {environment['packages']['torch']}\n"
-        f"{environment['cpu']}, {environment['threads']} threads",
+        f"{subject} against {baseline}{'' if version is None else f' {version}'}\n{machine_text(environment)}",
         fontsize="medium",
     )
     figure.savefig(path, dpi=DOTS_PER_INCH, format="png")
@@ -77,7 +80,14 @@ def draw_panel(axis: Any, results: Sequence[CaseResult], contenders: Sequence[st
             entry = next(entry for entry in result.entries if entry.contender == contender)
             y = labels.index(shape_text(result.case)) + offset
             if entry.ratio is None:
-                axis.text(1, y, f" {entry.status}", va="center", fontsize="x-small", color="grey")
+                axis.text(
+                    1,
+                    y,
+                    f" {entry.status if entry.reason else 'no ratio'}",
+                    va="center",
+                    fontsize="x-small",
+                    color="grey",
+                )
                 continue
             ratio = entry.ratio
             axis.barh(y, ratio.median - 1, thickness, left=1, color=f"C{index}", label=None)

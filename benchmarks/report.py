@@ -14,74 +14,83 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.cases import Case
+from benchmarks.cases import TF32, Case
+from benchmarks.means import GRAPH_RATIO, RATIO, geometric_means, worst_cases
 from benchmarks.runner import FAILED, MEASURED, CaseResult, Entry
 from benchmarks.timing import Summary
 
-FORMAT = 1
+FORMAT = 2
 """Of the JSON: raised whenever a reader of the older one would go wrong."""
 MIB = 2**20
 AHEAD, BEHIND = 1.05, 0.95
 """Beyond these a ratio is coloured; between them two runs are as good as equal."""
-OVERALL = "all"
 UNITS = (("s", 1.0, 1.0), ("ms", 1e3, 1e-3), ("µs", 1e6, 0.0))
 """Of time: name, how many make a second, and the least time in seconds that is told in it."""
 BUSY_SHARE = 0.5
 """Of the cores: beyond this load before the start, other programs disturb what is measured."""
 
 
-def geometric_mean(values: Sequence[float]) -> float:
-    """Of positive values, at least one."""
-    return math.exp(math.fsum(map(math.log, values)) / len(values))
-
-
-def geometric_means(results: Sequence[CaseResult]) -> dict[str, dict[str, float]]:
-    """For each contender, the geometric mean of its ratios by "cell mode", and over all cases as `OVERALL`."""
-    ratios: dict[str, dict[str, list[float]]] = {}
-    for result in results:
-        for entry in result.entries:
-            if entry.ratio is not None:
-                groups = ratios.setdefault(entry.contender, {})
-                for group in (f"{result.case.cell} {result.case.mode}", OVERALL):
-                    groups.setdefault(group, []).append(entry.ratio.median)
-    return {
-        contender: {group: geometric_mean(values) for group, values in sorted(groups.items(), key=_overall_last)}
-        for contender, groups in ratios.items()
-    }
-
-
-def _overall_last(item: tuple[str, list[float]]) -> bool:
-    return item[0] == OVERALL
-
-
 def print_report(console: Console, results: Sequence[CaseResult], environment: dict[str, Any]) -> None:
-    """The environment, a table of all cases, what failed and why, and the geometric means."""
+    """The environment, a table of all cases, what failed and why, the geometric means and the worst cases."""
     packages = ", ".join(f"{name} {number}" for name, number in environment["packages"].items() if number)
-    console.print(f"{environment['cpu']}, {environment['threads']} threads; {packages}", highlight=False)
+    console.print(f"{machine_text(environment)}; {packages}", highlight=False)
     if environment["load"] is not None and environment["load"] > BUSY_SHARE * environment["cores"]:
         busy = f"The machine was busy before the start (load {environment['load']:.1f}): expect noise."
         console.print(busy, style="yellow", highlight=False)
     console.print(results_table(results))
     for result in results:
-        for entry in (result.baseline, *result.entries):
+        for entry in result.all_entries:
             style = "red" if entry.status == FAILED else "yellow"
-            for note in (entry.reason, entry.memory_note and f"memory: {entry.memory_note}"):
-                if note:
-                    line = f"{result.case.label}, {entry.contender}: {entry.status}: {note}"
-                    console.print(line, style=style, markup=False, highlight=False)
-    console.print(means_table(results))
+            for note in notes(entry):
+                line = f"{result.case.label}, {entry.contender}: {entry.status}: {note}"
+                console.print(line, style=style, markup=False, highlight=False)
+    for which in (RATIO, GRAPH_RATIO):
+        if geometric_means(results, which):
+            console.print(means_table(results, which))
+
+
+def machine_text(environment: dict[str, Any]) -> str:
+    """What computed: the GPU with its driver and libraries, or the processor and the threads."""
+    if environment["device"] == "cuda":
+        parts = (
+            f"{name} {environment[key]}" for name, key in (("driver", "driver"), ("CUDA", "cuda"), ("cuDNN", "cudnn"))
+        )
+        return ", ".join((environment["gpu"], *parts))
+    return f"{environment['cpu']}, {environment['threads']} threads"
+
+
+def notes(entry: Entry) -> list[str]:
+    """Why figures of an entry are missing."""
+    kinds = ("", entry.reason), ("memory: ", entry.memory_note), ("graph: ", entry.graph_note)
+    return [f"{kind}{note}" for kind, note in kinds if note]
+
+
+def baseline_name(results: Sequence[CaseResult]) -> str:
+    """Whose times the ratios are of: the same in all cases."""
+    return results[0].baseline.contender
+
+
+def has_graphs(results: Sequence[CaseResult]) -> bool:
+    """Whether anything was replayed as a CUDA graph."""
+    return any(entry.graph_seconds is not None for result in results for entry in result.all_entries)
 
 
 def results_table(results: Sequence[CaseResult]) -> Table:
     """A row for each case and contender."""
+    name, graphs = baseline_name(results), has_graphs(results)
     caption = (
-        "time: median ± half the interquartile range; ratio: torch.nn / contender, above 1 the contender is ahead;\n"
+        f"time: median ± half the interquartile range; ratio: {name} / contender, above 1 the contender is ahead;\n"
         "quartiles: of the ratios of paired rounds; MiB: the peak above what was in use before the call"
     )
+    if graphs:
+        caption += "\ngraph: as a CUDA graph, L2 cleared before; the other times include the gaps between launches"
     table = Table(box=SIMPLE_HEAD, title="time and peak memory of a call", caption=caption)
     for heading in ("cell", "mode", "T x B x I x H", "contender"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("torch.nn", "contender", "ratio", "quartiles", "torch MiB", "MiB"):
+    headings = [name, "contender", "ratio", "quartiles"]
+    if graphs:
+        headings += [f"{name} graph", "graph", "ratio"]
+    for heading in (*headings, f"{name.removesuffix('.nn')} MiB", "MiB"):
         table.add_column(heading, justify="right", no_wrap=True)
     previous = ("", "")
     for result in results:
@@ -91,37 +100,44 @@ def results_table(results: Sequence[CaseResult]) -> Table:
             table.add_section()
         previous = group
         for entry in result.entries or [result.baseline]:
-            table.add_row(case.cell, case.mode, shape_text(case), entry.contender, *_figures(result.baseline, entry))
+            cells = _figures(result.baseline, entry, graphs)
+            table.add_row(case.cell, case.mode, shape_text(case), entry.contender, *cells)
     return table
 
 
-def _figures(baseline: Entry, entry: Entry) -> list[str]:
-    ours = "" if baseline.seconds is None else time_text(baseline.seconds)
-    if entry.seconds is None:
+def _figures(baseline: Entry, entry: Entry, graphs: bool) -> list[str]:
+    """The cells of an entry's row; the second of each pair is left empty for the baseline itself."""
+    own = entry if entry is not baseline else Entry(baseline.contender)
+    figures = [time_text(baseline.seconds), time_text(own.seconds), *_ratio_cells(own)]
+    if own.seconds is None and own is entry:
         style = "red" if entry.status == FAILED else "yellow"
-        return [ours, f"[{style}]{escape(entry.status)}[/]", "", "", memory_text(baseline), ""]
-    if entry.ratio is None:
-        return [ours, "", "", "", memory_text(baseline), ""]
+        figures[1] = f"[{style}]{escape(entry.status)}[/]"
+    if graphs:
+        graph_ratio = "" if own.graph_ratio is None else ratio_text(own.graph_ratio.median)
+        figures += [time_text(baseline.graph_seconds), time_text(own.graph_seconds), graph_ratio]
+    return [*figures, memory_text(baseline), memory_text(own)]
+
+
+def _ratio_cells(entry: Entry) -> tuple[str, str]:
     ratio = entry.ratio
-    return [
-        ours,
-        time_text(entry.seconds),
-        ratio_text(ratio.median),
-        f"{ratio.q1:.2f}-{ratio.q3:.2f}",
-        memory_text(baseline),
-        memory_text(entry),
-    ]
+    return ("", "") if ratio is None else (ratio_text(ratio.median), f"{ratio.q1:.2f}-{ratio.q3:.2f}")
 
 
-def means_table(results: Sequence[CaseResult]) -> Table:
-    """The geometric means of the ratios, a column for each contender."""
-    means = geometric_means(results)
-    table = Table(box=SIMPLE_HEAD, title="geometric mean of torch.nn / contender")
-    table.add_column("cases", no_wrap=True)
-    for contender in means:
-        table.add_column(contender, justify="right", no_wrap=True)
-    for group in dict.fromkeys(group for groups in means.values() for group in groups):
-        table.add_row(group, *(ratio_text(groups[group]) if group in groups else "" for groups in means.values()))
+def means_table(results: Sequence[CaseResult], which: str = RATIO) -> Table:
+    """The geometric means of the ratios, and the worst cases, a row for each contender and group of cases."""
+    worst = worst_cases(results, which)
+    what = "" if which == RATIO else " as CUDA graphs"
+    table = Table(box=SIMPLE_HEAD, title=f"geometric mean of {baseline_name(results)} / contender{what}")
+    for heading in ("contender", "cases"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("mean", "worst"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("worst case", no_wrap=True)
+    for contender, groups in geometric_means(results, which).items():
+        table.add_section()
+        for group, mean in groups.items():
+            least = worst[contender][group]
+            table.add_row(contender, group, ratio_text(mean), ratio_text(least.ratio), least.case)
     return table
 
 
@@ -130,8 +146,10 @@ def shape_text(case: Case) -> str:
     return case.label.removeprefix(f"{case.cell} {case.mode} ")
 
 
-def time_text(seconds: Summary) -> str:
-    """The median with its unit, and half the interquartile range in percent of it after ±."""
+def time_text(seconds: Summary | None) -> str:
+    """The median with its unit, and half the interquartile range in percent of it after ±; nothing for None."""
+    if seconds is None:
+        return ""
     unit, scale = next((unit, scale) for unit, scale, least in UNITS if seconds.median >= least)
     spread = (seconds.q3 - seconds.q1) / 2 / seconds.median
     value = seconds.median * scale
@@ -149,7 +167,10 @@ def ratio_text(ratio: float) -> str:
 
 
 def to_json(results: Sequence[CaseResult], environment: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Everything that was measured, as JSON's types; times in seconds, memory in bytes, ratios torch.nn / contender."""
+    """Everything that was measured, as JSON's types; times in seconds, memory in bytes, ratios baseline / contender.
+
+    A case's first contender is the baseline.
+    """
     return {
         "format": FORMAT,
         "environment": environment,
@@ -158,18 +179,32 @@ def to_json(results: Sequence[CaseResult], environment: dict[str, Any], options:
             {
                 **asdict(result.case),
                 "shape": result.case.shape._asdict(),
-                "contenders": [entry_json(entry) for entry in (result.baseline, *result.entries)],
+                "tf32_allowed": result.case.dtype == TF32,
+                "contenders": [entry_json(entry) for entry in result.all_entries],
             }
             for result in results
         ],
-        "geometric_means": geometric_means(results),
+        **summaries_json(results, RATIO, ""),
+        **(summaries_json(results, GRAPH_RATIO, "graph_") if has_graphs(results) else {}),
+    }
+
+
+def summaries_json(results: Sequence[CaseResult], which: str, prefix: str) -> dict[str, Any]:
+    """The geometric means and the worst cases of one of the ratios."""
+    worst = worst_cases(results, which)
+    return {
+        f"{prefix}geometric_means": geometric_means(results, which),
+        f"{prefix}worst_cases": {
+            contender: {group: least._asdict() for group, least in groups.items()}
+            for contender, groups in worst.items()
+        },
     }
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
     """An entry without what does not apply to it."""
     values = asdict(entry)
-    for name in ("seconds", "ratio"):
+    for name in ("seconds", "ratio", "graph_seconds", "graph_ratio"):
         summary: Summary | None = getattr(entry, name)
         values[name] = None if summary is None else summary._asdict()
     if entry.status != MEASURED:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from benchmarks import memory, parity, timing
+from benchmarks import cuda, memory, parity, precision, timing
 from benchmarks.cases import Case, Problem, make_problem
 from benchmarks.contenders import Contender, NotServed, Run, TorchNN
 from benchmarks.timing import Summary, Timing
 
 MEASURED, NOT_SERVED, FAILED = "measured", "not served", "failed"
+EAGER_SHARE = 0.5
+"""Of a case's budget on a GPU: the rest is for the graphs."""
 
 
 @dataclass
@@ -27,12 +29,18 @@ class Entry:
     allowance: float | None = None
     """The largest share, 0 to 1, of the error that parity allows; None for torch.nn itself."""
     seconds: Summary | None = None
-    """Of a call."""
+    """Of a call; on a GPU of an eager one, by its clock and with the launch gaps."""
     rounds: int = 0
     calls: int = 0
     """In each round."""
     ratio: Summary | None = None
-    """torch.nn's time over this one's: above 1, this one is ahead. None for torch.nn itself."""
+    """The baseline's time over this one's: above 1, this one is ahead. None for the baseline itself, and without it."""
+    graph_seconds: Summary | None = None
+    """Of a call replayed as a CUDA graph, on a GPU."""
+    graph_ratio: Summary | None = None
+    """As `ratio`, of the graphs."""
+    graph_note: str | None = None
+    """Why there is no graph, if there was to be one and the call could not be captured."""
     peak_bytes: int | None = None
     memory_note: str | None = None
     """Why there is no peak memory, if it was to be measured and could not be."""
@@ -44,7 +52,7 @@ class Entry:
 
 @dataclass
 class CaseResult:
-    """One case's figures: torch.nn's, and those of every other contender."""
+    """One case's figures: the baseline's, and those of every other contender."""
 
     case: Case
     baseline: Entry
@@ -54,43 +62,66 @@ class CaseResult:
     def failed(self) -> bool:
         return self.baseline.failed or any(entry.failed for entry in self.entries)
 
+    @property
+    def all_entries(self) -> list[Entry]:
+        return [self.baseline, *self.entries]
 
-def measure_case(case: Case, contenders: Sequence[Contender], budget: float, with_memory: bool = True) -> CaseResult:
-    """Measures torch.nn and `contenders` on `case`, taking turns for `budget` seconds in all.
 
-    A contender that raises, or whose results differ from torch.nn's, becomes an entry without a time.
+def measure_case(
+    case: Case,
+    contenders: Sequence[Contender],
+    budget: float,
+    with_memory: bool = True,
+    baseline: Contender | None = None,
+) -> CaseResult:
+    """Measures `baseline`, or torch.nn, and `contenders` on `case`, taking turns for `budget` seconds in all.
+
+    A contender that raises, or whose results are wrong, becomes an entry without a time; without the baseline's time
+    there are no ratios.
     """
-    problem = make_problem(case)
-    baseline = TorchNN()
-    result = CaseResult(case, Entry(baseline.name), [Entry(contender.name) for contender in contenders])
-    with case.grad_mode():
+    everyone = (baseline or TorchNN(), *contenders)
+    first, *others = [Entry(contender.name) for contender in everyone]
+    result = CaseResult(case, first, others)
+    with precision.products(case.dtype), case.grad_mode():
         try:
-            runs: list[Run | None] = [baseline.build(problem)]
+            problem = make_problem(case)
+            standard = parity.standard(problem)
         except Exception as error:
             fail(result.baseline, error)
             for entry in result.entries:
                 entry.status, entry.reason = NOT_SERVED, "torch.nn failed: nothing to compare with"
             return result
-        runs += checked_runs(problem, contenders, result.entries)
-        time_runs(result, runs, budget)
-    if with_memory:
-        entries = (result.baseline, *result.entries)
-        for contender, entry in zip((baseline, *contenders), entries, strict=True):
-            if entry.status == MEASURED:
-                measure_memory(entry, contender, case)
+        runs = checked_runs(with_copies(problem), standard, everyone, result.all_entries)
+        del problem, standard
+        if case.device == "cuda":
+            time_runs(result, runs, EAGER_SHARE * budget, cuda.burst)
+            time_graphs(result, runs, (1 - EAGER_SHARE) * budget)
+        else:
+            time_runs(result, runs, budget)
+        if with_memory:
+            measure_memory(result, everyone, runs)
     return result
 
 
-def checked_runs(problem: Problem, contenders: Sequence[Contender], entries: Sequence[Entry]) -> list[Run | None]:
+def with_copies(problem: Problem) -> Problem:
+    """`problem`, on a GPU with as many copies of its inputs as exceed its L2 cache."""
+    if problem.case.device != "cuda":
+        return problem
+    inputs = (problem.x, problem.dy) if problem.case.training else (problem.x,)
+    return problem._replace(copies=cuda.copies(inputs, cuda.l2_bytes()))
+
+
+def checked_runs(
+    problem: Problem, standard: parity.Standard, contenders: Sequence[Contender], entries: Sequence[Entry]
+) -> list[Run | None]:
     """A run for each contender, or None where there is none or its results are wrong; the entry then says why."""
-    truth = TorchNN(torch.float64).build(problem)()
-    ours = TorchNN().build(problem)()
     runs: list[Run | None] = []
     for contender, entry in zip(contenders, entries, strict=True):
         run = None
         try:
             candidate = contender.build(problem)
-            entry.allowance = parity.check(problem.names, candidate(), ours, truth)
+            if not isinstance(contender, TorchNN):
+                entry.allowance = parity.check_run(contender, candidate(), standard)
             run = candidate
         except NotServed as error:
             entry.status, entry.reason = NOT_SERVED, str(error)
@@ -100,24 +131,54 @@ def checked_runs(problem: Problem, contenders: Sequence[Contender], entries: Seq
     return runs
 
 
-def time_runs(result: CaseResult, runs: Sequence[Run | None], budget: float) -> None:
-    """Fills in the times and ratios of those that have a run; torch.nn's comes first."""
-    timed = [
-        (entry, run) for entry, run in zip((result.baseline, *result.entries), runs, strict=True) if run is not None
-    ]
-    timings: list[Timing] = timing.interleave([run for _, run in timed], budget)
+def time_runs(
+    result: CaseResult, runs: Sequence[Run | None], budget: float, burst: timing.Burst = timing.wall_burst
+) -> None:
+    """Fills in the times and ratios of those that have a run; the baseline's comes first."""
+    timed = [(entry, run) for entry, run in zip(result.all_entries, runs, strict=True) if run is not None]
+    if not timed:
+        return
+    timings: list[Timing] = timing.interleave([run for _, run in timed], budget, burst)
+    base = timings[0] if runs[0] is not None else None
     for (entry, _), times in zip(timed, timings, strict=True):
         entry.seconds = timing.summarize(times.seconds)
         entry.rounds, entry.calls = len(times.seconds), times.calls
-        if entry is not result.baseline:
-            entry.ratio = timing.ratio(timings[0], times)
+        if entry is not result.baseline and base is not None:
+            entry.ratio = timing.ratio(base, times)
 
 
-def measure_memory(entry: Entry, contender: Contender, case: Case) -> None:
-    try:
-        entry.peak_bytes = memory.peak_bytes(contender, case, torch.get_num_threads())
-    except memory.MemoryNotMeasured as error:
-        entry.memory_note = str(error)
+def time_graphs(result: CaseResult, runs: Sequence[Run | None], budget: float) -> None:
+    """Fills in the times and ratios of the runs' CUDA graphs, of those that can be captured."""
+    graphs: list[tuple[Entry, Callable[[], object]]] = []
+    for entry, run in zip(result.all_entries, runs, strict=True):
+        if run is None:
+            continue
+        try:
+            graphs.append((entry, cuda.capture(run).replay))
+        except cuda.NotCaptured as error:
+            entry.graph_note = str(error)
+    if not graphs:
+        return
+    timings = timing.interleave([replay for _, replay in graphs], budget, cuda.cold_burst(cuda.l2_clearer()))
+    base = timings[0] if graphs[0][0] is result.baseline else None
+    for (entry, _), times in zip(graphs, timings, strict=True):
+        entry.graph_seconds = timing.summarize(times.seconds)
+        if entry is not result.baseline and base is not None:
+            entry.graph_ratio = timing.ratio(base, times)
+
+
+def measure_memory(result: CaseResult, contenders: Sequence[Contender], runs: Sequence[Run | None]) -> None:
+    """Fills in the peak memory of those that were measured: on a GPU here, on the CPU by processes of their own."""
+    for contender, entry, run in zip(contenders, result.all_entries, runs, strict=True):
+        if run is None:
+            continue
+        try:
+            if result.case.device == "cuda":
+                entry.peak_bytes = cuda.peak_bytes(run)
+            else:
+                entry.peak_bytes = memory.peak_bytes(contender, result.case, torch.get_num_threads())
+        except memory.MemoryNotMeasured as error:
+            entry.memory_note = str(error)
 
 
 def fail(entry: Entry, error: Exception) -> None:

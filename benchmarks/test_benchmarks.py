@@ -8,7 +8,6 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import parity
@@ -30,6 +29,5 @@ def test_speed(case: Case, contender: Contender, benchmark: BenchmarkFixture) ->
             run = contender.build(problem)
         except NotServed as reason:
             pytest.skip(str(reason))
-        truth = TorchNN(torch.float64).build(problem)()
-        parity.check(problem.names, run(), TorchNN().build(problem)(), truth)
+        parity.check(run(), parity.standard(problem))
         benchmark(run)
