@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-import fastrnn
 from fastrnn import backends, ops
-from fastrnn.backends import products, reference
 from fastrnn.backends.layer import Gradients, Layer, Residuals
 from fastrnn.cells import CELLS
-from tests.layers import AWKWARD, PROJECTED, Shape, cast, compute, cotangents, parameters, random_layer, rounded
-from tests.tolerances import DRAWS, FLOOR, ROUNDS_PRODUCTS, assert_accurate, relative_error
+from tests.arithmetic import yardsticks
+from tests.layers import AWKWARD, PROJECTED, Shape, compute, cotangents, parameters, random_layer, rounded
+from tests.tolerances import FLOOR, assert_accurate, relative_error
 
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=str(reason)))
@@ -36,48 +32,6 @@ def skip_unless_supported(layer: Layer, *names: str) -> None:
             pytest.skip(f"{name}: {reason}")
 
 
-def torchs_own(layer: Layer, dtype: torch.dtype, grads: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
-    """What torch.nn's kernels give in `dtype`; the step-by-step reference where they cannot serve the layer."""
-    if layer.lengths is not None or layer.resets is not None or layer.reverse or layer.x.shape[0] == 0:
-        return compute(layer, dtype, "reference", grads)
-    layer = cast(layer, dtype)
-    run = getattr(fastrnn.functional, layer.cell_name.split("_")[0])
-    options = {"nonlinearity": layer.cell_name.split("_")[1]} if "_" in layer.cell_name else {}
-    biases = [layer.biases[2 * k : 2 * k + 2] for k in range(layer.directions)]
-    weights = [[layer.w_ih[k], layer.w_hh[k][0], *biases[k], *layer.extras[k : k + 1]] for k in range(layer.directions)]
-    hx = tuple(layer.states0) if len(layer.states0) > 1 else layer.states0[0]
-    output, finals = run(layer.x, hx, weights, bidirectional=layer.directions == 2, backend="aten", **options)
-    outputs = [output, *(finals if isinstance(finals, tuple) else (finals,))]
-    named = parameters(layer)
-    gradients = torch.autograd.grad(outputs, [*named.values()], [d.to(dtype) for group in grads for d in group])
-    names = ["output", *(f"final[{i}]" for i in range(len(outputs) - 1)), *(f"d {name}" for name in named)]
-    return dict(zip(names, [*outputs, *gradients], strict=True))
-
-
-def randomly_rounded(layer: Layer, dtype: torch.dtype, grads: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:
-    """The float64 reference, but for random relative errors, as large as rounding to `dtype`, where a kernel rounds.
-
-    Biases are added in `dtype`; gx and the outputs are kept in it; h and the gates' gradients are multiplied in it.
-    """
-
-    def rounded(tensor: Tensor) -> Tensor:
-        return tensor * (1 + torch.finfo(dtype).eps * (torch.rand_like(tensor) - 0.5))
-
-    def rounding(owner: Any, name: str, change: Callable[[Any], Any]) -> None:
-        exact = getattr(owner, name)
-        patch.setattr(owner, name, lambda *arguments, **options: change(exact(*arguments, **options)))
-
-    with pytest.MonkeyPatch.context() as patch:
-        rounding(products, "input_product", rounded)
-        rounding(products, "hidden_product", rounded)
-        rounding(products, "hidden_product_backward", rounded)
-        rounding(reference, "forward", lambda result: result._replace(states=[*map(rounded, result.states)]))
-        rounding(
-            reference, "_reversed_recurrence", lambda flow: flow._replace(dgx=rounded(flow.dgx), dgh=rounded(flow.dgh))
-        )
-        return compute(replace(layer, biases=[*map(rounded, layer.biases)]), torch.float64, "reference", grads)
-
-
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")  # torch's, of its own kernel
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -87,9 +41,7 @@ def test_values_and_gradients(cell: str, shape: Shape, dtype: torch.dtype, backe
     skip_unless_supported(layer, backend)
     grads = tuple([d.to(dtype).double() for d in group] for group in cotangents(layer))
     truth = compute(layer, torch.float64, "reference", grads)
-    others = [torchs_own(layer, dtype, grads)]
-    if backend in ROUNDS_PRODUCTS and dtype.itemsize == 2:
-        others += [randomly_rounded(layer, dtype, grads) for _ in range(DRAWS)]
+    others = yardsticks(layer, dtype, grads, backend)
     for name, result in compute(layer, dtype, backend, grads).items():
         assert_accurate(name, result, truth[name], *(other[name] for other in others))
 

@@ -1,6 +1,6 @@
 """Both ways of the Triton backend, each forced upon layers that the table would give to the other, and with heads.
 
-`test_backends.py` compares what the table chooses with the reference in every dtype; here it is float64 and the tile.
+`test_backends.py` compares what the table chooses with the reference in every dtype.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from fastrnn import backends
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.triton import configurations, ways
 from fastrnn.cells import CELLS
-from tests.layers import AWKWARD, Shape, compute, cotangents, random_layer
-from tests.tolerances import FLOOR, relative_error
+from tests.arithmetic import yardsticks
+from tests.layers import AWKWARD, Shape, compute, cotangents, random_layer, rounded
+from tests.tolerances import FLOOR, assert_accurate, relative_error
 
 reason = backends.module("triton").ready()
 pytestmark = [
@@ -56,6 +57,20 @@ def assert_as_reference(layer: Layer, recompute: bool = False) -> None:
 def test_step_by_step(cell: str, shape: Shape, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     force(monkeypatch, None)
     assert_as_reference(random_layer(cell, shape))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [AWKWARD[5], EVERYTHING], ids=str)
+def test_step_by_step_in_storage_dtypes(
+    cell: str, shape: Shape, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    force(monkeypatch, None)
+    layer = rounded(random_layer(cell, shape), dtype)
+    grads = tuple([d.to(dtype).double() for d in group] for group in cotangents(layer))
+    truth, others = compute(layer, torch.float64, "reference", grads), yardsticks(layer, dtype, grads, backend)
+    for name, result in compute(layer, dtype, backend, grads).items():
+        assert_accurate(name, result, truth[name], *(other[name] for other in others))
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -1,0 +1,69 @@
+"""How precise torch's own arithmetic is: what results in a dtype are measured by, as `tests/tolerances.py` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastrnn
+from fastrnn.backends import products, reference
+from fastrnn.backends.layer import Layer
+from tests.layers import cast, compute, parameters
+from tests.tolerances import DRAWS, ROUNDS_PRODUCTS
+
+Cotangents = tuple[list[Tensor], list[Tensor]]
+
+
+def yardsticks(layer: Layer, dtype: torch.dtype, grads: Cotangents, backend: str) -> list[dict[str, Tensor]]:
+    """Torch's results in `dtype`, then, where `backend` rounds to 16 bits, the reference with random roundings."""
+    results = [torchs_own(layer, dtype, grads)]
+    if backend in ROUNDS_PRODUCTS and dtype.itemsize == 2:
+        results += [randomly_rounded(layer, dtype, grads) for _ in range(DRAWS)]
+    return results
+
+
+def torchs_own(layer: Layer, dtype: torch.dtype, grads: Cotangents) -> dict[str, Tensor]:
+    """What torch.nn's kernels give in `dtype`; the step-by-step reference where they cannot serve the layer."""
+    if layer.lengths is not None or layer.resets is not None or layer.reverse or layer.x.shape[0] == 0:
+        return compute(layer, dtype, "reference", grads)
+    layer = cast(layer, dtype)
+    run = getattr(fastrnn.functional, layer.cell_name.split("_")[0])
+    options = {"nonlinearity": layer.cell_name.split("_")[1]} if "_" in layer.cell_name else {}
+    biases = [layer.biases[2 * k : 2 * k + 2] for k in range(layer.directions)]
+    weights = [[layer.w_ih[k], layer.w_hh[k][0], *biases[k], *layer.extras[k : k + 1]] for k in range(layer.directions)]
+    hx = tuple(layer.states0) if len(layer.states0) > 1 else layer.states0[0]
+    output, finals = run(layer.x, hx, weights, bidirectional=layer.directions == 2, backend="aten", **options)
+    outputs = [output, *(finals if isinstance(finals, tuple) else (finals,))]
+    named = parameters(layer)
+    gradients = torch.autograd.grad(outputs, [*named.values()], [d.to(dtype) for group in grads for d in group])
+    names = ["output", *(f"final[{i}]" for i in range(len(outputs) - 1)), *(f"d {name}" for name in named)]
+    return dict(zip(names, [*outputs, *gradients], strict=True))
+
+
+def randomly_rounded(layer: Layer, dtype: torch.dtype, grads: Cotangents) -> dict[str, Tensor]:
+    """The float64 reference, but for random relative errors, as large as rounding to `dtype`, where a kernel rounds.
+
+    Biases are added in `dtype`; gx and the outputs are kept in it; h and the gates' gradients are multiplied in it.
+    """
+
+    def rounded(tensor: Tensor) -> Tensor:
+        return tensor * (1 + torch.finfo(dtype).eps * (torch.rand_like(tensor) - 0.5))
+
+    def rounding(owner: Any, name: str, change: Callable[[Any], Any]) -> None:
+        exact = getattr(owner, name)
+        patch.setattr(owner, name, lambda *arguments, **options: change(exact(*arguments, **options)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        rounding(products, "input_product", rounded)
+        rounding(products, "hidden_product", rounded)
+        rounding(products, "hidden_product_backward", rounded)
+        rounding(reference, "forward", lambda result: result._replace(states=[*map(rounded, result.states)]))
+        rounding(
+            reference, "_reversed_recurrence", lambda flow: flow._replace(dgx=rounded(flow.dgx), dgh=rounded(flow.dgh))
+        )
+        return compute(replace(layer, biases=[*map(rounded, layer.biases)]), torch.float64, "reference", grads)
