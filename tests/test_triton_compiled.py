@@ -1,8 +1,9 @@
 """The Triton kernels' machine code, without a GPU: nothing spills, W stays in registers, a step stays short.
 
 Every row of the table of tiles is compiled by the backend's own way, and the cubins are read. On sm_90 in every main
-variant, on sm_80 and sm_100 in the largest one, where registers are scarcest. The counts were read with Triton 3.6.0
-and the ptxas that it ships; another release may move them, and the table then has to be read again.
+variant, on sm_80 and sm_100 in the leanest and the largest one, and of the cells without gates only the widest layer.
+The counts were read with Triton 3.6.0 and the ptxas that it ships; another release may move them, and the table then
+has to be read again.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ STEP_STORAGE = ("bfloat16", "float32", "float64")
 """Of the per-step kernels."""
 
 SPILLS = {("lstm", "tf32", 64): 12, ("lstm", "tf32x3", 64): 8}
-"""Tolerated moves of registers to and from memory in a step, backward, of the largest variant alone: its other variants
-have none, and the per-step kernels, which would serve it otherwise, launch two kernels a step."""
+"""Tolerated moves of registers to and from memory in a step, backward, of the largest variant: without resets there are
+none, and the per-step kernels, which would serve it otherwise, launch two kernels a step."""
 STACK = 64
 """Bytes, tolerated: what is put aside before the time loop and fetched again after it."""
 W_LOADS = {"16 bit": 1, "tf32": 1, "tf32x3": 2}
@@ -110,11 +111,9 @@ def variants(cell: str, direction: str, capability: int) -> tuple[Variant, ...]:
     largest = MASKED_LEAN if direction == "backward" and saves else MASKED
     if cell == "rnn_relu":  # the RNN's other activation is cheaper than tanh, and all else is the same
         return (largest,) if capability == MAIN else ()
-    if capability != MAIN:
-        return (largest,)
     if direction == "backward":
         return TRAINING, largest
-    return (INFERENCE, TRAINING, MASKED) if saves else (INFERENCE, MASKED)
+    return (INFERENCE, TRAINING, MASKED) if saves and capability == MAIN else (INFERENCE, MASKED)
 
 
 def of_row(row: Row) -> Iterator[Kernel]:

@@ -94,7 +94,7 @@ def test_a_nan_state_of_an_empty_sequence_stays_there(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
 def test_the_operator_itself_takes_any_integer_lengths(dtype: torch.dtype) -> None:
-    gru = fastrnn.GRU(3, 4)
+    gru = fastrnn.GRU(3, 4, backend="auto")
     w_ih, w_hh, *biases = gru.all_weights[0]
     lengths = torch.tensor([5, 0, 3, 1])
     arguments = ([w_ih], [w_hh[None]], biases, [], [torch.zeros(1, 4, 4)])
