@@ -23,7 +23,7 @@ def yardsticks(layer: Layer, dtype: torch.dtype, grads: Cotangents, backend: str
     """Torch's results in `dtype`, then, where `backend` rounds to 16 bits, the reference with random roundings."""
     results = [torchs_own(layer, dtype, grads)]
     if backend in ROUNDS_PRODUCTS and dtype.itemsize == 2:
-        results += [randomly_rounded(layer, dtype, grads) for _ in range(DRAWS)]
+        results += [randomly_rounded(layer, torch.finfo(dtype).eps, grads) for _ in range(DRAWS)]
     return results
 
 
@@ -45,14 +45,15 @@ def torchs_own(layer: Layer, dtype: torch.dtype, grads: Cotangents) -> dict[str,
     return dict(zip(names, [*outputs, *gradients], strict=True))
 
 
-def randomly_rounded(layer: Layer, dtype: torch.dtype, grads: Cotangents) -> dict[str, Tensor]:
-    """The float64 reference, but for random relative errors, as large as rounding to `dtype`, where a kernel rounds.
+def randomly_rounded(layer: Layer, epsilon: float, grads: Cotangents) -> dict[str, Tensor]:
+    """The float64 reference, but for random relative errors of up to half of `epsilon` where a kernel rounds.
 
-    Biases are added in `dtype`; gx and the outputs are kept in it; h and the gates' gradients are multiplied in it.
+    Biases are added in the storage dtype; gx and the outputs are kept in it; h and the gates' gradients are multiplied
+    in it.
     """
 
     def rounded(tensor: Tensor) -> Tensor:
-        return tensor * (1 + torch.finfo(dtype).eps * (torch.rand_like(tensor) - 0.5))
+        return tensor * (1 + epsilon * (torch.rand_like(tensor) - 0.5))
 
     def rounding(owner: Any, name: str, change: Callable[[Any], Any]) -> None:
         exact = getattr(owner, name)

@@ -31,6 +31,15 @@ def _fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _exact_float32() -> Iterator[None]:
+    """float32 is multiplied as float32: what TF32 does is for the tests that ask for it."""
+    settings = torch.backends.cudnn.rnn
+    before, settings.fp32_precision = settings.fp32_precision, "ieee"
+    yield
+    settings.fp32_precision = before
+
+
 @pytest.fixture
 def poisoned_memory() -> Iterator[None]:
     """Uninitialised memory is NaN, so that an element that nobody writes shows."""

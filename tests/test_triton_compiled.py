@@ -38,15 +38,11 @@ OTHER_STORAGE = {"16 bit": "float16"}
 STEP_STORAGE = ("bfloat16", "float32", "float64")
 """Of the per-step kernels."""
 
-SPILLS = {("lstm", "tf32", 64): 12, ("lstm", "tf32x3", 64): 8}
+SPILLS = {("lstm", "16 bit", 128): 4, ("lstm", "tf32", 64): 9}
 """Tolerated moves of registers to and from memory in a step, backward, of the largest variant: without resets there are
 none, and the per-step kernels, which would serve it otherwise, launch two kernels a step."""
 STACK = 64
 """Bytes, tolerated: what is put aside before the time loop and fetched again after it."""
-W_LOADS = {"16 bit": 1, "tf32": 1, "tf32x3": 2}
-"""Tolerated with resets, backward, of cells with gates. A product takes its layout from the narrowest value that its
-first operand is computed from; for one gate that is a reset, a byte, so that W has another layout there than in the
-product before the loop, which is what keeps it in registers."""
 MARGIN = 1.03
 """Of instructions, above what the table says: what a patch release of ptxas may add."""
 
@@ -71,10 +67,10 @@ CEILINGS = {
     ("lstm", "16 bit", 32): Steps(Step(95, 2, 1536), Step(119, 6, 2304), Step(268, 12, 7808)),
     ("lstm", "16 bit", 64): Steps(Step(99, 2, 2048), Step(124, 6, 2816), Step(290, 12, 11904)),
     ("lstm", "16 bit", 128): Steps(Step(116, 2, 3072), Step(135, 6, 3840), Step(346, 12, 20096)),
-    ("gru", "16 bit", 16): Steps(Step(81, 2, 1280), Step(96, 4, 1792), Step(313, 4, 4480)),
-    ("gru", "16 bit", 32): Steps(Step(83, 2, 1536), Step(101, 4, 2048), Step(218, 8, 6016)),
-    ("gru", "16 bit", 64): Steps(Step(92, 2, 2048), Step(111, 4, 2560), Step(237, 8, 9088)),
-    ("gru", "16 bit", 128): Steps(Step(106, 2, 3072), Step(117, 4, 3584), Step(273, 8, 15232)),
+    ("gru", "16 bit", 16): Steps(Step(81, 2, 1280), Step(102, 4, 1792), Step(313, 4, 4480)),
+    ("gru", "16 bit", 32): Steps(Step(83, 2, 1536), Step(107, 4, 2048), Step(218, 8, 6016)),
+    ("gru", "16 bit", 64): Steps(Step(92, 2, 2048), Step(117, 4, 2560), Step(237, 8, 9088)),
+    ("gru", "16 bit", 128): Steps(Step(106, 2, 3072), Step(122, 4, 3584), Step(273, 8, 15232)),
     ("rnn_tanh", "16 bit", 16): Steps(Step(49, 4, 384), Step(49, 4, 384), Step(74, 4, 1664)),
     ("rnn_tanh", "16 bit", 32): Steps(Step(49, 6, 896), Step(49, 6, 896), Step(81, 4, 2176)),
     ("rnn_tanh", "16 bit", 64): Steps(Step(76, 6, 1536), Step(76, 6, 1536), Step(84, 4, 3200)),
@@ -192,11 +188,10 @@ def test_a_persistent_kernel(kernel: Kernel, compiled: dict[Kernel, Compiled | s
     found = result(compiled, kernel)
     is_largest_backward = kernel.direction == "backward" and kernel.variant.masks
     spills = SPILLS.get((kernel.cell, kernel.precision, kernel.units), 0) if is_largest_backward else 0
-    w_loads = W_LOADS[kernel.precision] if is_largest_backward and CELLS[kernel.cell].saved else 0
     assert found.assembly.is_loop, "a time loop, with its products on the tensor cores"
     assert found.assembly.spills <= spills
     assert found.stack <= STACK
-    assert found.w_loads <= w_loads
+    assert found.w_loads == 0
     assert kernel.tile is not None
     assert found.warps == kernel.tile[1]
     assert found.shared_memory <= kernel.tile[2], "what the row says"

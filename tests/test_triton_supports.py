@@ -14,7 +14,9 @@ from fastrnn.backends.triton import configurations
 from fastrnn.cells import CELLS
 from tests.layers import Shape, random_layer
 
-interpreted = pytest.mark.skipif(not configurations.INTERPRETED, reason="kernels are compiled here")
+interpreted = pytest.mark.skipif(
+    not configurations.INTERPRETED or backend.ready() is not None, reason=backend.ready() or "kernels are compiled here"
+)
 
 
 @interpreted
@@ -58,6 +60,11 @@ def test_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ready() == "Triton's launcher needs Python.h, and it is not installed"
     monkeypatch.setattr(backend, "c_compiler", lambda: None)
     assert ready() == "Triton's launcher needs a C compiler, and there is none"
+    monkeypatch.setattr(backend, "release", lambda package: (3, 6) if package == "triton" else (2, 4))
+    monkeypatch.setattr(backend, "INTERPRETED", True)
+    assert "Triton's interpreter needs numpy below 2.4, got " in str(ready())
+    monkeypatch.setattr(backend, "release", lambda package: (3, 4))
+    assert str(ready()).startswith("it needs triton 3.5 or later, got ")
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
     assert ready() == "triton is not installed"
 
@@ -85,16 +92,9 @@ def test_a_projection_is_refused_by_name() -> None:
 
 
 def test_float32_is_multiplied_as_torch_allows_its_own_layers() -> None:
-    settings = getattr(torch.backends.cudnn, "rnn", None)
-    if settings is None:
-        pytest.skip("this torch has one setting for all of cuDNN")
-    before = settings.fp32_precision
-    try:
-        for value, expected in (("tf32", "tf32"), ("ieee", "tf32x3")):
-            settings.fp32_precision = value
-            assert configurations.precision(torch.float32) == expected
-    finally:
-        settings.fp32_precision = before
+    for value, expected in (("tf32", "tf32"), ("ieee", "tf32x3")):
+        torch.backends.cudnn.rnn.fp32_precision = value
+        assert configurations.precision(torch.float32) == expected
     assert configurations.precision(torch.bfloat16) == configurations.precision(torch.float16) == "16 bit"
 
 

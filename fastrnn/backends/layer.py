@@ -24,6 +24,14 @@ def gate_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float16 if dtype == torch.bfloat16 else dtype
 
 
+def as_gates(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a cell saved, in `dtype`. The GRU's h W_n + b_hn may lie beyond float16's range: it stays finite."""
+    if dtype == torch.float16 != values.dtype:
+        largest = torch.finfo(dtype).max
+        values = values.clamp(-largest, largest)
+    return values.to(dtype)
+
+
 @dataclass(frozen=True)
 class Layer:
     """The arguments of one layer. Lists hold one tensor for each direction, the forward one first.

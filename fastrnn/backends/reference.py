@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastrnn.backends import products
-from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
+from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals, as_gates
 from fastrnn.cells.lstm import unprojected_output
 
 
@@ -37,7 +37,8 @@ def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     states = [histories[0].to(dtype), *(histories[1:] if history else ())]
     if not (gates and layer.cell.saved):
         return Forward(states, finals, [])
-    return Forward(states, finals, [torch.stack([torch.cat(run[2], -1) for run in runs]).to(layer.gate_dtype)])
+    saved = torch.stack([torch.cat(run[2], -1) for run in runs])
+    return Forward(states, finals, [as_gates(saved, layer.gate_dtype)])
 
 
 def _forward_direction(layer: Layer, direction: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

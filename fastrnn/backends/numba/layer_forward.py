@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrnn.backends.layer import Forward, Layer
+from fastrnn.backends.layer import Forward, Layer, as_gates
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, ForwardAddresses, ForwardShape
 from fastrnn.backends.numba.compile import kernel
@@ -58,7 +58,9 @@ def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
         _run(layer, ys, c_history, saved, last)
         finals = [cast(state, storage) for state in last]
     histories = [] if c_history is None else [c_history]
-    return Forward([cast(ys, storage), *histories], finals, [] if saved is None else [cast(saved, layer.gate_dtype)])
+    return Forward(
+        [cast(ys, storage), *histories], finals, [] if saved is None else [as_gates(saved, layer.gate_dtype)]
+    )
 
 
 def _run(layer: Layer, ys: Tensor, c_history: Tensor | None, saved: Tensor | None, last: list[Tensor]) -> None:

@@ -24,7 +24,7 @@ def backward(layer: Layer, run: Recurrence, kept: Residuals, grads: Gradients) -
     d_finals = _filled(grads.finals, layer.states0)
     if T == 0 or B == 0:
         zeros = [torch.zeros_like(state, memory_format=torch.contiguous_format) for state in layer.states0]
-        d_states0 = [d.clone() for d in d_finals] or zeros
+        d_states0 = [d.clone(memory_format=torch.contiguous_format) for d in d_finals] or zeros
     else:
         d_states0 = [x.new_empty(state.shape) for state in layer.states0]
         run(layer, _buffers(layer, kept, grads, d_finals, dgates, d_states0))

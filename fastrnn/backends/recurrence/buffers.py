@@ -19,6 +19,12 @@ def dense(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 
 
+def both(states: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """h's and c's; None where a cell has no c, or where there is nothing at all."""
+    h, c = (*states, None, None)[:2]
+    return h, c
+
+
 def _dense_or_none(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
     return None if tensor is None else dense(tensor, dtype)
 

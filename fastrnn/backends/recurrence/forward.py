@@ -25,7 +25,7 @@ def forward(layer: Layer, run: Recurrence, *, history: bool, gates: bool) -> For
         cs = x.new_empty((T, B, directions * hidden), dtype=layer.state_dtype)
     saved = x.new_empty((directions, T, B, saves * hidden), dtype=layer.gate_dtype) if gates and saves else None
     if T == 0 or B == 0:
-        finals = [state.clone() for state in layer.states0]
+        finals = [state.clone(memory_format=torch.contiguous_format) for state in layer.states0]
     else:
         finals = [x.new_empty(state.shape) for state in layer.states0]
         buffers = ForwardBuffers(

@@ -13,6 +13,7 @@ import shutil
 import sysconfig
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from fastrnn.backends.triton.interpreter import INTERPRETED
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OLDEST_CAPABILITY = (8, 0)
 """Of a device: the first with asynchronous copies and bfloat16."""
+OLDEST_TRITON = (3, 5)
+"""The first that compiles these kernels: earlier ones refuse functions as arguments, or tuples in loops."""
 MOST_STEPS = 2**31 - 1
 """Sizes are passed as 32-bit integers; offsets are 64 bits wide."""
 
@@ -36,8 +39,11 @@ def ready() -> str | None:
     """Why it cannot run on this machine, or None if it can."""
     if find_spec("triton") is None:
         return "triton is not installed"
+    if release("triton") < OLDEST_TRITON:
+        return f"it needs triton {'.'.join(map(str, OLDEST_TRITON))} or later, got {version('triton')}"
     if INTERPRETED:
-        return None
+        breaks = release("triton") < (3, 7) and release("numpy") >= (2, 4)
+        return f"Triton's interpreter needs numpy below 2.4, got {version('numpy')}" if breaks else None
     if torch.version.cuda is None:
         return "torch is built without CUDA" + (", aten serves ROCm" if torch.version.hip else "")
     if not torch.cuda.is_available():
@@ -49,18 +55,21 @@ def ready() -> str | None:
     return None
 
 
+def release(package: str) -> tuple[int, ...]:
+    """Major and minor version of an installed package."""
+    return tuple(int(part) for part in version(package).split(".")[:2])
+
+
 def c_compiler() -> str | None:
-    """The compiler that Triton's launcher would call: CC, gcc or clang; None where there is none."""
-    for name in (os.environ.get("CC"), "gcc", "clang"):
-        found = shutil.which(name) if name else None
-        if found:
-            return found
-    return None
+    """The compiler that Triton's launcher calls: CC where that is set, else gcc or clang; None where there is none."""
+    asked = os.environ.get("CC")
+    return shutil.which(asked) if asked else shutil.which("gcc") or shutil.which("clang")
 
 
 def python_headers() -> str | None:
     """The folder of Python.h, which Triton's launcher includes; None where it is not installed."""
-    folder = sysconfig.get_paths()["include"]
+    scheme = sysconfig.get_default_scheme()
+    folder = sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"]
     return folder if Path(folder, "Python.h").exists() else None
 
 

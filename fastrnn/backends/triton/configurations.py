@@ -67,24 +67,24 @@ _GATES = "forward, a warp for 8 units: it holds all gates of its units. Backward
 _ONE_GATE = "forward, a warp for 16 units, the rows of one product. Backward, half the warps take over 25 % more"
 
 ROWS = (
-    Row(_GATED, _HALF, 16, _forward(2, 3), _backward(2, 13), _GATES),
-    Row(_GATED, _HALF, 32, _forward(4, 9), _backward(4, 28), _GATES),
-    Row(_GATED, _HALF, 64, _forward(8, 34), _backward(8, 60), _GATES),
-    Row(_GATED, _HALF, 128, _forward(16, 132), _backward(16, 136), "8 warps take a half more, forward and backward"),
+    Row(_GATED, _HALF, 16, _forward(2, 3), _backward(2, 12), _GATES),
+    Row(_GATED, _HALF, 32, _forward(4, 9), _backward(4, 26), _GATES),
+    Row(_GATED, _HALF, 64, _forward(8, 34), _backward(8, 52), _GATES),
+    Row(_GATED, _HALF, 128, _forward(16, 132), _backward(16, 104), "8 warps take a half more, forward and backward"),
     Row(_SIMPLE, _HALF, 16, _forward(2, 1), _backward(2, 3), "more than 2 warps would only repeat each other"),
     Row(_SIMPLE, _HALF, 32, _forward(4, 3), _backward(4, 5), "2 warps take over 25 % more in 16 bit"),
     Row(_SIMPLE, _HALF, 64, _forward(4, 10), _backward(8, 10), _ONE_GATE),
     Row(_SIMPLE, _HALF, 128, _forward(8, 36), _backward(16, 36), _ONE_GATE),
     Row(_SIMPLE, _HALF, 256, _forward(16, 136), _backward(16, 136), _ONE_GATE),
-    Row(_GATED, ("tf32", "tf32x3"), 16, _forward(2, 8), _backward(4, 22), "backward, the LSTM spills with 2 warps"),
-    Row(_GATED, ("tf32", "tf32x3"), 32, _forward(4, 32), _backward(8, 48), "backward, the LSTM spills with 4 warps"),
-    Row(_GATED, ("tf32",), 64, _forward(8, 68), _backward(8, 96), "backward, 16 warps take twice the issue slots"),
-    Row(_GATED, ("tf32x3",), 64, _forward(8, 128), _backward(8, 112), "16 warps spill, 4 do so more"),
-    Row(_SIMPLE, ("tf32", "tf32x3"), 16, _forward(2, 2), _backward(2, 5), "more than 2 warps would repeat each other"),
-    Row(_SIMPLE, ("tf32", "tf32x3"), 32, _forward(4, 8), _backward(4, 12), "2 warps take over 10 % more"),
-    Row(_SIMPLE, ("tf32", "tf32x3"), 64, _forward(4, 32), _backward(8, 32), _ONE_GATE),
+    Row(_GATED, ("tf32", "tf32x3"), 16, _forward(2, 9), _backward(4, 20), "backward, the LSTM spills with 2 warps"),
+    Row(_GATED, ("tf32", "tf32x3"), 32, _forward(4, 34), _backward(8, 40), "backward, the LSTM spills with 4 warps"),
+    Row(_GATED, ("tf32",), 64, _forward(8, 68), _backward(8, 80), "backward, 16 warps take twice the issue slots"),
+    Row(_GATED, ("tf32x3",), 64, _forward(8, 132), _backward(8, 80), "16 warps spill, 4 do so more"),
+    Row(_SIMPLE, ("tf32", "tf32x3"), 16, _forward(2, 3), _backward(2, 5), "more than 2 warps would repeat each other"),
+    Row(_SIMPLE, ("tf32", "tf32x3"), 32, _forward(4, 10), _backward(4, 12), "2 warps take over 10 % more"),
+    Row(_SIMPLE, ("tf32", "tf32x3"), 64, _forward(4, 36), _backward(8, 32), _ONE_GATE),
     Row(_SIMPLE, ("tf32",), 128, _forward(8, 72), _backward(16, 72), _ONE_GATE),
-    Row(_SIMPLE, ("tf32x3",), 128, _forward(8, 128), _backward(8, 128), "16 warps spill"),
+    Row(_SIMPLE, ("tf32x3",), 128, _forward(8, 136), _backward(8, 128), "16 warps spill"),
 )
 """The first row that serves a layer is its own. What no row serves is too large for one program's registers."""
 
@@ -92,7 +92,7 @@ ROWS = (
 def precision(dtype: torch.dtype) -> str:
     """How the recurrent product of tensors of `dtype` is computed.
 
-    "16 bit": as they are; "tf32": float32 rounded to 10 bits, where torch allows it to its own recurrent layers (by
+    "16 bit": as they are; "tf32": float32 cut to 10 bits, where torch allows it to its own recurrent layers (by
     default it does); "tf32x3": float32 as the sum of three such products; "float64".
     """
     if dtype == torch.float64:

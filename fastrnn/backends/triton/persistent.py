@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, both
 from fastrnn.backends.triton.configurations import STAGES, Tile, padded, precision
 from fastrnn.backends.triton.constants import cell_constants
 from fastrnn.backends.triton.launch import Grid, Launcher
@@ -22,13 +22,13 @@ def forward(layer: Layer, buffers: ForwardBuffers, tile: Tile) -> None:
         buffers.w_hh[-1],
         b_hh[0],
         b_hh[-1],
-        *_both(buffers.states0),
+        *both(buffers.states0),
         buffers.masks.lengths,
         buffers.masks.resets,
         buffers.ys,
         buffers.cs,
         buffers.gates,
-        *_both(buffers.finals),
+        *both(buffers.finals),
         *_sizes(layer),
     )
     _launch(forward_kernel, layer, tile, arguments, {})
@@ -44,23 +44,17 @@ def backward(layer: Layer, buffers: BackwardBuffers, tile: Tile) -> None:
         buffers.ys,
         buffers.cs,
         buffers.gates,
-        *_both(buffers.states0),
+        *both(buffers.states0),
         buffers.masks.lengths,
         buffers.masks.resets,
         buffers.dys,
         buffers.dcs,
-        *_both(buffers.d_finals),
+        *both(buffers.d_finals),
         buffers.dgates,
-        *_both(buffers.d_states0),
+        *both(buffers.d_states0),
         *_sizes(layer),
     )
     _launch(backward_kernel, layer, tile, arguments, {"ARE_PREACTIVATIONS": buffers.are_preactivations})
-
-
-def _both(states: list[Any]) -> tuple[Any, Any]:
-    """h's and c's, None where there is none."""
-    h, c = (*states, None, None)[:2]
-    return h, c
 
 
 def _sizes(layer: Layer) -> tuple[int, int, int]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, Masks
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, Masks, both
 from fastrnn.backends.triton.configurations import padded
 from fastrnn.backends.triton.constants import cell_constants
 from fastrnn.backends.triton.launch import Grid, Launcher
@@ -34,7 +34,7 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
     steps, batch, _ = layer.x.shape
     starts = [_by_head(layer, state0) for state0 in buffers.states0]
     states = [_dense_copy(starts[0], storage), *(_dense_copy(start, exact) for start in starts[1:])]
-    h, c = states[0], _second(states)
+    h, c = states[0], both(states)[1]
     h_exact = _dense_copy(starts[0], exact) if c is None and storage != exact else None
     cut = None if layer.reverse else _first_cut(masks)
     if cut is not None:
@@ -79,7 +79,7 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     if not buffers.d_finals:
         for d in flowing:
             d.zero_()
-    dh, dc = flowing[0], _second(flowing)
+    dh, dc = flowing[0], both(flowing)[1]
     product = torch.empty_like(dh, dtype=layer.x.dtype)
     dgh = None if layer.heads == 1 else product.new_empty((*product.shape[:-1], buffers.w_hh[0].shape[1]))
     products = [
@@ -90,8 +90,7 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         buffers.ys,
         buffers.cs,
         buffers.gates,
-        buffers.states0[0],
-        _second(buffers.states0),
+        *both(buffers.states0),
         masks.lengths,
         masks.resets,
         buffers.dys,
@@ -128,10 +127,6 @@ def _operands(layer: Layer, direction: int, dgates: Tensor, dgh: Tensor | None) 
     of_h = len(layer.cell.gates) * layer.hidden_size
     in_time = dgates[direction, :, None, :, -of_h:].unbind()
     return in_time if layer.reversed(direction) else in_time[::-1]
-
-
-def _second(states: list[Tensor]) -> Tensor | None:
-    return states[1] if len(states) > 1 else None
 
 
 def _by_head(layer: Layer, state: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def backward_kernel(
     STATES: tl.constexpr = 1 if c0 is None else 2
     WIDTH: tl.constexpr = 1 if G == 1 else S
     storage: tl.constexpr = w_forward.dtype.element_ty
-    first, head, direction = tl.program_id(0).to(tl.int64) * BT, tl.program_id(1), tl.program_id(2)
+    first, head, direction = tl.program_id(0).to(tl.int64) * BT, tl.program_id(1).to(tl.int64), tl.program_id(2)
     H = tl.num_programs(1) * D
     wide = tl.num_programs(2) * H
     backwards = (direction == 1) | (reverse != 0)
@@ -102,7 +102,9 @@ def backward_kernel(
         length = tl.load(lengths + first + batch, mask=batch < B - first, other=0).to(tl.int32)
     if resets is not None:
         # A reset at t lies between steps t - 1 and t, whichever comes first.
+        # Each step loads the resets of the next: a byte is too narrow for the asynchronous copies that fetch the rest.
         reset_at = resets + tl.where(backwards, 1, T - 1) * B.to(tl.int64) + first
+        coming = tl.load(reset_at + batch, mask=(batch < B - first) & (backwards < T), other=0).to(tl.int32)
 
     for step in tl.range(0, T, num_stages=STAGES):
         arriving = dh
@@ -118,6 +120,7 @@ def backward_kernel(
             if dcs is not None:
                 arriving_c += tl.load(dcs + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
             c = tl.load(cs + ys_at + ys_tile, mask=inside, other=0.0)
+            # The next iteration loads it again, as c: what is carried would not be fetched ahead.
             c_before = tl.load(cs + ys_at + ys_step + ys_tile, mask=has_before, other=0.0)
             before = (start[0], tl.where(is_first, start[1], c_before))
             after = (start[0], c)
@@ -134,11 +137,14 @@ def backward_kernel(
             dstates = (arriving,)
             carried = (dh,)
         if resets is not None:
-            cut = tl.load(reset_at + batch, mask=(batch < B - first) & (step < T - backwards), other=0) != 0
+            cut = coming != 0
+            reset_at += dt * B.to(tl.int64)
+            coming = tl.load(reset_at + batch, mask=(batch < B - first) & (step < T - 1 - backwards), other=0).to(
+                tl.int32
+            )
             if lengths is not None:
                 cut = cut & (t + tl.where(backwards, 1, 0) < length)
             before = select(cut, zeros_like(before), before)
-            reset_at += dt * B.to(tl.int64)
         activated = after
         if G > 1:
             saved = tl.load(gates + gates_at + gates_tile, mask=gates_inside, other=0.0).to(STATE)

@@ -17,6 +17,7 @@ from fastrnn.backends.triton.kernels.tiles import (
     load_tiles,
     select,
     split_rows,
+    storable,
     zeros_like,
 )
 
@@ -56,7 +57,7 @@ def forward_kernel(
     GP: tl.constexpr = 1 if G == 1 else 4
     STATES: tl.constexpr = 1 if c0 is None else 2
     storage: tl.constexpr = gx.dtype.element_ty
-    first, head, direction = tl.program_id(0).to(tl.int64) * BT, tl.program_id(1), tl.program_id(2)
+    first, head, direction = tl.program_id(0).to(tl.int64) * BT, tl.program_id(1).to(tl.int64), tl.program_id(2)
     H = tl.num_programs(1) * D
     wide = tl.num_programs(2) * H
     backwards = (direction == 1) | (reverse != 0)
@@ -103,15 +104,24 @@ def forward_kernel(
     if resets is not None:
         # A reset at t lies between steps t - 1 and t, whichever comes first.
         reset_at = resets + tl.where(backwards, T - 1, 0) * B.to(tl.int64) + first
-        cut = tl.load(reset_at + batch, mask=(batch < B - first) & (not backwards), other=0) != 0
+        # A product's operand takes its layout from the narrowest value that it is computed from, as far as elementwise
+        # operations go: a byte here would give this product another layout of W than the one in the loop.
+        cut = tl.load(reset_at + batch, mask=(batch < B - first) & (not backwards), other=0).to(tl.int32)
+        cut = tl.max(cut, axis=0, keep_dims=True) != 0
         if lengths is not None:
             cut = cut & (length > 0)
         states = select(cut, zeros_like(states), states)
+        # Each step loads the resets of the next: a byte is too narrow for the asynchronous copies that fetch gx.
         reset_at += tl.where(backwards, 0, B)
+        coming = tl.load(reset_at + batch, mask=(batch < B - first) & (T > 1), other=0).to(tl.int32)
 
     gh = dot(w, states[0].to(storage), bias, PRECISION)
     for step in tl.range(0, T, num_stages=STAGES):
         x = tl.load(gx_at + gx_tile, mask=gx_inside, other=0.0).to(STATE)
+        if resets is not None:
+            cut = coming != 0
+            reset_at += dt * B.to(tl.int64)
+            coming = tl.load(reset_at + batch, mask=(batch < B - first) & (step < T - 2), other=0).to(tl.int32)
         if lengths is not None:
             live = t < length
             x = tl.where(live, x, 0.0)
@@ -125,16 +135,15 @@ def forward_kernel(
         if cs is not None:
             tl.store(cs + ys_at + ys_tile, after[1], mask=inside)
         if resets is not None:
-            cut = tl.load(reset_at + batch, mask=(batch < B - first) & (step < T - 1), other=0) != 0
             if lengths is not None:
                 cut = cut & (t + tl.where(backwards, 0, 1) < length)
             after = select(cut, zeros_like(after), after)
-            reset_at += dt * B.to(tl.int64)
         states = after
         gh = dot(w, states[0].to(storage), bias, PRECISION)
         tl.store(ys + ys_at + ys_tile, y, mask=inside)
         if gates is not None:
-            tl.store(gates_at + gates_tile, join_rows(activated, GP, DP, BT), mask=gates_inside)
+            saved = storable(activated, gates.dtype.element_ty, S > G)
+            tl.store(gates_at + gates_tile, join_rows(saved, GP, DP, BT), mask=gates_inside)
             gates_at += dt * B.to(tl.int64) * (S * H)
         t += dt
         gx_at += gx_step

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastrnn.backends.triton.kernels.tiles import load_tiles, select, zeros_like
+from fastrnn.backends.triton.kernels.tiles import load_tiles, select, storable, zeros_like
 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse", "s"])
@@ -80,8 +80,9 @@ def forward_step_kernel(
         tl.store(cs + ys_at + ys_tile, after[1], mask=inside)
     if gates is not None:
         gates_tile = row * (S * H) + unit
+        saved = storable(activated, gates.dtype.element_ty, S > G)
         for k in tl.static_range(S):
-            value = activated[k].to(gates.dtype.element_ty)
+            value = saved[k].to(gates.dtype.element_ty)
             tl.store(gates + step_at * (S * H) + head * D + k * H + gates_tile, value, mask=inside)
     if resets is not None:
         cut = _cut(resets, t + tl.where(backwards, -1, 1), length, backwards, first, row, T, B)

@@ -13,13 +13,26 @@ from fastrnn.backends.triton.interpreter import INTERPRETED
 _WIDEN = tl.constexpr(INTERPRETED)
 """The interpreter multiplies 16-bit operands wrongly (bfloat16) or rounds their sums (float16)."""
 
+_LARGEST_HALF = tl.constexpr(65504.0)
+"""Of float16."""
+_TF32 = tl.constexpr(-(1 << 13))
+"""The bits of a float32 that a product in TF32 looks at."""
+
 
 @triton.jit
 def dot(a, b, sum, PRECISION: tl.constexpr):
     """a @ b + sum, accumulated in the dtype of `sum`; PRECISION is what `tl.dot` calls input_precision."""
     if _WIDEN:
         a, b = a.to(sum.dtype), b.to(sum.dtype)
+        if PRECISION == "tf32" and sum.dtype == tl.float32:
+            a, b = _cut(a), _cut(b)
     return tl.dot(a, b, sum, input_precision=PRECISION, out_dtype=sum.dtype)
+
+
+@triton.jit
+def _cut(x):
+    """What the tensor cores see of a float32 in TF32."""
+    return (x.to(tl.int32, bitcast=True) & _TF32).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -46,6 +59,17 @@ def load_tiles(first, offsets, stride, mask, COUNT: tl.constexpr, DTYPE: tl.cons
     for k in tl.static_range(COUNT):
         out = out + (tl.load(first + k * stride + offsets, mask=mask, other=0.0).to(DTYPE),)
     return out
+
+
+@triton.jit
+def storable(activated, DTYPE: tl.constexpr, IS_LAST_UNBOUNDED: tl.constexpr):
+    """What a cell saves, within the range of DTYPE: the GRU's h W_n + b_hn, its last, may lie beyond float16's."""
+    if IS_LAST_UNBOUNDED and tl.float16 == DTYPE:
+        last = activated[3]
+        last = tl.where(last > _LARGEST_HALF, _LARGEST_HALF, tl.where(last < -_LARGEST_HALF, -_LARGEST_HALF, last))
+        return activated[0], activated[1], activated[2], last
+    else:
+        return activated
 
 
 @triton.jit
