@@ -29,7 +29,8 @@ def yardsticks(layer: Layer, dtype: torch.dtype, grads: Cotangents, backend: str
 
 def torchs_own(layer: Layer, dtype: torch.dtype, grads: Cotangents) -> dict[str, Tensor]:
     """What torch.nn's kernels give in `dtype`; the step-by-step reference where they cannot serve the layer."""
-    if layer.lengths is not None or layer.resets is not None or layer.reverse or layer.x.shape[0] == 0:
+    beyond = layer.reverse or layer.heads > 1 or layer.x.shape[0] == 0
+    if beyond or layer.lengths is not None or layer.resets is not None:
         return compute(layer, dtype, "reference", grads)
     layer = cast(layer, dtype)
     run = getattr(fastrnn.functional, layer.cell_name.split("_")[0])
