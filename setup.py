@@ -3,7 +3,8 @@
 Without nvcc, or where it fails, the package is installed without the extension, and the reason is kept beside it for
 `python -m fastrnn` to show (`pip install -v .` shows it too). These environment variables are read:
 
-FASTRNN_CUDA        0: never build the extension; 1: fail where it cannot be built
+FASTRNN_CUDA        0: never build the extension; 1: fail where it cannot be built; host: build its kernels for the CPU,
+                    where they run slowly, for tests: this needs a C++ compiler (CXX, else g++) and no nvcc
 FASTRNN_CUDA_ARCHS  the architectures to build for, as "80;90a" or "8.0;9.0a"; else all of ARCHITECTURES that nvcc knows
 MAX_JOBS            how many processes and threads compile at once; else one for each processor
 CUDA_HOME           where the toolkit is; else nvcc is looked for in PATH and in /usr/local/cuda
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,8 +30,25 @@ ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
 REASON_FILE = "_C.missing.txt"
 """Beside the package's modules: why there is no extension. `fastrnn.extension` reads it."""
 
+HOST = "host"
+"""The value of FASTRNN_CUDA that asks for kernels which run on the CPU."""
+
+HOST_ARCHITECTURE = "90a"
+"""Whose code the host build's kernels stand for."""
+
+CLUSTER_SOURCES = "instances"
+"""The folder of the sources that are compiled for architectures with clusters of blocks only."""
+FIRST_WITH_CLUSTERS = 90
+
 SHOWN_LINES = 8
 """How much of nvcc's complaint the reason quotes: all of a short one, the first errors of a long one."""
+
+
+def find_sources(folder: Path) -> list[str]:
+    """Every source file of the extension."""
+    return sorted(
+        str(path) for pattern in ("*.cpp", "*.cu", f"{CLUSTER_SOURCES}/*.cu") for path in folder.glob(pattern)
+    )
 
 
 class NotBuilt(Exception):
@@ -39,9 +58,14 @@ class NotBuilt(Exception):
 def wanted() -> bool | None:
     """FASTRNN_CUDA: True if it requires the extension, False if it forbids it, None if it leaves it open."""
     value = os.environ.get("FASTRNN_CUDA", "")
-    if value not in ("", "0", "1"):
-        raise SystemExit(f"FASTRNN_CUDA must be 0, 1 or unset, got {value!r}")
-    return None if value == "" else value == "1"
+    if value not in ("", "0", "1", HOST):
+        raise SystemExit(f"FASTRNN_CUDA must be 0, 1, {HOST} or unset, got {value!r}")
+    return None if value == "" else value != "0"
+
+
+def for_host() -> bool:
+    """Whether FASTRNN_CUDA asks for kernels that run on the CPU."""
+    return os.environ.get("FASTRNN_CUDA") == HOST
 
 
 def jobs() -> int:
@@ -54,10 +78,28 @@ def jobs() -> int:
     return int(value)
 
 
-def find_nvcc() -> str:
-    """The path of nvcc. Raises NotBuilt where the extension cannot be built for want of something."""
+def find_compiler() -> str:
+    """The path of nvcc, or of a C++ compiler for the host build. Raises NotBuilt where anything is missing."""
     if not sys.platform.startswith("linux"):
         raise NotBuilt(f"it is built on Linux only, this is {sys.platform}")
+    compiler = find_cxx() if for_host() else find_nvcc()
+    include = sysconfig.get_paths()["include"]
+    if not Path(include, "Python.h").exists():
+        raise NotBuilt(f"Python's headers are not installed (no Python.h in {include})")
+    return compiler
+
+
+def find_cxx() -> str:
+    """The path of CXX, or of g++. Raises NotBuilt where there is none."""
+    name = os.environ.get("CXX") or "g++"
+    found = shutil.which(name)
+    if found is None:
+        raise NotBuilt(f"no C++ compiler ({name}) in PATH")
+    return found
+
+
+def find_nvcc() -> str:
+    """The path of nvcc. Raises NotBuilt where there is none."""
     home = os.environ.get("CUDA_HOME")
     if home:
         nvcc = shutil.which("nvcc", path=str(Path(home, "bin")))
@@ -67,9 +109,6 @@ def find_nvcc() -> str:
         looked = "PATH or /usr/local/cuda"
     if nvcc is None:
         raise NotBuilt(f"no nvcc (CUDA's compiler) in {looked}")
-    include = sysconfig.get_paths()["include"]
-    if not Path(include, "Python.h").exists():
-        raise NotBuilt(f"Python's headers are not installed (no Python.h in {include})")
     return nvcc
 
 
@@ -106,7 +145,7 @@ def architectures(nvcc: str) -> list[str]:
 
 
 class BuildExtension(build_ext):
-    """Compiles every source of an extension by nvcc, or leaves the reason why not where the extension would be."""
+    """Compiles an extension by nvcc, or for the CPU, or leaves the reason why not where the extension would be."""
 
     def run(self) -> None:
         """Builds the extension, and in an editable install moves the outcome into the checkout."""
@@ -131,55 +170,105 @@ class BuildExtension(build_ext):
         try:
             if wanted() is False:
                 raise NotBuilt("FASTRNN_CUDA=0 forbade it")
-            compile_and_link(extension, find_nvcc(), Path(self.build_temp), target)
+            build = compile_and_link_for_host if for_host() else compile_and_link
+            build(extension.sources, find_compiler(), Path(self.build_temp), target)
         except NotBuilt as reason:
             if wanted():
-                raise SystemExit(f"FASTRNN_CUDA=1 requires the CUDA extension: {reason}") from None
+                raise SystemExit(required(reason)) from None
             reason_file.write_text(f"{reason}\n")
             print(f"fastrnn is built without its CUDA extension: {reason}", flush=True)
 
 
-def compile_and_link(extension: Extension, nvcc: str, temporary: Path, target: Path) -> None:
-    """Makes the shared library `target`, with objects in the folder `temporary`. Raises NotBuilt."""
+def includes() -> list[str]:
+    """The flags for Python's and pybind11's headers. Raises NotBuilt."""
     try:
         import pybind11
     except ImportError:
         raise NotBuilt("pybind11 is not installed, which a build without isolation needs") from None
-    temporary.mkdir(parents=True, exist_ok=True)
+    return [f"-I{folder}" for folder in (sysconfig.get_paths()["include"], pybind11.get_include())]
+
+
+def compile_and_link(sources: list[str], nvcc: str, temporary: Path, target: Path) -> None:
+    """Makes the shared library `target` by nvcc, with objects in the folder `temporary`. Raises NotBuilt."""
+    flags = includes()
     chosen = architectures(nvcc)
-    threads = max(1, jobs() // len(extension.sources))
-    flags = ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra", f"--threads={threads}"]
-    targets = [f"-gencode=arch=compute_{name},code=sm_{name}" for name in chosen]
-    flags += [f"-I{folder}" for folder in (sysconfig.get_paths()["include"], pybind11.get_include())]
+    clustered = [name for name in chosen if int(name.rstrip("af")) >= FIRST_WITH_CLUSTERS]
+    sources = [source for source in sources if not replaces_cuda(source)]
+    if not clustered:
+        sources = [source for source in sources if not needs_clusters(source)]
+        flags.append("-DFASTRNN_NO_CLUSTERS")
+    threads = max(1, jobs() // len(sources))
+    flags += ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra", f"--threads={threads}"]
     flags += [f"-DFASTRNN_ARCHITECTURES={':'.join(chosen)}"]  # nvcc takes what follows a comma for another macro
+
+    def targets(names: list[str]) -> list[str]:
+        return [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
 
     def compile_one(source: str) -> str:
         compiled = str(temporary / f"{Path(source).name}.o")
-        run([nvcc, *targets, *flags, "-c", source, "-o", compiled], f"nvcc on {source}")
+        own = targets(clustered if needs_clusters(source) else chosen)
+        run([nvcc, *own, *flags, "-c", source, "-o", compiled], f"nvcc on {source}")
         return compiled
 
-    with ThreadPoolExecutor(jobs()) as pool:
-        objects = list(pool.map(compile_one, extension.sources))
+    objects = compile_all(sources, compile_one, temporary)
     # The static runtime needs no libcudart.so and stays apart from the one that torch loads.
-    link = [nvcc, *targets, "-shared", "-cudart=static", "-Xlinker=--exclude-libs=ALL"]
+    link = [nvcc, *targets(chosen), "-shared", "-cudart=static", "-Xlinker=--exclude-libs=ALL"]
     run([*link, *objects, "-o", str(target)], "linking by nvcc")
     print(f"fastrnn is built with its CUDA extension for {', '.join(chosen)}", flush=True)
 
 
+def compile_and_link_for_host(sources: list[str], compiler: str, temporary: Path, target: Path) -> None:
+    """Makes the shared library `target` of kernels that run on the CPU. Raises NotBuilt."""
+    flags = [*includes(), "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    flags += ["-Wno-unknown-pragmas"]  # nvcc's own
+    flags += ["-DFASTRNN_HOST", f"-DFASTRNN_ARCHITECTURES={HOST_ARCHITECTURE}"]
+    replaced = {source.replace("_host.cpp", ".cu") for source in sources if replaces_cuda(source)}
+
+    def compile_one(source: str) -> str:
+        compiled = str(temporary / f"{Path(source).name}.o")
+        run([compiler, *flags, "-x", "c++", "-c", source, "-o", compiled], f"{compiler} on {source}")
+        return compiled
+
+    objects = compile_all([source for source in sources if source not in replaced], compile_one, temporary)
+    run([compiler, "-shared", *objects, "-o", str(target)], f"linking by {compiler}")
+    print("fastrnn is built with its CUDA extension's kernels for the CPU", flush=True)
+
+
+def needs_clusters(source: str) -> bool:
+    """Whether a source is for architectures with clusters of blocks only."""
+    return Path(source).parent.name == CLUSTER_SOURCES
+
+
+def replaces_cuda(source: str) -> bool:
+    """Whether a source takes the place, in the host build, of the .cu file of that name."""
+    return source.endswith("_host.cpp")
+
+
+def compile_all(sources: list[str], compile_one: Callable[[str], str], temporary: Path) -> list[str]:
+    """The object files of all sources, those that take longest begun first."""
+    temporary.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(jobs()) as pool:
+        return list(pool.map(compile_one, sorted(sources, key=needs_clusters, reverse=True)))
+
+
+def required(reason: NotBuilt) -> str:
+    """What is said where FASTRNN_CUDA cannot be fulfilled."""
+    return f"FASTRNN_CUDA={os.environ['FASTRNN_CUDA']} requires the CUDA extension: {reason}"
+
+
 def fail_early() -> None:
-    """Exits before anything is downloaded or compiled if FASTRNN_CUDA=1 cannot be fulfilled."""
+    """Exits before anything is downloaded or compiled if FASTRNN_CUDA requires what cannot be built."""
     if wanted():
         try:
-            find_nvcc()
+            find_compiler()
         except NotBuilt as reason:
-            raise SystemExit(f"FASTRNN_CUDA=1 requires the CUDA extension: {reason}") from None
+            raise SystemExit(required(reason)) from None
 
 
 if __name__ == "__main__":
     fail_early()
-    sources = sorted(str(path) for pattern in ("*.cpp", "*.cu") for path in Path("csrc").glob(pattern))
     setup(
         # Optional: a build without the extension is complete.
-        ext_modules=[Extension("fastrnn._C", sources, optional=True)],
+        ext_modules=[Extension("fastrnn._C", find_sources(Path("csrc")), optional=True)],
         cmdclass={"build_ext": BuildExtension},
     )

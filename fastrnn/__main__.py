@@ -145,6 +145,9 @@ def extension_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if not found["built"]:
         yield "CUDA extension", f"none: {found['reason']}"
         return
+    if found["host"]:
+        yield "CUDA extension", "its kernels are compiled for the CPU, for tests"
+        return
     yield "CUDA extension", f"CUDA {found['cuda']}, for sm_{', sm_'.join(found['architectures'])}"
     if found["reason"]:
         yield "", f"no GPU: {found['reason']}"

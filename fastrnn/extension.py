@@ -27,7 +27,9 @@ class Build:
     architectures: tuple[str, ...]
     """as nvcc names them, "90a" for sm_90a"""
     cuda: str
-    """the version of the toolkit and of the runtime within the extension, as "13.0" """
+    """the version of the toolkit and of the runtime within the extension, as "13.0"; "none" where `host`"""
+    host: bool = False
+    """whether its kernels are compiled for the CPU, to be tested there"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def load() -> ModuleType:
 def build() -> Build:
     """What the extension was built for. Raises ImportError where there is none."""
     module = load()
-    return Build(tuple(module.architectures.split(":")), _version(module.runtime_version))
+    cuda = "none" if module.host else _version(module.runtime_version)
+    return Build(tuple(module.architectures.split(":")), cuda, module.host)
 
 
 def devices() -> list[Device]:
@@ -88,9 +91,12 @@ def devices() -> list[Device]:
 
     Raises:
         ImportError: there is no extension.
-        RuntimeError: no driver, one too old, or no GPU; the message says which, in words of its own and CUDA's.
+        RuntimeError: no driver, one too old, no GPU, or kernels compiled for the CPU; the message says which, in words
+            of its own and CUDA's.
     """
     module = load()
+    if module.host:
+        raise RuntimeError("its kernels are compiled for the CPU (FASTRNN_CUDA=host)")
     try:
         count = module.device_count()
     except RuntimeError as error:

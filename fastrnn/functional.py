@@ -346,7 +346,8 @@ def lstm(
         lengths: (B,) integers: see `fastrnn.LSTM`.
         resets: bool, (T, B), (B, T) with `batch_first`, or (T,): see `fastrnn.LSTM`.
         recompute: whether backward computes the gates again instead of keeping them from the forward.
-        backend: "auto", "numba", "triton", "aten" or "reference"; None for `use_backend`'s or the environment's.
+        backend: "auto", "numba", "triton", "cuda", "aten" or "reference"; None for `use_backend`'s or the
+            environment's.
 
     Returns:
         output as the input was laid out, (…, directions·P or directions·H), and (hn, cn) as hx.

@@ -152,7 +152,7 @@ class LSTM(_Layers):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype:
             as `torch.nn.LSTM`, in the same order.
-        backend: "auto", "numba", "triton", "aten" or "reference"; None (the default) for the one of
+        backend: "auto", "numba", "triton", "cuda", "aten" or "reference"; None (the default) for the one of
             `fastrnn.use_backend`, else of the environment variable FASTRNN_BACKEND, else "auto".
         recompute: whether backward computes the gates again, from the input and the states, instead of keeping them
             from the forward pass: less memory for one more product of the forward's size.

@@ -1,6 +1,7 @@
 """Where the tests run a backend, and what of a layer it takes there.
 
-Triton's kernels run on a GPU where there is one, and otherwise on the CPU by Triton's interpreter.
+Triton's kernels run on a GPU where there is one, and otherwise on the CPU by Triton's interpreter; those of the CUDA
+extension where it was built for.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from functools import cache
 
 import torch
 
+from fastrnn import extension
 from fastrnn.backends import OPERATOR_BACKENDS, module
 from fastrnn.backends.triton.interpreter import INTERPRETED
 from tests.layers import Shape, random_layer
@@ -16,10 +18,15 @@ from tests.layers import Shape, random_layer
 
 def device_of(*backends: str) -> str | None:
     """The device on which all of `backends` run; None where there is no such device."""
-    on_gpu = "triton" in backends and not INTERPRETED
+    on_gpu = ("triton" in backends and not INTERPRETED) or ("cuda" in backends and extension_is_for_gpus())
     if on_gpu and "numba" in backends:
         return None
     return "cuda" if on_gpu else "cpu"
+
+
+def extension_is_for_gpus() -> bool:
+    """Whether there is a CUDA extension that takes tensors on a GPU, and a GPU."""
+    return module("cuda").ready() is None and not extension.load().host
 
 
 PLAIN = Shape()

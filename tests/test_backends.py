@@ -11,13 +11,14 @@ from fastrnn import backends, ops
 from fastrnn.backends.layer import Gradients, Layer, Residuals
 from fastrnn.cells import CELLS
 from tests.arithmetic import yardsticks
+from tests.devices import why_not
 from tests.layers import AWKWARD, PROJECTED, Shape, compute, cotangents, parameters, random_layer, rounded
 from tests.tolerances import FLOOR, assert_accurate, relative_error
 
 BACKENDS = [
     pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=str(reason)))
     for name in backends.OPERATOR_BACKENDS
-    for reason in [backends.module(name).ready()]
+    for reason in [why_not(name)]
 ]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 CASES = [(cell, shape) for cell in CELLS for shape in AWKWARD] + [("lstm", shape) for shape in PROJECTED]

@@ -27,6 +27,7 @@ def fake(**attributes: Any) -> SimpleNamespace:
     h100 = {"name": "H100", "capability": (9, 0), "multiprocessors": 132, "shared_memory_per_block": 232448}
     usual = {
         "architectures": "80:90a",
+        "host": False,
         "runtime_version": 13000,
         "driver_version": lambda: 13010,
         "device_count": lambda: 1,
@@ -72,8 +73,15 @@ ABSENT = ModuleNotFoundError("No module named 'fastrnn._C'", name="fastrnn._C")
 def test_build_and_devices(install: Callable[..., None]) -> None:
     install()
     assert extension.why_missing() is None
-    assert extension.build() == extension.Build(("80", "90a"), "13.0")
+    assert extension.build() == extension.Build(("80", "90a"), "13.0", host=False)
     assert extension.devices() == [extension.Device(0, "H100", (9, 0), 132, 232448, "90", None)]
+
+
+def test_an_extension_for_the_cpu(install: Callable[..., None]) -> None:
+    install(host=True, architectures="90a")
+    assert extension.build() == extension.Build(("90a",), "none", host=True)
+    with pytest.raises(RuntimeError, match="compiled for the CPU"):
+        extension.devices()
 
 
 def test_a_device_without_code_says_so(install: Callable[..., None]) -> None:
@@ -117,6 +125,8 @@ def test_why_it_is_missing(broken_import: Callable[[ImportError], str | None], t
 @pytest.mark.skipif(extension.why_missing() is not None, reason=str(extension.why_missing()))
 def test_the_extension_answers_with_and_without_a_gpu() -> None:
     assert extension.build().architectures
+    if extension.build().host:
+        pytest.skip("it is built for the CPU")
     if extension.load().driver_version() == 0:
         with pytest.raises(RuntimeError, match="no NVIDIA driver is installed"):
             extension.devices()

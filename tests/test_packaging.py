@@ -21,7 +21,9 @@ case "$1" in --list-gpu-arch) printf 'compute_80\\ncompute_90\\ncompute_100\\n';
 """
 NOISE = "for i in 1 2 3 4 5 6 7 8; do echo nothing is wrong here; done; "
 FAILS = NOISE + 'echo "host.h(3): error: this compiler is too new" >&2; exit 1'
+LOGS = 'echo "$@" >> $(dirname "$0")/log; '
 WRITES = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo compiled > "$2"; shift; done'
+SOURCES = ["csrc/module.cpp", "csrc/probe.cu", "csrc/probe_host.cpp", "csrc/instances/lstm_forward.cu"]
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the extension is built on Linux only")
 
 
@@ -29,7 +31,7 @@ on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the 
 def setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """setup.py as a module, in an environment that asks for nothing."""
     pytest.importorskip("setuptools")
-    for name in ("FASTRNN_CUDA", "FASTRNN_CUDA_ARCHS", "MAX_JOBS", "CUDA_HOME"):
+    for name in ("FASTRNN_CUDA", "FASTRNN_CUDA_ARCHS", "MAX_JOBS", "CUDA_HOME", "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "pybind11", SimpleNamespace(get_include=lambda: "include"))
     spec = importlib.util.spec_from_file_location("fastrnn_setup", SETUP)
@@ -64,7 +66,7 @@ def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setup: ModuleType) ->
     from setuptools import Distribution, Extension
 
     def run() -> tuple[bool, str | None]:
-        extension = Extension("fastrnn._C", ["csrc/module.cpp", "csrc/probe.cu"], optional=True)
+        extension = Extension("fastrnn._C", SOURCES, optional=True)
         command = setup.BuildExtension(Distribution({"name": "fastrnn", "ext_modules": [extension]}))
         command.build_lib, command.build_temp = str(tmp_path / "lib"), str(tmp_path / "temporary")
         command.ensure_finalized()
@@ -95,7 +97,10 @@ def test_a_failing_nvcc_is_quoted(
     built, reason = build()
     assert not built
     assert reason is not None
-    assert "nvcc on csrc/module.cpp failed with exit status 1:\nhost.h(3): error: this compiler is too new" in reason
+    assert (
+        "nvcc on csrc/instances/lstm_forward.cu failed with exit status 1:\nhost.h(3): error: this compiler is too new"
+        in reason
+    )
     monkeypatch.setenv("FASTRNN_CUDA", "1")
     with pytest.raises(SystemExit, match=r"FASTRNN_CUDA=1 requires[\s\S]*too new"):
         build()
@@ -111,6 +116,52 @@ def test_an_earlier_outcome_is_cleared_away(
     assert build() == (False, "FASTRNN_CUDA=0 forbade it\n")
     monkeypatch.delenv("FASTRNN_CUDA")
     assert build() == (True, None)
+
+
+def compiled(log: Path) -> dict[str, str]:
+    """By source, the command that compiled it."""
+    lines = log.read_text().splitlines()
+    return {source: line for source in SOURCES for line in lines if f"-c {source} " in line}
+
+
+@on_linux
+def test_clusters_are_compiled_where_there_are_any(
+    monkeypatch: pytest.MonkeyPatch, build: Callable[[], tuple[bool, str | None]], nvcc: Callable[[str], str]
+) -> None:
+    log = Path(nvcc(LOGS + WRITES)).parent / "log"
+    assert build() == (True, None)
+    module, probe, instances = (compiled(log)[SOURCES[index]] for index in (0, 1, 3))
+    assert "sm_80" in module
+    assert "sm_80" in probe
+    assert "FASTRNN_NO_CLUSTERS" not in module
+    assert [name in instances for name in ("sm_80", "sm_90a", "sm_100")] == [False, True, True]
+    assert SOURCES[2] not in compiled(log)
+    log.unlink()
+    monkeypatch.setenv("FASTRNN_CUDA_ARCHS", "80")
+    assert build() == (True, None)
+    assert SOURCES[3] not in compiled(log)
+    assert "FASTRNN_NO_CLUSTERS" in compiled(log)[SOURCES[0]]
+
+
+@on_linux
+def test_the_host_build_needs_no_nvcc(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    setup: ModuleType,
+    build: Callable[[], tuple[bool, str | None]],
+) -> None:
+    monkeypatch.setattr(setup, "sysconfig", SimpleNamespace(get_paths=lambda: {"include": str(tmp_path)}))
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setenv("FASTRNN_CUDA", "host")
+    monkeypatch.setenv("CXX", str(tmp_path / "c++"))
+    with pytest.raises(SystemExit, match=r"FASTRNN_CUDA=host requires the CUDA extension: no C\+\+ compiler"):
+        build()
+    (tmp_path / "c++").write_text(f"#!/bin/sh\n{LOGS}{WRITES}\n")
+    (tmp_path / "c++").chmod(0o755)
+    assert build() == (True, None)
+    commands = compiled(tmp_path / "log")
+    assert list(commands) == [SOURCES[0], SOURCES[2], SOURCES[3]]
+    assert all("-DFASTRNN_HOST" in command for command in commands.values())
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ FLOOR = {
     torch.float16: 5e-4,  # as bfloat16
 }
 
-ROUNDS_PRODUCTS = {"triton"}
+ROUNDS_PRODUCTS = {"cuda", "triton"}
 """Backends whose kernels read x W_ihᵀ + b in the storage dtype and multiply h in it, as cuDNN's do."""
 
 DRAWS = 8

@@ -27,11 +27,14 @@ from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.preference import why_torch, why_torch_on_cuda
 
-BACKENDS: tuple[str, ...] = ("numba", "triton", "aten", "reference")
+BACKENDS: tuple[str, ...] = ("numba", "triton", "cuda", "aten", "reference")
 """By preference: `auto` takes the first that supports a call, but for the rows of `preference`."""
 
 OPERATOR_BACKENDS: tuple[str, ...] = tuple(name for name in BACKENDS if name != "aten")
 """Those that serve one layer below the operators."""
+
+GPU_BACKENDS: tuple[str, ...] = ("triton", "cuda")
+"""Those whose kernels run on the CPU in tests only, and slowly."""
 
 NAMES: tuple[str, ...] = ("auto", *BACKENDS)
 
@@ -71,7 +74,7 @@ def use_backend(name: str) -> Iterator[None]:
     """Within the `with` block and in this thread, modules that name no backend of their own use `name`.
 
     Args:
-        name: "auto", "numba", "triton", "aten" or "reference".
+        name: "auto", "numba", "cuda", "triton", "aten" or "reference".
 
     Raises:
         ValueError: no backend has that name.
@@ -100,14 +103,14 @@ def requested(argument: str | None) -> str:
 def operator_backend(name: str, layer: Layer) -> str:
     """The backend that serves `layer` when `name` was asked for, "auto" being the first that can.
 
-    On the CPU "auto" passes over triton, whose interpreter is for tests.
+    On the CPU "auto" passes over cuda and triton, which can run there for tests.
 
     Raises:
         CannotServe: the backend that was asked for cannot serve the layer.
     """
     if name == "auto":
-        passed_over = "triton" if layer.x.device.type == "cpu" else None
-        return next(c for c in OPERATOR_BACKENDS if c != passed_over and module(c).supports(layer) is None)
+        passed_over = GPU_BACKENDS if layer.x.device.type == "cpu" else ()
+        return next(c for c in OPERATOR_BACKENDS if c not in passed_over and module(c).supports(layer) is None)
     reason = module(name).supports(layer)
     if reason is not None:
         raise CannotServe(layer.cell_name, name, reason)

@@ -1,0 +1,287 @@
+// The backward recurrence, way 2: a cluster computes eight sequences in one head and direction, all steps.
+//
+// A block computes the gradients of its own units' gates and multiplies them by its rows of w_hh, which it keeps, most
+// of them in registers, transposed as the first operand of the product: the units of the state before are its M, the
+// sequences its N. Each block so has a share of the sum for every unit of the head, and sends it to the unit's owner by
+// asynchronous stores, which count on a barrier where they arrive. The owner adds the shares up in the order of the
+// blocks. There is no barrier of the cluster in the loop, and two buffers of everything: a block sends its shares of a
+// step only when it has received those of the step just before from all blocks, which have therefore read those of the
+// step before that one; and the warps of a block may be a product apart.
+#pragma once
+
+#include "arguments.h"
+#include "backward_shape.cuh"
+#include "memory.cuh"
+#include "place.cuh"
+
+namespace fastrnn {
+
+// The transposed rows of w_hh (G·D, D) of the block's units to registers and, what does not fit there, to `rest` in
+// shared memory.
+//
+// What goes to shared memory is loaded first, while the registers are free.
+template <class P>
+DEVICE void load_weights(const BackwardLane<P>& me, const typename P::Word* w_hh, int D, word4 (&w)[P::REGISTER_TILES],
+                         char* rest) {
+  const bool even = D % 2 == 0;
+#pragma unroll
+  for (int n = 0; n < P::TILES; ++n) {
+    const int i = P::TILES - 1 - n;
+    const int before = me.tile_unit(i % P::M_TILES) + 2 * me.q, k = i / P::M_TILES * P::TILE;
+    const int gate = k / P::BLOCK_UNITS, unit = me.rank * P::BLOCK_UNITS + k % P::BLOCK_UNITS + me.g;
+    word4 tile;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {  // of the gate rows
+      const int u = unit + 8 * half;
+      const typename P::Word* row = w_hh + (int64_t(gate) * D + u) * D;
+      tile.x[2 * half] = device::transpose(load_pair(row + before, u < D ? D - before : 0, even));
+      tile.x[2 * half + 1] = device::transpose(load_pair(row + before + 8, u < D ? D - before - 8 : 0, even));
+    }
+    if (i < P::REGISTER_TILES) {
+      w[i < P::REGISTER_TILES ? i : 0] = tile;
+    } else {
+      store(rest + (i - P::REGISTER_TILES) * P::TILE_BYTES, tile);
+    }
+    if (n % P::WEIGHT_LOADS == P::WEIGHT_LOADS - 1) device::compiler_fence();
+  }
+}
+
+// The block's share of w_hhᵀ d for the warp's units. Calls `meanwhile` at tile K_MEANWHILE along the gate rows.
+template <class P, class Meanwhile>
+DEVICE void multiply(const BackwardLane<P>& me, const word4 (&w)[P::REGISTER_TILES], const char* rest,
+                     const char* gradients, float (&sums)[P::M_TILES][P::LANE_SUMS], const Meanwhile& meanwhile) {
+  float chains[P::CHAINS][P::M_TILES][P::LANE_SUMS] = {};
+#pragma unroll
+  for (int k = 0; k < P::K_TILES; k += 2) {
+    if (k == P::K_MEANWHILE) meanwhile();
+    const word4 b = device::load_matrices(gradients + k * P::TILE * P::ROWS * sizeof(typename P::Word), me.lane);
+#pragma unroll
+    for (int i = k * P::M_TILES; i < (k + 2) * P::M_TILES && i < P::TILES; ++i) {
+      const word4 tile = i < P::REGISTER_TILES ? w[i < P::REGISTER_TILES ? i : 0]
+                                               : load<word4>(rest + (i - P::REGISTER_TILES) * P::TILE_BYTES);
+      const int m = i % P::M_TILES, own = i / P::M_TILES, second = own % 2;
+      P::Element::mma(chains[own % P::CHAINS][m], tile, b.x[2 * second], b.x[2 * second + 1]);
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < P::M_TILES; ++m) {
+#pragma unroll
+    for (int e = 0; e < P::LANE_SUMS; ++e) {
+      sums[m][e] = chains[0][m][e];
+#pragma unroll
+      for (int chain = 1; chain < P::CHAINS; ++chain) sums[m][e] += chains[chain][m][e];
+    }
+  }
+}
+
+// Sends a lane's sums of each of the warp's tiles to the block that owns their units.
+template <class P>
+DEVICE void send(const BackwardLane<P>& me, const float (&sums)[P::M_TILES][P::LANE_SUMS], char* partial,
+                 uint64_t* arrival) {
+  char* to = partial + (me.rank * (P::OWNED_TILES * 32) + me.sent_word()) * sizeof(word4);
+#pragma unroll
+  for (int m = 0; m < P::M_TILES; ++m) {
+    word4 v;
+    memcpy(&v, sums[m], sizeof v);
+    device::store_async(device::map(to, me.owner(m)), v, device::map(arrival, me.owner(m)));
+  }
+}
+
+// The sum of all blocks' shares of item `x`.
+template <class P>
+DEVICE float gather(const BackwardLane<P>& me, int x, const char* partial) {
+  constexpr int CHAINS = 4;  // of additions, for their latency
+  float sums[CHAINS] = {};
+#pragma unroll
+  for (int block = 0; block < P::BLOCKS; ++block) {
+    const int at = block * (P::BLOCK_UNITS * P::ROWS) + me.received_float(x);
+    sums[block % CHAINS] += load<float>(partial + at * sizeof(float));
+  }
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+template <class P>
+KERNEL(P::THREADS)
+backward_kernel(BackwardArguments a) {
+  using Cell = typename P::Cell;
+  using Element = typename P::Element;
+  using Word = typename P::Word;
+  constexpr int G = P::GATES, VALUES = P::VALUES, STATES = Cell::STATES, SAVED = Cell::SAVED, ITEMS = P::ITEMS;
+
+  const Place place(a);
+  const BackwardLane<P> me;
+  const int first = place.first, head = place.head, direction = place.direction, length = place.length;
+  const int H = a.H, D = place.D, wide = place.wide;
+  const bool backwards = place.backwards;
+  const int dt = backwards ? 1 : -1;  // against the direction of the forward
+  const int unit = me.rank * P::BLOCK_UNITS + me.unit;
+  auto inside = [&](int x) { return first + me.row + me.rows_to(x) < a.B && unit + me.units_to(x) < D; };
+
+  char* shared = device::shared_memory();
+  uint64_t* arrivals = reinterpret_cast<uint64_t*>(shared);  // [2]
+  char* gradients = shared + P::BARRIER_BYTES;               // [2][G · BLOCK_UNITS / 8][ROWS][8]
+  char* partial = gradients + 2 * P::GRADIENT_BYTES;         // [2][BLOCKS][BLOCK_UNITS · ROWS], see BackwardLane
+  char* rest = partial + 2 * P::PARTIAL_BYTES + me.warp * P::SHARED_TILES * P::TILE_BYTES + me.lane * sizeof(word4);
+
+  word4 w[P::REGISTER_TILES];
+  load_weights<P>(me, static_cast<const Word*>(direction ? a.w_hh[1] : a.w_hh[0]) + int64_t(head) * G * D * D, D, w,
+                  rest);
+
+  // Of every item: the gradient that the step before in this order left for its states, but for the product's share;
+  // that share; and whether it counts, which it does not where that step was cut or dead.
+  float carried[ITEMS][STATES], through[ITEMS] = {};
+  bool flows[ITEMS] = {};
+  const int64_t state = (int64_t(direction) * a.B + first + me.row) * H + head * D + unit;
+  auto state_at = [&](int x) { return state + me.rows_to(x) * int64_t(H) + me.units_to(x); };
+#pragma unroll
+  for (int x = 0; x < ITEMS; ++x) {
+#pragma unroll
+    for (int s = 0; s < STATES; ++s) {
+      const Word* d_last = static_cast<const Word*>(s ? a.dc_last : a.dh_last);
+      carried[x][s] = d_last && inside(x) ? Element::to_float(d_last[state_at(x)]) : 0.f;
+    }
+  }
+
+  // What a step needs from memory is loaded a step ahead, at these places: of ys and what is laid out as ys, of gates
+  // and dgates. The c that enters a step is what the next one in this order left.
+  const int t_first = backwards ? 0 : a.T - 1;
+  const int64_t row = int64_t(t_first) * a.B + first + me.row, directed = int64_t(direction) * a.T * a.B + row;
+  int64_t ys = row * wide + direction * H + head * D + unit, gates = directed * VALUES * H + head * D + unit;
+  const int64_t ys_step = int64_t(dt) * a.B * wide, gates_step = int64_t(dt) * a.B * VALUES * H;
+  auto ys_at = [&](int x) { return ys + me.rows_to(x) * int64_t(wide) + me.units_to(x); };
+  auto gate_at = [&](int x, int v) { return gates + (me.rows_to(x) * VALUES + v) * int64_t(H) + me.units_to(x); };
+  Word dy[ITEMS], h[ITEMS];  // h: of the GRU that before the step, of an RNN that after it
+  float dcy[ITEMS], c[ITEMS], c_before[ITEMS];
+  uint16_t saved[ITEMS][VALUES];
+  uint8_t cut;  // whether the asked sequence is cut where it enters the step
+  auto load_step = [&](int step) {
+    const int t = t_first + dt * step;
+    const uint32_t from_start = device::ballot(step == a.T - 1 || (backwards && t == length - 1));
+    const int entered = backwards ? t + 1 : t;
+    cut = place.load_reset(a, entered, int64_t(entered) * a.B + place.asked);
+#pragma unroll
+    for (int x = 0; x < ITEMS; ++x) {
+      const bool in = inside(x), starts = from_start >> (me.row + me.rows_to(x)) & 1;
+      dy[x] = in && a.dys ? static_cast<const Word*>(a.dys)[ys_at(x)] : Word(0);
+      if (STATES == 2) {
+        dcy[x] = in && a.dcs ? a.dcs[ys_at(x)] : 0.f;
+        c[x] = c_before[x];
+        c_before[x] = 0.f;
+        if (in && starts) c_before[x] = Element::to_float(static_cast<const Word*>(a.c0)[state_at(x)]);
+        if (in && !starts) c_before[x] = a.cs[ys_at(x) + ys_step];
+      } else {
+        const Word* after = static_cast<const Word*>(a.ys) + ys_at(x);
+        const Word* from = SAVED == 0 ? after : starts ? static_cast<const Word*>(a.h0) + state_at(x) : after + ys_step;
+        h[x] = in ? *from : Word(0);
+      }
+#pragma unroll
+      for (int v = 0; v < SAVED; ++v) {
+        saved[x][v] = in ? static_cast<const uint16_t*>(a.gates)[gate_at(x, v)] : uint16_t(0);
+      }
+    }
+  };
+  if (a.T > 0) {
+#pragma unroll
+    for (int x = 0; x < ITEMS; ++x) c_before[x] = STATES == 2 && inside(x) ? a.cs[ys_at(x)] : 0.f;
+    load_step(0);
+  }
+
+  if (P::BLOCKS > 1) {
+    if (device::thread() == 0) {
+      for (int i = 0; i < 2; ++i) device::mbarrier_init(arrivals + i, 1);
+      device::mbarrier_init_fence();
+    }
+    device::cluster_arrive();
+    device::cluster_wait();
+  }
+  // What the product of `step` gives the items. A block on its own has it already.
+  auto receive = [&](int step) {
+    if (P::BLOCKS == 1) return;
+    device::mbarrier_wait(arrivals + (step & 1), step >> 1 & 1);
+#pragma unroll
+    for (int x = 0; x < ITEMS; ++x) through[x] = gather<P>(me, x, partial + (step & 1) * P::PARTIAL_BYTES);
+  };
+
+#pragma unroll 1
+  for (int step = 0; step < a.T; ++step) {
+    const int t = t_first + dt * step, now = step & 1;
+    if (P::BLOCKS > 1 && device::thread() == 0) device::mbarrier_expect(arrivals + now, P::PARTIAL_BYTES);
+    const uint32_t live = device::ballot(t < length), cuts = device::ballot(cut != 0);
+    float values[ITEMS][VALUES];  // before the wait: they need nothing that arrives
+#pragma unroll
+    for (int x = 0; x < ITEMS; ++x) {
+#pragma unroll
+      for (int v = 0; v < SAVED; ++v) values[x][v] = Float16::to_float(saved[x][v]);
+      if (SAVED > 0 && a.are_preactivations) {
+        float pre[VALUES];
+#pragma unroll
+        for (int v = 0; v < VALUES; ++v) pre[v] = Element::to_float(saved[x][v]);
+        Cell::activated(pre, values[x]);
+      }
+    }
+    if (step > 0) receive(step - 1);
+    Word dgates[ITEMS][VALUES];
+#pragma unroll
+    for (int x = 0; x < ITEMS; ++x) {
+      const int n = me.row + me.rows_to(x);
+      const bool lives = inside(x) && (live >> n & 1), cut_here = cuts >> n & 1;
+      if (flows[x]) carried[x][0] += through[x];
+      float dstates[STATES], before[STATES], after[STATES], d[VALUES], direct[STATES];
+      dstates[0] = carried[x][0] + Element::to_float(dy[x]);
+      before[0] = after[0] = STATES == 1 ? Element::to_float(h[x]) : 0.f;
+      if (STATES == 2) {
+        dstates[STATES - 1] = carried[x][STATES - 1] + dcy[x];
+        before[STATES - 1] = c_before[x];
+        after[STATES - 1] = c[x];
+      }
+#pragma unroll
+      for (int s = 0; s < STATES; ++s) before[s] = cut_here ? 0.f : before[s];
+      Cell::derivative(dstates, values[x], before, after, d, direct);
+      flows[x] = lives && !cut_here;
+#pragma unroll
+      for (int s = 0; s < STATES; ++s) {
+        if (lives) carried[x][s] = cut_here ? 0.f : direct[s];
+      }
+#pragma unroll
+      for (int v = 0; v < VALUES; ++v) {
+        dgates[x][v] = lives ? Element::from_float(d[v]) : Word(0);
+        const int gate = v - (VALUES - G), k = gate * P::BLOCK_UNITS + me.unit + me.units_to(x);
+        char* to = gradients + now * P::GRADIENT_BYTES + (k / 8 * P::ROWS + slot(n)) * sizeof(word4);
+        if (gate >= 0) store(to + k % 8 * sizeof(Word), dgates[x][v]);
+      }
+    }
+    device::block_barrier();
+    float sums[P::M_TILES][P::LANE_SUMS];
+    multiply<P>(me, w, rest, gradients + now * P::GRADIENT_BYTES, sums, [&] {
+#pragma unroll
+      for (int x = 0; x < ITEMS; ++x) {
+#pragma unroll
+        for (int v = 0; v < VALUES; ++v) {
+          if (inside(x)) static_cast<Word*>(a.dgates)[gate_at(x, v)] = dgates[x][v];
+        }
+      }
+      ys += ys_step;
+      gates += gates_step;
+      if (step + 1 < a.T) load_step(step + 1);
+    });
+    if (P::BLOCKS == 1) {
+#pragma unroll
+      for (int x = 0; x < ITEMS; ++x) through[x] = sums[x / P::LANE_SUMS % P::M_TILES][x % P::LANE_SUMS];
+    } else {
+      send<P>(me, sums, partial + now * P::PARTIAL_BYTES, arrivals + now);
+    }
+  }
+
+  if (a.T > 0) receive(a.T - 1);
+#pragma unroll
+  for (int x = 0; x < ITEMS; ++x) {
+    if (!inside(x)) continue;
+    if (flows[x]) carried[x][0] += through[x];
+#pragma unroll
+    for (int s = 0; s < STATES; ++s) {
+      static_cast<Word*>(s ? a.dc0 : a.dh0)[state_at(x)] = Element::from_float(carried[x][s]);
+    }
+  }
+}
+
+}  // namespace fastrnn

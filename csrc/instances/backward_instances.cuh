@@ -1,0 +1,21 @@
+// The rows of the table for one cell's backward: every shape in both dtypes.
+#pragma once
+
+#include "../backward.cuh"
+#include "../cells.cuh"
+#include "../elements.cuh"
+#include "../launch.cuh"
+#include "../shapes.h"
+
+namespace fastrnn {
+
+template <class Cell, class Element, int... shape>
+Instance<BackwardArguments> backward_instance() {
+  using Shape = BackwardShape<Cell, Element, shape...>;
+  return instance<Shape, BackwardArguments, backward_kernel<Shape>>(Operation::kBackward, Cell::KIND, Element::KIND);
+}
+
+}  // namespace fastrnn
+
+#define FASTRNN_BACKWARD_INSTANCES(Cell, ...) \
+  backward_instance<Cell, Bfloat16, __VA_ARGS__>(), backward_instance<Cell, Float16, __VA_ARGS__>(),

@@ -1,0 +1,21 @@
+// The rows of the table for one cell's forward: every shape in both dtypes.
+#pragma once
+
+#include "../cells.cuh"
+#include "../elements.cuh"
+#include "../forward.cuh"
+#include "../launch.cuh"
+#include "../shapes.h"
+
+namespace fastrnn {
+
+template <class Cell, class Element, int... shape>
+Instance<ForwardArguments> forward_instance() {
+  using Shape = ForwardShape<Cell, Element, shape...>;
+  return instance<Shape, ForwardArguments, forward_kernel<Shape>>(Operation::kForward, Cell::KIND, Element::KIND);
+}
+
+}  // namespace fastrnn
+
+#define FASTRNN_FORWARD_INSTANCES(Cell, ...) \
+  forward_instance<Cell, Bfloat16, __VA_ARGS__>(), forward_instance<Cell, Float16, __VA_ARGS__>(),

@@ -1,0 +1,7 @@
+#include "backward_instances.cuh"
+
+#define FASTRNN_ROW(...) FASTRNN_BACKWARD_INSTANCES(Lstm, __VA_ARGS__)
+
+std::vector<fastrnn::Instance<fastrnn::BackwardArguments>> fastrnn::lstm_backward() {
+  return {FASTRNN_LSTM_BACKWARD_SHAPES(FASTRNN_ROW)};
+}

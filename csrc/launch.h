@@ -1,0 +1,48 @@
+// The table of compiled kernels, and their launch.
+#pragma once
+
+#include <vector>
+
+#include "planner.h"
+
+namespace fastrnn {
+
+// Where a kernel runs.
+struct Target {
+  int device;
+  void* stream;  // a cudaStream_t of that device, null for the default one; of no meaning on the host
+};
+
+// A compiled kernel over `Arguments`, and what starts it.
+template <class Arguments>
+struct Instance {
+  Geometry geometry;
+  void (*launch)(const Geometry& geometry, int64_t clusters, const Arguments& arguments, const Target& target);
+};
+
+// Each is defined in a source file of its own in instances/, so that they compile side by side.
+std::vector<Instance<ForwardArguments>> lstm_forward();
+std::vector<Instance<ForwardArguments>> gru_forward();
+std::vector<Instance<ForwardArguments>> rnn_tanh_forward();
+std::vector<Instance<ForwardArguments>> rnn_relu_forward();
+std::vector<Instance<BackwardArguments>> lstm_backward();
+std::vector<Instance<BackwardArguments>> gru_backward();
+std::vector<Instance<BackwardArguments>> rnn_tanh_backward();
+std::vector<Instance<BackwardArguments>> rnn_relu_backward();
+
+// Every compiled kernel, those of the forward first.
+const std::vector<Geometry>& compiled();
+
+// The architectures that they were compiled for, as "80:90a"; for the host build, that of the device it stands for.
+const char* architectures();
+
+// The kernel that serves `request` on the device, or why none does. Throws std::runtime_error where CUDA fails.
+Plan plan_on(int device, const Request& request);
+
+// Plan and launch; return before the kernel has ended, but for the host build. Throw std::runtime_error, which names
+// the kernel and its configuration, where the launch fails; and std::invalid_argument where no kernel serves the
+// request.
+void launch_forward(CellKind cell, ElementKind element, const ForwardArguments& arguments, const Target& target);
+void launch_backward(CellKind cell, ElementKind element, const BackwardArguments& arguments, const Target& target);
+
+}  // namespace fastrnn

@@ -1,0 +1,97 @@
+"""The GPU backend in CUDA C++: a cluster of blocks keeps the weights in registers and shared memory for all steps.
+
+Its kernels are the extension's, `csrc/`, which `fastrnn.extension` loads at the first question. They take raw pointers;
+`launch.py` fills them in. In an extension that was built for the CPU (FASTRNN_CUDA=host) the same kernels run on CPU
+tensors, slowly, for tests; this backend then takes those when it is asked for by name.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from fastrnn import extension
+from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
+from fastrnn.backends.recurrence.backward import backward as recurrence_backward
+from fastrnn.backends.recurrence.forward import forward as recurrence_forward
+
+DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+"""By dtype, what the extension calls it."""
+LARGEST = 2**31 - 1
+"""Sizes are passed as 32-bit integers; offsets are 64 bits wide."""
+
+
+def ready() -> str | None:
+    """Why it cannot run on this machine, or None if it can."""
+    missing = extension.why_missing()
+    if missing is not None:
+        return f"no CUDA extension: {missing}"
+    if extension.load().host:
+        return None
+    if torch.version.cuda is None:
+        return "torch is built without CUDA" + (", aten serves ROCm" if torch.version.hip else "")
+    return None if torch.cuda.is_available() else "torch finds no GPU"
+
+
+def supports(layer: Layer) -> str | None:
+    """Why it cannot serve `layer`, as a clause, or None if it can."""
+    device = layer.x.device
+    if device.type not in ("cpu", "cuda"):
+        return f"it takes CUDA tensors only, got {device.type}"
+    if device.type == "cpu" and (extension.why_missing() is not None or not extension.load().host):
+        return "it takes CUDA tensors only, got cpu"
+    reason = ready()
+    if reason is not None:
+        return reason
+    if device.type == "cuda" and extension.load().host:
+        return "its kernels are compiled for the CPU (FASTRNN_CUDA=host)"
+    if layer.x.dtype not in DTYPES:
+        return f"it computes in {' and '.join(DTYPES.values())} only yet, got {layer.x.dtype}"
+    if layer.projected:
+        return "it has no projections (proj_size) yet"
+    if max(*layer.x.shape, layer.hidden_size) > LARGEST:
+        return f"it takes sizes up to {LARGEST}, got {tuple(layer.x.shape)}"
+    return _why_no_kernel(layer)
+
+
+def _why_no_kernel(layer: Layer) -> str | None:
+    """The planner's answer, for the forward and for the backward."""
+    recurrence = (
+        layer.cell_name,
+        DTYPES[layer.x.dtype],
+        layer.hidden_size // layer.heads,
+        layer.x.shape[1],
+        layer.heads,
+        layer.directions,
+    )
+    index = layer.x.device.index or 0
+    why_not = extension.load().why_not
+    reason: str | None
+    try:
+        reason = why_not("forward", *recurrence, index) or why_not("backward", *recurrence, index)
+    except RuntimeError as error:
+        return f"CUDA: {error}"
+    return reason
+
+
+def _on(device: torch.device) -> AbstractContextManager[Any]:
+    """The device whose stream and memory the products and the kernels use."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
+    """One layer's outputs; see `Forward`."""
+    from fastrnn.backends.cuda import launch
+
+    with _on(layer.x.device):
+        return recurrence_forward(layer, launch.forward, history=history, gates=gates)
+
+
+def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
+    """One layer's gradients; see `Backward`."""
+    from fastrnn.backends.cuda import launch
+
+    with _on(layer.x.device):
+        return recurrence_backward(layer, launch.backward, kept, grads)

@@ -1,0 +1,78 @@
+"""What the extension's kernels are handed: the addresses of the buffers, in the order of `csrc/arguments.h`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrnn import extension
+from fastrnn.backends.cuda import DTYPES
+from fastrnn.backends.layer import Layer
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers
+
+
+def forward(layer: Layer, buffers: ForwardBuffers) -> None:
+    """Fills ys, cs, gates and finals."""
+    extension.load().forward(
+        layer.cell_name,
+        DTYPES[layer.x.dtype],
+        _address(buffers.gx),
+        *_pair(buffers.w_hh),
+        *_pair(buffers.b_hh),
+        *_pair(buffers.states0),
+        _address(buffers.masks.lengths),
+        _address(buffers.masks.resets),
+        _address(buffers.ys),
+        _address(buffers.cs),
+        _address(buffers.gates),
+        *_pair(buffers.finals),
+        *_sizes(layer),
+        *_place(layer.x.device),
+    )
+
+
+def backward(layer: Layer, buffers: BackwardBuffers) -> None:
+    """Fills dgates and d_states0."""
+    extension.load().backward(
+        layer.cell_name,
+        DTYPES[layer.x.dtype],
+        *_pair(buffers.w_hh),
+        _address(buffers.ys),
+        _address(buffers.cs),
+        _address(buffers.gates),
+        buffers.are_preactivations,
+        *_pair(buffers.states0),
+        _address(buffers.masks.lengths),
+        _address(buffers.masks.resets),
+        _address(buffers.dys),
+        _address(buffers.dcs),
+        *_pair(buffers.d_finals),
+        _address(buffers.dgates),
+        *_pair(buffers.d_states0),
+        *_sizes(layer),
+        *_place(layer.x.device),
+    )
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _pair(tensors: list[Tensor]) -> tuple[int, int]:
+    """Of up to two tensors, 0 for each that there is not."""
+    first, second = (*tensors, None, None)[:2]
+    return _address(first), _address(second)
+
+
+def _sizes(layer: Layer) -> tuple[Any, ...]:
+    steps, batch, _ = layer.x.shape
+    return steps, batch, layer.hidden_size, layer.heads, layer.directions, layer.reverse
+
+
+def _place(device: torch.device) -> tuple[int, int]:
+    """The device's number and the current stream of it; of no meaning on the CPU."""
+    if device.type == "cpu":
+        return 0, 0
+    return device.index, torch.cuda.current_stream(device).cuda_stream
