@@ -34,10 +34,10 @@ def _fixed_seed() -> None:
 @pytest.fixture(autouse=True)
 def _exact_float32() -> Iterator[None]:
     """float32 is multiplied as float32: what TF32 does is for the tests that ask for it."""
-    settings = torch.backends.cudnn.rnn
-    before, settings.fp32_precision = settings.fp32_precision, "ieee"
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     yield
-    settings.fp32_precision = before
+    torch.backends.cudnn.allow_tf32 = before
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from fastrnn import extension
-
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "csrc"
+NAME = "fastrnn_host._C"
+"""Not that of the installed extension: pybind11 would give back the one that it has under this name."""
 
 
 def setup_module() -> ModuleType:
@@ -55,7 +55,7 @@ def load(cache_folder: Path) -> ModuleType:
     built = cache_folder / f"_C-{_hash()}.so"
     if not built.exists():
         _build(cache_folder, built)
-    spec = importlib.util.spec_from_file_location(extension.NAME, built)
+    spec = importlib.util.spec_from_file_location(NAME, built)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
