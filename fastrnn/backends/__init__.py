@@ -25,7 +25,7 @@ import torch
 from fastrnn.backends import aten, reference
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.preference import why_torch, why_torch_on_cuda
+from fastrnn.backends.preference import ON_CUDA, why_torch
 
 BACKENDS: tuple[str, ...] = ("numba", "triton", "cuda", "aten", "reference")
 """By preference: `auto` takes the first that supports a call, but for the rows of `preference`."""
@@ -74,7 +74,7 @@ def use_backend(name: str) -> Iterator[None]:
     """Within the `with` block and in this thread, modules that name no backend of their own use `name`.
 
     Args:
-        name: "auto", "numba", "cuda", "triton", "aten" or "reference".
+        name: "auto", "numba", "triton", "cuda", "aten" or "reference".
 
     Raises:
         ValueError: no backend has that name.
@@ -141,7 +141,7 @@ def why_aten(first: Layer, training: bool) -> str | None:
     if torch.compiler.is_compiling():
         return None
     if first.x.device.type == "cuda":
-        return why_torch_on_cuda(first, training)
+        return ON_CUDA
     reason = module("numba").supports(first)
     if reason is not None:
         return f"numba cannot serve it: {reason}"

@@ -37,6 +37,10 @@ ROWS = (
 )
 
 
+ON_CUDA = "cuDNN's kernels are known to be fast; fastrnn's have not been timed on a GPU yet"
+"""Why torch's kernels are taken on a GPU, wherever they serve the call."""
+
+
 def why_torch(layer: Layer, training: bool) -> str | None:
     """Why torch's kernels are the better choice for a layer on the CPU, or None if they are not known to be."""
     steps, hidden = layer.x.shape[0], layer.hidden_size
@@ -50,8 +54,3 @@ def why_torch(layer: Layer, training: bool) -> str | None:
         ):
             return row.reason
     return None
-
-
-def why_torch_on_cuda(layer: Layer, training: bool) -> str | None:
-    """As `why_torch`, on a GPU: wherever torch's kernels serve the call, for no other has been timed there yet."""
-    return "cuDNN's kernels are known to be fast; fastrnn's have not been timed on a GPU yet"

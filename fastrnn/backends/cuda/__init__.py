@@ -7,9 +7,6 @@ tensors, slowly, for tests; this backend then takes those when it is asked for b
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
 import torch
 
 from fastrnn import extension
@@ -76,22 +73,15 @@ def _why_no_kernel(layer: Layer) -> str | None:
     return reason
 
 
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """The device whose stream and memory the products and the kernels use."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     """One layer's outputs; see `Forward`."""
     from fastrnn.backends.cuda import launch
 
-    with _on(layer.x.device):
-        return recurrence_forward(layer, launch.forward, history=history, gates=gates)
+    return recurrence_forward(layer, launch.forward, history=history, gates=gates)
 
 
 def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     """One layer's gradients; see `Backward`."""
     from fastrnn.backends.cuda import launch
 
-    with _on(layer.x.device):
-        return recurrence_backward(layer, launch.backward, kept, grads)
+    return recurrence_backward(layer, launch.backward, kept, grads)

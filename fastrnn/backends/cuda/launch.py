@@ -10,7 +10,7 @@ from torch import Tensor
 from fastrnn import extension
 from fastrnn.backends.cuda import DTYPES
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, both
 
 
 def forward(layer: Layer, buffers: ForwardBuffers) -> None:
@@ -62,7 +62,7 @@ def _address(tensor: Tensor | None) -> int:
 
 def _pair(tensors: list[Tensor]) -> tuple[int, int]:
     """Of up to two tensors, 0 for each that there is not."""
-    first, second = (*tensors, None, None)[:2]
+    first, second = both(tensors)
     return _address(first), _address(second)
 
 

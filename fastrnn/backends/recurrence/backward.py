@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastrnn.backends import gate_gradients, products
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
-from fastrnn.backends.recurrence.buffers import BackwardBuffers, Masks, dense
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, Masks, dense, on
 
 Recurrence = Callable[[Layer, BackwardBuffers], None]
 """Fills dgates and d_states0; T and B are at least 1."""
@@ -17,6 +17,11 @@ Recurrence = Callable[[Layer, BackwardBuffers], None]
 
 def backward(layer: Layer, run: Recurrence, kept: Residuals, grads: Gradients) -> Backward:
     """One layer's gradients; see `Backward`."""
+    with on(layer.x.device):
+        return _backward(layer, run, kept, grads)
+
+
+def _backward(layer: Layer, run: Recurrence, kept: Residuals, grads: Gradients) -> Backward:
     x, directions, hidden = layer.x, layer.directions, layer.hidden_size
     T, B, _ = x.shape
     width = max(len(layer.cell.saved), len(layer.cell.gates))

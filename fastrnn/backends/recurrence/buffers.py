@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,11 @@ def dense(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor, contiguous, aligned and in `dtype`; itself where it is all that."""
     tensor = tensor.to(dtype or tensor.dtype).contiguous()
     return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+
+
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """The device whose stream and memory the products and the kernels use."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def both(states: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:

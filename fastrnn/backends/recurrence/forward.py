@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends.layer import Forward, Layer
-from fastrnn.backends.recurrence.buffers import ForwardBuffers, Masks, dense
+from fastrnn.backends.recurrence.buffers import ForwardBuffers, Masks, dense, on
 
 Recurrence = Callable[[Layer, ForwardBuffers], None]
 """Fills ys, cs, gates and finals; T and B are at least 1."""
@@ -16,6 +16,11 @@ Recurrence = Callable[[Layer, ForwardBuffers], None]
 
 def forward(layer: Layer, run: Recurrence, *, history: bool, gates: bool) -> Forward:
     """One layer's outputs; see `Forward`."""
+    with on(layer.x.device):
+        return _forward(layer, run, history, gates)
+
+
+def _forward(layer: Layer, run: Recurrence, history: bool, gates: bool) -> Forward:
     x, directions, hidden = layer.x, layer.directions, layer.hidden_size
     T, B, _ = x.shape
     saves = len(layer.cell.saved)

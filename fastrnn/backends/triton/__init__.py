@@ -11,12 +11,10 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -93,22 +91,15 @@ def supports(layer: Layer) -> str | None:
     return reason
 
 
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    """Triton launches on the current device."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
 def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     """One layer's outputs; see `Forward`."""
     from fastrnn.backends.triton import ways
 
-    with _on(layer.x.device):
-        return recurrence_forward(layer, ways.forward, history=history, gates=gates)
+    return recurrence_forward(layer, ways.forward, history=history, gates=gates)
 
 
 def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     """One layer's gradients; see `Backward`."""
     from fastrnn.backends.triton import ways
 
-    with _on(layer.x.device):
-        return recurrence_backward(layer, ways.backward, kept, grads)
+    return recurrence_backward(layer, ways.backward, kept, grads)
