@@ -36,9 +36,12 @@ HOST = "host"
 HOST_ARCHITECTURE = "90a"
 """Whose code the host build's kernels stand for."""
 
-CLUSTER_SOURCES = "instances"
-"""The folder of the sources that are compiled for architectures with clusters of blocks only."""
+CLUSTER_SOURCES = "cluster"
+"""The folder of the kernels that are compiled for architectures with clusters of blocks only."""
 FIRST_WITH_CLUSTERS = 90
+
+KERNEL_SOURCES = (CLUSTER_SOURCES, "grid")
+"""The folders of the recurrence's kernels, which take longest to compile."""
 
 SHOWN_LINES = 8
 """How much of nvcc's complaint the reason quotes: all of a short one, the first errors of a long one."""
@@ -46,9 +49,8 @@ SHOWN_LINES = 8
 
 def find_sources(folder: Path) -> list[str]:
     """Every source file of the extension."""
-    return sorted(
-        str(path) for pattern in ("*.cpp", "*.cu", f"{CLUSTER_SOURCES}/*.cu") for path in folder.glob(pattern)
-    )
+    kernels = [f"{name}/*.cu" for name in KERNEL_SOURCES]
+    return sorted(str(path) for pattern in ("*.cpp", "*.cu", *kernels) for path in folder.glob(pattern))
 
 
 class NotBuilt(Exception):
@@ -205,7 +207,7 @@ def compile_and_link(sources: list[str], nvcc: str, temporary: Path, target: Pat
         return [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
 
     def compile_one(source: str) -> str:
-        compiled = str(temporary / f"{Path(source).name}.o")
+        compiled = str(temporary / object_name(source))
         own = targets(clustered if needs_clusters(source) else chosen)
         run([nvcc, *own, *flags, "-c", source, "-o", compiled], f"nvcc on {source}")
         return compiled
@@ -225,13 +227,23 @@ def compile_and_link_for_host(sources: list[str], compiler: str, temporary: Path
     replaced = {source.replace("_host.cpp", ".cu") for source in sources if replaces_cuda(source)}
 
     def compile_one(source: str) -> str:
-        compiled = str(temporary / f"{Path(source).name}.o")
+        compiled = str(temporary / object_name(source))
         run([compiler, *flags, "-x", "c++", "-c", source, "-o", compiled], f"{compiler} on {source}")
         return compiled
 
     objects = compile_all([source for source in sources if source not in replaced], compile_one, temporary)
     run([compiler, "-shared", *objects, "-o", str(target)], f"linking by {compiler}")
     print("fastrnn is built with its CUDA extension's kernels for the CPU", flush=True)
+
+
+def object_name(source: str) -> str:
+    """What the file is called that a source is compiled to: folders have sources of the same name."""
+    return f"{Path(source).parent.name}-{Path(source).name}.o"
+
+
+def holds_kernels(source: str) -> bool:
+    """Whether a source instantiates the recurrence's kernels."""
+    return Path(source).parent.name in KERNEL_SOURCES
 
 
 def needs_clusters(source: str) -> bool:
@@ -248,7 +260,7 @@ def compile_all(sources: list[str], compile_one: Callable[[str], str], temporary
     """The object files of all sources, those that take longest begun first."""
     temporary.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs()) as pool:
-        return list(pool.map(compile_one, sorted(sources, key=needs_clusters, reverse=True)))
+        return list(pool.map(compile_one, sorted(sources, key=holds_kernels, reverse=True)))
 
 
 def required(reason: NotBuilt) -> str:

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks import sass
 
-SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "instances"
+SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cluster"
 ARCHITECTURE = "90a"
 """The oldest with clusters."""
 
@@ -41,7 +41,7 @@ _FUNCTION = re.compile(r"^\s*Function : (\w+)$", re.MULTILINE)
 
 
 class Kernel(NamedTuple):
-    """An instance, as `csrc/shapes.h` lists it."""
+    """An instance, as `csrc/cluster/shapes.h` lists it."""
 
     operation: str
     cell: str

@@ -6,7 +6,7 @@
 namespace fastrnn {
 
 enum class CellKind { kRnnTanh, kRnnRelu, kLstm, kGru };
-enum class ElementKind { kBfloat16, kFloat16 };  // the storage dtype
+enum class ElementKind { kBfloat16, kFloat16, kTf32 };  // the storage dtype; tf32: float32, multiplied as TF32
 
 // Pointers that depend on the direction are pairs: the first direction's, and the second's or null.
 struct ForwardArguments {
@@ -19,7 +19,7 @@ struct ForwardArguments {
   const uint8_t* resets;   // (T, B), or null
   void* ys;                // (T, B, directions·H): written
   float* cs;               // (T, B, directions·H): written, or null
-  void* gates;             // (directions, T, B, S, H) float16: written, or null
+  void* gates;             // (directions, T, B, S, H) float16, for tf32 float32: written, or null
   void* h_last;            // (directions, B, H): written
   void* c_last;            // as h_last, or null
   int T, B, H, heads, directions;
@@ -30,7 +30,7 @@ struct BackwardArguments {
   const void* w_hh[2];  // (N, G·D, D)
   const void* ys;       // (T, B, directions·H)
   const float* cs;      // (T, B, directions·H), or null
-  const void* gates;    // (directions, T, B, S, H): float16, what forward saved, or preactivations in the storage dtype
+  const void* gates;    // (directions, T, B, S, H): what forward saved, or preactivations in the storage dtype
   bool are_preactivations;
   const void* h0;          // (directions, B, H)
   const void* c0;          // as h0, or null
@@ -45,6 +45,12 @@ struct BackwardArguments {
   void* dc0;               // as dh0, or null
   int T, B, H, heads, directions;
   bool reverse;
+};
+
+// How the blocks of a grid divide a recurrence. A team, `blocks` consecutive ones, has the weights of one head and
+// direction and computes up to `tiles` tiles of the batch, of eight sequences each, in turn within every step.
+struct Teams {
+  int count, blocks, tiles;
 };
 
 }  // namespace fastrnn

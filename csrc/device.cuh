@@ -21,6 +21,9 @@ using remote = uint32_t;
 
 DEVICE int thread() { return threadIdx.x; }
 
+// The block's number in the grid.
+DEVICE int block() { return blockIdx.x; }
+
 DEVICE int cluster_rank() {
   uint32_t rank;
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -60,6 +63,15 @@ DEVICE void mma_bfloat16(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1
 
 DEVICE void mma_float16(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "r"(b0), "r"(b1));
+}
+
+// The same with a 16 x 8 and b 8 x 8, of numbers that round_to_tf32 gave. With row = lane / 4 and column = lane % 4, a
+// lane holds of a [row][column], [row + 8][column], [row][column + 4], [row + 8][column + 4]; of b, [column][row] and
+// [column + 4][row].
+DEVICE void mma_tf32(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a.x[0]), "r"(a.x[1]), "r"(a.x[2]), "r"(a.x[3]), "r"(b0), "r"(b1));
 }
@@ -128,6 +140,60 @@ DEVICE void mbarrier_wait(uint64_t* barrier, int parity) {
       "@!p bra WAIT;}" ::"r"(local(barrier)),
       "r"(parity)
       : "memory");
+}
+
+// Loads and stores that blocks exchange words by, through the memory that all of them see: each word arrives whole, and
+// in no order with any other. Between two loads of a word that has not arrived, call `pause`.
+DEVICE word4 load_strong(const word4* from) {
+  word4 v;
+  asm volatile("ld.relaxed.gpu.global.v4.b32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.x[0]), "=r"(v.x[1]), "=r"(v.x[2]), "=r"(v.x[3])
+               : "l"(from)
+               : "memory");
+  return v;
+}
+
+DEVICE uint32_t load_strong(const uint32_t* from) {
+  uint32_t v;
+  asm volatile("ld.relaxed.gpu.global.b32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
+  return v;
+}
+
+DEVICE uint16_t load_strong(const uint16_t* from) {
+  uint16_t v;
+  asm volatile("ld.relaxed.gpu.global.b16 %0, [%1];" : "=h"(v) : "l"(from) : "memory");
+  return v;
+}
+
+DEVICE void store_strong(uint32_t* to, uint32_t v) {
+  asm volatile("st.relaxed.gpu.global.b32 [%0], %1;" ::"l"(to), "r"(v) : "memory");
+}
+
+DEVICE void store_strong(uint16_t* to, uint16_t v) {
+  asm volatile("st.relaxed.gpu.global.b16 [%0], %1;" ::"l"(to), "h"(v) : "memory");
+}
+
+DEVICE void pause() {}
+
+// Waits for the other lanes of the warp.
+DEVICE void warp_barrier() { __syncwarp(); }
+
+DEVICE uint32_t bits(float x) { return __float_as_uint(x); }
+DEVICE float from_bits(uint32_t v) { return __uint_as_float(v); }
+
+// To 10 bits of fraction, ties away from zero.
+DEVICE uint32_t round_to_tf32(float x) {
+  uint32_t r;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
+  return r;
+}
+
+// 1 / (1 + e⁻ˣ), with a relative error of 2⁻²¹.
+DEVICE float sigmoid_precise(float x) {
+  float power, y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(-1.44269504f * x));  // log2 e
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(1.f + power));
+  return y;
 }
 
 // With a relative error of 2⁻¹¹.

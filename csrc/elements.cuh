@@ -1,4 +1,8 @@
-// The storage dtypes: 16 bits wide, in products with float32 sums.
+// The storage dtypes, and how they are multiplied: in products with float32 sums.
+//
+// A word holds one element. A product takes tiles of 16 x TILE_K elements by TILE_K x 8, of which a lane has 16 bytes
+// of the first and 8 of the second (device.cuh says which); what `operand` makes of words that were loaded is what it
+// takes. Gates are saved as `Saved` stores them.
 #pragma once
 
 #include "arguments.h"
@@ -6,26 +10,63 @@
 
 namespace fastrnn {
 
-struct Bfloat16 {
-  using Word = uint16_t;
-  static constexpr ElementKind KIND = ElementKind::kBfloat16;
-
-  static DEVICE float to_float(Word v) { return device::bfloat16_to_float(v); }
-  static DEVICE Word from_float(float x) { return static_cast<Word>(device::pack_bfloat16(x, 0.f)); }
-  static DEVICE uint32_t pack(float low, float high) { return device::pack_bfloat16(low, high); }
-  static DEVICE void mma(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) {
-    device::mma_bfloat16(d, a, b0, b1);
-  }
-};
+constexpr int VECTOR_BYTES = 16;  // what one load or store moves
 
 struct Float16 {
   using Word = uint16_t;
+  using Saved = Float16;
   static constexpr ElementKind KIND = ElementKind::kFloat16;
+  static constexpr int TILE_K = 16;
 
   static DEVICE float to_float(Word v) { return device::float16_to_float(v); }
   static DEVICE Word from_float(float x) { return static_cast<Word>(device::pack_float16(x, 0.f)); }
   static DEVICE uint32_t pack(float low, float high) { return device::pack_float16(low, high); }
+  // The nearest number that the format holds; NaN is NaN.
+  static DEVICE float finite(float x) { return x > 65504.f ? 65504.f : x < -65504.f ? -65504.f : x; }
+  static DEVICE word4 operand(const word4& v) { return v; }
   static DEVICE void mma(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) { device::mma_float16(d, a, b0, b1); }
+  static DEVICE float tanh(float x) { return device::tanh_fast(x); }
+  static DEVICE float sigmoid(float x) { return 0.5f * device::tanh_fast(0.5f * x) + 0.5f; }
+};
+
+// Gates nearly all lie in [-1, 1], where float16 has 3 bits more.
+struct Bfloat16 {
+  using Word = uint16_t;
+  using Saved = Float16;
+  static constexpr ElementKind KIND = ElementKind::kBfloat16;
+  static constexpr int TILE_K = 16;
+
+  static DEVICE float to_float(Word v) { return device::bfloat16_to_float(v); }
+  static DEVICE Word from_float(float x) { return static_cast<Word>(device::pack_bfloat16(x, 0.f)); }
+  static DEVICE uint32_t pack(float low, float high) { return device::pack_bfloat16(low, high); }
+  static DEVICE word4 operand(const word4& v) { return v; }
+  static DEVICE void mma(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) {
+    device::mma_bfloat16(d, a, b0, b1);
+  }
+  static DEVICE float tanh(float x) { return device::tanh_fast(x); }
+  static DEVICE float sigmoid(float x) { return 0.5f * device::tanh_fast(0.5f * x) + 0.5f; }
+};
+
+// float32 that is multiplied with 10 bits of fraction. A word has the bits of a float; a NaN that is stored is always
+// the same one, so that no stored word has all bits set. Activations are as precise as the sums.
+struct Tf32 {
+  using Word = uint32_t;
+  using Saved = Tf32;
+  static constexpr ElementKind KIND = ElementKind::kTf32;
+  static constexpr int TILE_K = 8;
+
+  static DEVICE float to_float(Word v) { return device::from_bits(v); }
+  static DEVICE Word from_float(float x) { return x != x ? 0x7fffffffu : device::bits(x); }
+  static DEVICE float finite(float x) { return x; }
+  static DEVICE word4 operand(const word4& v) {
+    word4 rounded;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) rounded.x[i] = device::round_to_tf32(device::from_bits(v.x[i]));
+    return rounded;
+  }
+  static DEVICE void mma(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) { device::mma_tf32(d, a, b0, b1); }
+  static DEVICE float tanh(float x) { return 2.f * device::sigmoid_precise(2.f * x) - 1.f; }
+  static DEVICE float sigmoid(float x) { return device::sigmoid_precise(x); }
 };
 
 }  // namespace fastrnn

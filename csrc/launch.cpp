@@ -1,5 +1,6 @@
 #include "launch.h"
 
+#include <cstdlib>
 #include <stdexcept>
 
 #include "probe.h"
@@ -21,22 +22,20 @@ Instances<Arguments> joined(const Parts&... parts) {
 }
 
 const Instances<ForwardArguments>& forward_instances() {
-#ifdef FASTRNN_NO_CLUSTERS
-  static const Instances<ForwardArguments> all;
-#else
-  static const auto all =
-      joined<ForwardArguments>(lstm_forward(), gru_forward(), rnn_tanh_forward(), rnn_relu_forward());
+  static const auto all = joined<ForwardArguments>(
+#ifndef FASTRNN_NO_CLUSTERS
+      cluster::lstm_forward(), cluster::gru_forward(), cluster::rnn_tanh_forward(), cluster::rnn_relu_forward(),
 #endif
+      grid::lstm_forward(), grid::gru_forward(), grid::rnn_tanh_forward(), grid::rnn_relu_forward());
   return all;
 }
 
 const Instances<BackwardArguments>& backward_instances() {
-#ifdef FASTRNN_NO_CLUSTERS
-  static const Instances<BackwardArguments> all;
-#else
-  static const auto all =
-      joined<BackwardArguments>(lstm_backward(), gru_backward(), rnn_tanh_backward(), rnn_relu_backward());
+  static const auto all = joined<BackwardArguments>(
+#ifndef FASTRNN_NO_CLUSTERS
+      cluster::lstm_backward(), cluster::gru_backward(), cluster::rnn_tanh_backward(), cluster::rnn_relu_backward(),
 #endif
+      grid::lstm_backward(), grid::gru_backward(), grid::rnn_tanh_backward(), grid::rnn_relu_backward());
   return all;
 }
 
@@ -46,7 +45,7 @@ void launch(const Instances<Arguments>& instances, size_t first, const Request& 
   const Plan plan = plan_on(target.device, request);
   if (plan.chosen < 0) throw std::invalid_argument(plan.reason);
   const Instance<Arguments>& instance = instances[static_cast<size_t>(plan.chosen) - first];
-  instance.launch(instance.geometry, plan.clusters, arguments, target);
+  instance.launch(instance.geometry, plan, arguments, target);
 }
 
 }  // namespace
@@ -63,18 +62,25 @@ const std::vector<Geometry>& compiled() {
 
 const char* architectures() { return FASTRNN_TEXT(FASTRNN_ARCHITECTURES); }
 
+std::optional<Way> only_way() {
+  const char* text = std::getenv("FASTRNN_CUDA_WAY");
+  if (text == nullptr || *text == '\0') return {};
+  return parse_way(text);
+}
+
 Plan plan_on(int device, const Request& request) { return plan(compiled(), request, limits(device), architectures()); }
 
 void launch_forward(CellKind cell, ElementKind element, const ForwardArguments& arguments, const Target& target) {
-  const Request request{Operation::kForward, cell, element, arguments.H / arguments.heads, arguments.B, arguments.heads,
-                        arguments.directions};
+  const Request request{Operation::kForward,           cell,        element,
+                        arguments.H / arguments.heads, arguments.B, arguments.heads,
+                        arguments.directions,          only_way()};
   launch(forward_instances(), 0, request, arguments, target);
 }
 
 void launch_backward(CellKind cell, ElementKind element, const BackwardArguments& arguments, const Target& target) {
   const Request request{Operation::kBackward,          cell,        element,
                         arguments.H / arguments.heads, arguments.B, arguments.heads,
-                        arguments.directions};
+                        arguments.directions,          only_way()};
   launch(backward_instances(), forward_instances().size(), request, arguments, target);
 }
 

@@ -1,4 +1,4 @@
-// How a cluster kernel is started: on a device, or on host fibers. Included where kernels are instantiated.
+// How kernels are started: on a device, or on host fibers. Included where kernels are instantiated.
 #pragma once
 
 #include "device.cuh"
@@ -11,45 +11,90 @@
 #include "current_device.h"
 #else
 #include <cstdlib>
+#include <cstring>
 #endif
 
 namespace fastrnn {
+
+// What a grid kernel's blocks see of each other: the output that they wait for, every byte of it kNotYet before.
+struct Exchanged {
+  void* address;
+  size_t bytes;
+};
+
+constexpr int kNotYet = 0xff;  // such words are NaN, and no kernel stores just this NaN
+
+inline size_t word_bytes(ElementKind element) { return element == ElementKind::kTf32 ? 4 : 2; }
+
+inline Exchanged exchanged(const ForwardArguments& a, const Geometry& geometry) {
+  return {a.ys, size_t(a.T) * a.B * a.directions * a.H * word_bytes(geometry.element)};
+}
+
+inline Exchanged exchanged(const BackwardArguments& a, const Geometry& geometry) {
+  const int values = geometry.cell == CellKind::kLstm || geometry.cell == CellKind::kGru ? 4 : 1;  // max(S, G)
+  return {a.dgates, size_t(a.directions) * a.T * a.B * values * a.H * word_bytes(geometry.element)};
+}
 
 #ifdef __CUDACC__
 
 constexpr int kPortableCluster = 8;  // blocks: what every device with clusters runs, larger ones must be asked for
 constexpr int kRemembered = 64;      // devices for which a kernel's attributes are set once, not at every launch
 
-// Allows `kernel` its shared memory and its cluster on the current device, `device`.
-template <class Arguments, void (*kernel)(Arguments)>
-void prepare(const Geometry& geometry, int device) {
-  static std::atomic<bool> prepared[kRemembered];
-  if (device < kRemembered && prepared[device].load(std::memory_order_acquire)) return;
+// Allows `kernel` on the current device, `device`, as much shared memory as a block may have there, and a large cluster
+// where its clusters are large.
+template <auto kernel>
+void prepare(const Geometry& geometry, const Plan& plan, int device) {
+  static std::atomic<int> allowed[kRemembered];  // bytes
+  if (device < kRemembered && allowed[device].load(std::memory_order_acquire) >= plan.shared_bytes) return;
   const auto set = [&](cudaFuncAttribute attribute, int value) {
-    check(cudaFuncSetAttribute(kernel, attribute, value), describe(geometry));
+    check(cudaFuncSetAttribute(kernel, attribute, value), describe(geometry, plan.blocks, plan.shared_bytes));
   };
-  set(cudaFuncAttributeMaxDynamicSharedMemorySize, geometry.shared_bytes);
-  if (geometry.blocks > kPortableCluster) set(cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  if (device < kRemembered) prepared[device].store(true, std::memory_order_release);
+  set(cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
+  if (geometry.way == Way::kCluster && geometry.blocks > kPortableCluster) {
+    set(cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  if (device < kRemembered) allowed[device].store(plan.shared_bytes, std::memory_order_release);
+}
+
+// Starts `kernel` on the current device, with `attribute` of the launch.
+template <auto kernel, class... Arguments>
+void start(const Geometry& geometry, const Plan& plan, const Target& target, cudaLaunchAttribute attribute,
+           const Arguments&... arguments) {
+  prepare<kernel>(geometry, plan, target.device);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(plan.groups * plan.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(geometry.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
+  config.stream = static_cast<cudaStream_t>(target.stream);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, arguments...),
+        std::to_string(plan.groups) + " of " + describe(geometry, plan.blocks, plan.shared_bytes));
 }
 
 template <class Arguments, void (*kernel)(Arguments)>
-void launch_clusters(const Geometry& geometry, int64_t clusters, const Arguments& arguments, const Target& target) {
+void launch_clusters(const Geometry& geometry, const Plan& plan, const Arguments& arguments, const Target& target) {
   const CurrentDevice current(target.device);
-  prepare<Arguments, kernel>(geometry, target.device);
   cudaLaunchAttribute cluster;
   cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = static_cast<unsigned>(geometry.blocks);
+  cluster.val.clusterDim.x = static_cast<unsigned>(plan.blocks);
   cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(clusters * geometry.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(geometry.threads));
-  config.dynamicSmemBytes = static_cast<size_t>(geometry.shared_bytes);
-  config.stream = static_cast<cudaStream_t>(target.stream);
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, kernel, arguments),
-        std::to_string(clusters) + " clusters of " + describe(geometry));
+  start<kernel>(geometry, plan, target, cluster, arguments);
+}
+
+// Blocks of a team wait for each other's words in what the kernel writes: all must run at once, and no word may be
+// there before it is written.
+template <class Arguments, void (*kernel)(Arguments, Teams)>
+void launch_grid(const Geometry& geometry, const Plan& plan, const Arguments& arguments, const Target& target) {
+  const CurrentDevice current(target.device);
+  const Exchanged words = exchanged(arguments, geometry);
+  check(cudaMemsetAsync(words.address, kNotYet, words.bytes, static_cast<cudaStream_t>(target.stream)),
+        "cudaMemsetAsync of " + std::to_string(words.bytes) + " bytes");
+  cudaLaunchAttribute cooperative;
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  const Teams teams{static_cast<int>(plan.groups), plan.blocks, plan.batch_tiles};
+  start<kernel>(geometry, plan, target, cooperative, arguments, teams);
 }
 
 #else
@@ -61,19 +106,41 @@ inline unsigned host_seed() {
 }
 
 template <class Arguments, void (*kernel)(Arguments)>
-void launch_clusters(const Geometry& geometry, int64_t clusters, const Arguments& arguments, const Target&) {
+void launch_clusters(const Geometry& geometry, const Plan& plan, const Arguments& arguments, const Target&) {
   host::launch(
-      static_cast<int>(clusters), geometry.blocks, geometry.threads, geometry.shared_bytes, [&] { kernel(arguments); },
+      static_cast<int>(plan.groups), plan.blocks, geometry.threads, plan.shared_bytes, [&] { kernel(arguments); },
+      host_seed());
+}
+
+// All blocks of the grid take turns, as those of one cluster do.
+template <class Arguments, void (*kernel)(Arguments, Teams)>
+void launch_grid(const Geometry& geometry, const Plan& plan, const Arguments& arguments, const Target&) {
+  const Exchanged words = exchanged(arguments, geometry);
+  memset(words.address, kNotYet, words.bytes);
+  const Teams teams{static_cast<int>(plan.groups), plan.blocks, plan.batch_tiles};
+  host::launch(
+      1, teams.count * teams.blocks, geometry.threads, plan.shared_bytes, [&] { kernel(arguments, teams); },
       host_seed());
 }
 
 #endif
 
-// The table's row for the kernel of shape `Shape`.
+// The table's row for the cluster kernel of shape `Shape`.
 template <class Shape, class Arguments, void (*kernel)(Arguments)>
-Instance<Arguments> instance(Operation operation, CellKind cell, ElementKind element) {
-  return {{operation, cell, element, Shape::UNITS, Shape::BLOCKS, Shape::THREADS, Shape::ROWS, Shape::SHARED_BYTES},
+Instance<Arguments> cluster_instance(Operation operation) {
+  return {{Way::kCluster, operation, Shape::Cell::KIND, Shape::Element::KIND, Shape::UNITS, Shape::BLOCKS,
+           Shape::THREADS, Shape::ROWS, Shape::SHARED_BYTES, Spread{}},
           &launch_clusters<Arguments, kernel>};
+}
+
+// The table's row for the grid kernel of shape `Shape`.
+template <class Shape, class Arguments, void (*kernel)(Arguments, Teams)>
+Instance<Arguments> grid_instance(Operation operation) {
+  const Spread spread{Shape::BLOCK_UNITS,    Shape::SLICE_UNITS, Shape::SLICE_TILES,
+                      Shape::REGISTER_TILES, Shape::TILE_BYTES,  Shape::BATCH_TILE_BYTES};
+  return {{Way::kGrid, operation, Shape::Cell::KIND, Shape::Element::KIND, Shape::MOST_UNITS,
+           Shape::MOST_UNITS / Shape::BLOCK_UNITS, Shape::THREADS, Shape::ROWS, Shape::SHARED_BYTES, spread},
+          &launch_grid<Arguments, kernel>};
 }
 
 }  // namespace fastrnn

@@ -17,10 +17,11 @@ struct Target {
 template <class Arguments>
 struct Instance {
   Geometry geometry;
-  void (*launch)(const Geometry& geometry, int64_t clusters, const Arguments& arguments, const Target& target);
+  void (*launch)(const Geometry& geometry, const Plan& plan, const Arguments& arguments, const Target& target);
 };
 
-// Each is defined in a source file of its own in instances/, so that they compile side by side.
+// Each is defined in a source file of its own, so that they compile side by side.
+namespace cluster {
 std::vector<Instance<ForwardArguments>> lstm_forward();
 std::vector<Instance<ForwardArguments>> gru_forward();
 std::vector<Instance<ForwardArguments>> rnn_tanh_forward();
@@ -29,12 +30,28 @@ std::vector<Instance<BackwardArguments>> lstm_backward();
 std::vector<Instance<BackwardArguments>> gru_backward();
 std::vector<Instance<BackwardArguments>> rnn_tanh_backward();
 std::vector<Instance<BackwardArguments>> rnn_relu_backward();
+}  // namespace cluster
+
+namespace grid {
+std::vector<Instance<ForwardArguments>> lstm_forward();
+std::vector<Instance<ForwardArguments>> gru_forward();
+std::vector<Instance<ForwardArguments>> rnn_tanh_forward();
+std::vector<Instance<ForwardArguments>> rnn_relu_forward();
+std::vector<Instance<BackwardArguments>> lstm_backward();
+std::vector<Instance<BackwardArguments>> gru_backward();
+std::vector<Instance<BackwardArguments>> rnn_tanh_backward();
+std::vector<Instance<BackwardArguments>> rnn_relu_backward();
+}  // namespace grid
 
 // Every compiled kernel, those of the forward first.
 const std::vector<Geometry>& compiled();
 
 // The architectures that they were compiled for, as "80:90a"; for the host build, that of the device it stands for.
 const char* architectures();
+
+// The way that the environment variable FASTRNN_CUDA_WAY names, for tests and measurements, or none. Throws
+// std::invalid_argument where it names no way.
+std::optional<Way> only_way();
 
 // The kernel that serves `request` on the device, or why none does. Throws std::runtime_error where CUDA fails.
 Plan plan_on(int device, const Request& request);

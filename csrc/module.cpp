@@ -2,6 +2,7 @@
 // CUDA function, so it imports on a machine without a driver; pybind11 is included here alone, since nvcc would read it
 // once for each architecture. The host build (FASTRNN_HOST) has the same kernels, compiled for the CPU.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <string>
 
@@ -91,6 +92,7 @@ void backward(const std::string& cell, const std::string& element, Address w_fir
 
 py::dict geometry(const Geometry& one) {
   py::dict result;
+  result["way"] = name(one.way);
   result["operation"] = name(one.operation);
   result["cell"] = name(one.cell);
   result["element"] = name(one.element);
@@ -108,18 +110,28 @@ py::list kernels() {
   return result;
 }
 
-// The kernel that serves a recurrence under the given limits, as in `kernels`, and its clusters; or the reason why
-// none.
+// The kernel that serves a recurrence under the given limits, as in `kernels`, and its clusters or teams, with the
+// blocks and the shared memory of theirs; or the reason why none.
 py::object plan_for(const std::string& operation, const std::string& cell, const std::string& element, int64_t units,
                     int64_t batch, int64_t heads, int64_t directions, std::pair<int, int> capability,
-                    int multiprocessors, int64_t shared_memory, int cluster, const std::string& architectures) {
-  const Request request{
-      parse_operation(operation), parse_cell(cell), parse_element(element), units, batch, heads, directions};
+                    int multiprocessors, int64_t shared_memory, int cluster, const std::string& architectures,
+                    const std::optional<std::string>& way) {
+  const Request request{parse_operation(operation),
+                        parse_cell(cell),
+                        parse_element(element),
+                        units,
+                        batch,
+                        heads,
+                        directions,
+                        way ? std::optional<Way>(parse_way(*way)) : std::nullopt};
   const Limits limits{capability.first, capability.second, multiprocessors, shared_memory, cluster};
   const Plan found = plan(compiled(), request, limits, architectures);
   if (found.chosen < 0) return py::str(found.reason);
   py::dict result = geometry(compiled()[static_cast<size_t>(found.chosen)]);
-  result["clusters"] = found.clusters;
+  result["groups"] = found.groups;
+  result["blocks"] = found.blocks;
+  result["batch_tiles"] = found.batch_tiles;
+  result["shared_bytes"] = found.shared_bytes;
   return std::move(result);
 }
 
@@ -137,8 +149,14 @@ py::dict limits_of(int device) {
 // Why no kernel serves a recurrence on a device, as a clause; None where one does.
 py::object why_not(const std::string& operation, const std::string& cell, const std::string& element, int64_t units,
                    int64_t batch, int64_t heads, int64_t directions, int device) {
-  const Request request{
-      parse_operation(operation), parse_cell(cell), parse_element(element), units, batch, heads, directions};
+  const Request request{parse_operation(operation),
+                        parse_cell(cell),
+                        parse_element(element),
+                        units,
+                        batch,
+                        heads,
+                        directions,
+                        only_way()};
   const Plan found = plan_on(device, request);
   if (found.chosen < 0) return py::str(found.reason);
   return py::none();
@@ -180,7 +198,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("kernels", &fastrnn::kernels);
   module.def("plan", &fastrnn::plan_for, py::kw_only(), py::arg("operation"), py::arg("cell"), py::arg("element"),
              py::arg("units"), py::arg("batch"), py::arg("heads"), py::arg("directions"), py::arg("capability"),
-             py::arg("multiprocessors"), py::arg("shared_memory"), py::arg("cluster"), py::arg("architectures"));
+             py::arg("multiprocessors"), py::arg("shared_memory"), py::arg("cluster"), py::arg("architectures"),
+             py::arg("way") = py::none());
   module.def("limits", &fastrnn::limits_of, py::arg("device"));
   module.def("why_not", &fastrnn::why_not);
   module.def("forward", &fastrnn::forward, Unlocked());

@@ -8,8 +8,10 @@
 namespace fastrnn {
 namespace {
 
-constexpr int kFirstWithClusters = 90;                                // sm_90: capability 9.0
+constexpr int kFirst = 80;  // sm_80: capability 8.0
+constexpr int kFirstWithClusters = 90;
 constexpr int64_t kMostBlocks = std::numeric_limits<int32_t>::max();  // of a grid, along x
+constexpr int kMostBatchTiles = 16;                                   // of a team: more hide no more latency
 
 template <class Kind, int N>
 Kind parse(const std::string& text, const Kind (&kinds)[N], const char* what) {
@@ -21,19 +23,21 @@ Kind parse(const std::string& text, const Kind (&kinds)[N], const char* what) {
   throw std::invalid_argument(std::string(what) + ": expected one of " + expected + ", got " + text);
 }
 
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // Whether a device of that capability runs code for `architecture`: "90" is for 9.0 and later of the same generation,
 // "100f" likewise, "90a" for 9.0 alone. The last digit is the minor number.
 bool runs(const std::string& architecture, const Limits& limits) {
   const int number = std::stoi(architecture);
-  if (number < kFirstWithClusters || number / 10 != limits.major) return false;
+  if (number < kFirst || number / 10 != limits.major) return false;
   return architecture.back() == 'a' ? number % 10 == limits.minor : number % 10 <= limits.minor;
 }
 
 // Why the device runs none of the kernels, or nothing.
 std::string why_not_here(const Limits& limits, const std::string& architectures) {
   std::ostringstream why;
-  if (limits.major * 10 + limits.minor < kFirstWithClusters) {
-    why << "it needs a device of capability 9.0 or later, got " << limits.major << '.' << limits.minor;
+  if (limits.major * 10 + limits.minor < kFirst) {
+    why << "it needs a device of capability 8.0 or later, got " << limits.major << '.' << limits.minor;
     return why.str();
   }
   std::istringstream list(architectures);
@@ -46,49 +50,86 @@ std::string why_not_here(const Limits& limits, const std::string& architectures)
   return why.str();
 }
 
-bool fits(const Geometry& geometry, const Limits& limits) {
-  return geometry.shared_bytes <= limits.shared_memory && geometry.blocks <= limits.cluster &&
-         geometry.blocks <= limits.multiprocessors;
+// How a cluster kernel serves `request`. Clusters that the device has no room for wait for others to end.
+Plan plan_cluster(const Geometry& one, const Request& request) {
+  Plan result;
+  result.groups = divide_up(request.batch, one.rows) * request.heads * request.directions;
+  result.blocks = one.blocks;
+  result.shared_bytes = one.shared_bytes;
+  return result;
+}
+
+// How a grid kernel does. All blocks of a team must run at once, so that there are no more teams than the device has
+// room for; each takes one head and direction and some tiles of the batch after another.
+Plan plan_grid(const Geometry& one, const Request& request, const Limits& limits) {
+  const Spread& spread = one.spread;
+  Plan result;
+  result.blocks = static_cast<int>(divide_up(request.units, spread.block_units));
+  const int64_t room = std::max<int64_t>(1, limits.multiprocessors / result.blocks);
+  const int64_t jobs = request.heads * request.directions, tiles = divide_up(request.batch, one.rows);
+  const int64_t of_job = std::max<int64_t>(1, room / jobs);  // teams
+  const int64_t tiles_of_warp = divide_up(request.units, spread.slice_units) * spread.slice_tiles;
+  const int64_t kept = std::max<int64_t>(0, tiles_of_warp - spread.register_tiles) * spread.tile_bytes;
+  const int64_t fixed = one.shared_bytes + kept * (one.threads / 32);
+  const int64_t fit = std::max<int64_t>(1, (limits.shared_memory - fixed) / spread.batch_tile_bytes);
+  const int64_t at_once = std::min({divide_up(tiles, of_job), fit, int64_t(kMostBatchTiles)});
+  result.batch_tiles = static_cast<int>(at_once);
+  result.groups = std::min(room, jobs * divide_up(tiles, at_once));
+  result.shared_bytes = static_cast<int>(fixed + at_once * spread.batch_tile_bytes);
+  return result;
+}
+
+bool fits(const Geometry& geometry, const Plan& plan, const Limits& limits) {
+  return plan.shared_bytes <= limits.shared_memory && plan.blocks <= limits.multiprocessors &&
+         (geometry.way == Way::kGrid || plan.blocks <= limits.cluster);
 }
 
 }  // namespace
 
 Plan plan(const std::vector<Geometry>& compiled, const Request& request, const Limits& limits,
           const std::string& architectures) {
-  Plan result{-1, 0, why_not_here(limits, architectures)};
-  if (!result.reason.empty()) return result;
+  Plan none;
+  none.reason = why_not_here(limits, architectures);
+  if (!none.reason.empty()) return none;
   int largest = 0;
-  const Geometry* too_large = nullptr;  // the first that would serve but does not fit
+  std::string too_large;  // the last that would serve but does not fit
   for (size_t i = 0; i < compiled.size(); ++i) {
     const Geometry& one = compiled[i];
     if (one.operation != request.operation || one.cell != request.cell || one.element != request.element) continue;
+    if (request.way && one.way != *request.way) continue;
+    if (one.way == Way::kCluster && limits.major * 10 + limits.minor < kFirstWithClusters) continue;
     largest = std::max(largest, one.units);
     if (one.units < request.units) continue;
-    if (!fits(one, limits)) {
-      if (too_large == nullptr) too_large = &one;
-      continue;
-    }
-    result.clusters = (request.batch + one.rows - 1) / one.rows * request.heads * request.directions;
-    if (result.clusters > kMostBlocks / one.blocks) {
-      result.reason = "it would need " + std::to_string(result.clusters) + " clusters of " +
-                      std::to_string(one.blocks) + " blocks, more than a grid holds";
+    Plan result = one.way == Way::kCluster ? plan_cluster(one, request) : plan_grid(one, request, limits);
+    if (!fits(one, result, limits)) {
+      too_large = describe(one, result.blocks, result.shared_bytes);
+    } else if (result.groups > kMostBlocks / result.blocks) {
+      none.reason = "it would need " + std::to_string(result.groups) + " clusters of " + std::to_string(result.blocks) +
+                    " blocks, more than a grid holds";
+      return none;
     } else {
       result.chosen = static_cast<int>(i);
+      return result;
     }
-    return result;
   }
   std::ostringstream why;
-  if (too_large != nullptr) {
-    why << describe(*too_large) << " does not fit the device, which has " << limits.multiprocessors
+  if (!too_large.empty()) {
+    why << too_large << " does not fit the device, which has " << limits.multiprocessors
         << " multiprocessors, clusters of up to " << limits.cluster << " blocks and " << limits.shared_memory
         << " bytes of shared memory for a block";
   } else {
-    why << "it takes heads of up to " << largest << " units for " << name(request.cell) << " in "
-        << name(request.element) << ", got " << request.units;
+    if (largest == 0) {
+      why << "it has no kernel for " << name(request.cell) << " in " << name(request.element);
+    } else {
+      why << "it takes heads of up to " << largest << " units for " << name(request.cell) << " in "
+          << name(request.element) << ", got " << request.units;
+    }
   }
-  result.reason = why.str();
-  return result;
+  none.reason = why.str();
+  return none;
 }
+
+const char* name(Way way) { return way == Way::kCluster ? "cluster" : "grid"; }
 
 const char* name(Operation operation) { return operation == Operation::kForward ? "forward" : "backward"; }
 
@@ -106,7 +147,22 @@ const char* name(CellKind cell) {
   throw std::invalid_argument("no such cell");
 }
 
-const char* name(ElementKind element) { return element == ElementKind::kBfloat16 ? "bfloat16" : "float16"; }
+const char* name(ElementKind element) {
+  switch (element) {
+    case ElementKind::kBfloat16:
+      return "bfloat16";
+    case ElementKind::kFloat16:
+      return "float16";
+    case ElementKind::kTf32:
+      return "tf32";
+  }
+  throw std::invalid_argument("no such element");
+}
+
+Way parse_way(const std::string& text) {
+  constexpr Way kinds[] = {Way::kCluster, Way::kGrid};
+  return parse(text, kinds, "way");
+}
 
 Operation parse_operation(const std::string& text) {
   constexpr Operation kinds[] = {Operation::kForward, Operation::kBackward};
@@ -119,15 +175,16 @@ CellKind parse_cell(const std::string& text) {
 }
 
 ElementKind parse_element(const std::string& text) {
-  constexpr ElementKind kinds[] = {ElementKind::kBfloat16, ElementKind::kFloat16};
+  constexpr ElementKind kinds[] = {ElementKind::kBfloat16, ElementKind::kFloat16, ElementKind::kTf32};
   return parse(text, kinds, "element");
 }
 
-std::string describe(const Geometry& geometry) {
+std::string describe(const Geometry& geometry, int blocks, int shared_bytes) {
   std::ostringstream text;
-  text << name(geometry.operation) << "_kernel<" << name(geometry.cell) << ", " << name(geometry.element) << ", "
-       << geometry.units << " units> in clusters of " << geometry.blocks << " blocks of " << geometry.threads
-       << " threads and " << geometry.shared_bytes << " bytes of shared memory";
+  text << name(geometry.way) << "_" << name(geometry.operation) << "_kernel<" << name(geometry.cell) << ", "
+       << name(geometry.element) << ", " << geometry.units << " units> in "
+       << (geometry.way == Way::kCluster ? "clusters" : "teams") << " of " << blocks << " blocks of "
+       << geometry.threads << " threads and " << shared_bytes << " bytes of shared memory";
   return text.str();
 }
 

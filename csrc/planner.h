@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,16 +12,32 @@ namespace fastrnn {
 
 enum class Operation { kForward, kBackward };
 
+// Where the weights live: spread over the blocks of a cluster, which send each other the state, or over as many blocks
+// of the grid as they need, a team, which see it in the device's memory.
+enum class Way { kCluster, kGrid };
+
+// Of a grid kernel: how its team and its shared memory grow with a head.
+struct Spread {
+  int block_units;       // that a block owns
+  int slice_units;       // units of a head, of which
+  int slice_tiles;       // a warp has so many tiles of weights,
+  int register_tiles;    // so many in registers at most,
+  int tile_bytes;        // and the others in shared memory
+  int batch_tile_bytes;  // of shared memory for each tile of the batch
+};
+
 // A compiled kernel: what it computes and how it is launched.
 struct Geometry {
+  Way way;
   Operation operation;
   CellKind cell;
   ElementKind element;
   int units;         // of a head at most
-  int blocks;        // of a cluster
+  int blocks;        // of a cluster; of a team, for the most units
   int threads;       // of a block
-  int rows;          // sequences of a cluster
-  int shared_bytes;  // of a block
+  int rows;          // sequences of a cluster; of a team, of each tile of the batch
+  int shared_bytes;  // of a block; of a grid kernel's, without what `spread` adds
+  Spread spread;     // of no meaning for a cluster kernel
 };
 
 // A recurrence to compute.
@@ -30,38 +47,43 @@ struct Request {
   ElementKind element;
   int64_t units;  // of a head: H / heads
   int64_t batch, heads, directions;
+  std::optional<Way> way;  // the only one to take, where there is one
 };
 
 // What a device can do.
 struct Limits {
   int major, minor;       // its capability
-  int multiprocessors;    // a block of a cluster takes one
+  int multiprocessors;    // a block of a cluster or a team takes one
   int64_t shared_memory;  // bytes that one block may ask for
-  int cluster;            // blocks of the largest cluster that it runs
+  int cluster;            // blocks of the largest cluster that it runs, 0 where it has none
 };
 
 struct Plan {
-  int chosen;          // index of the kernel, or -1
-  int64_t clusters;    // how many are launched
-  std::string reason;  // where there is no kernel: why, as a clause
+  int chosen = -1;       // index of the kernel, or -1
+  std::string reason;    // where there is no kernel: why, as a clause
+  int64_t groups = 0;    // clusters or teams that are launched
+  int blocks = 0;        // of each of them
+  int batch_tiles = 1;   // that a team computes in turn within a step; of a cluster 1
+  int shared_bytes = 0;  // of a block
 };
 
-// Of `compiled`, ordered by units within an operation, cell and element, the kernel with the fewest units that serves
-// `request` on a device with `limits`. `architectures` are those that the kernels were compiled for, as "80:90a".
+// Of `compiled`, the first kernel that serves `request` on a device with `limits`: those of an operation, cell and
+// element are ordered by preference. `architectures` are those that the kernels were compiled for, as "80:90a".
 Plan plan(const std::vector<Geometry>& compiled, const Request& request, const Limits& limits,
           const std::string& architectures);
 
+const char* name(Way way);
 const char* name(Operation operation);
 const char* name(CellKind cell);
 const char* name(ElementKind element);
 
-// By name, as "forward", "rnn_tanh", "bfloat16"; throw std::invalid_argument for another.
+// By name, as "grid", "forward", "rnn_tanh", "bfloat16"; throw std::invalid_argument for another.
+Way parse_way(const std::string& text);
 Operation parse_operation(const std::string& text);
 CellKind parse_cell(const std::string& text);
 ElementKind parse_element(const std::string& text);
 
-// The kernel and its configuration, for errors: "forward_kernel<lstm, bfloat16, 512 units> in clusters of 16 blocks
-// ...".
-std::string describe(const Geometry& geometry);
+// The kernel and its configuration, for errors: "cluster_forward_kernel<lstm, bfloat16, 512 units> with 16 blocks ...".
+std::string describe(const Geometry& geometry, int blocks, int shared_bytes);
 
 }  // namespace fastrnn

@@ -35,7 +35,7 @@ class Fault(NamedTuple):
     kernel: str
     name: str
     changes: dict[str, str]
-    """by text in <kernel>.cuh, what takes its place wherever it stands"""
+    """by text in cluster/<kernel>.cuh, what takes its place wherever it stands"""
 
 
 FAULTS = (
@@ -112,7 +112,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_a_planted_fault_is_found(fault: Fault, healthy: dict[str, str], tmp_path: Path) -> None:
     sources = tmp_path / "csrc"
     shutil.copytree(cuda_host.SOURCES, sources)
-    source = sources / f"{fault.kernel}.cuh"
+    source = sources / "cluster" / f"{fault.kernel}.cuh"
     text = source.read_text()
     for healthy_text, change in fault.changes.items():
         assert healthy_text in text, "the fault has no place in the source any more"

@@ -23,7 +23,7 @@ NOISE = "for i in 1 2 3 4 5 6 7 8; do echo nothing is wrong here; done; "
 FAILS = NOISE + 'echo "host.h(3): error: this compiler is too new" >&2; exit 1'
 LOGS = 'echo "$@" >> $(dirname "$0")/log; '
 WRITES = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo compiled > "$2"; shift; done'
-SOURCES = ["csrc/module.cpp", "csrc/probe.cu", "csrc/probe_host.cpp", "csrc/instances/lstm_forward.cu"]
+SOURCES = ["csrc/module.cpp", "csrc/probe.cu", "csrc/probe_host.cpp", "csrc/cluster/lstm_forward.cu"]
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the extension is built on Linux only")
 
 
@@ -98,7 +98,7 @@ def test_a_failing_nvcc_is_quoted(
     assert not built
     assert reason is not None
     assert (
-        "nvcc on csrc/instances/lstm_forward.cu failed with exit status 1:\nhost.h(3): error: this compiler is too new"
+        "nvcc on csrc/cluster/lstm_forward.cu failed with exit status 1:\nhost.h(3): error: this compiler is too new"
         in reason
     )
     monkeypatch.setenv("FASTRNN_CUDA", "1")

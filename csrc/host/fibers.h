@@ -88,11 +88,12 @@ struct MBarrier {
 };
 static_assert(sizeof(MBarrier) == sizeof(uint64_t), "an mbarrier has 8 bytes");
 
-// An asynchronous store on its way.
+// A store on its way to another block.
 struct Store {
   char* to;
   word4 value;
-  MBarrier* barrier;
+  size_t bytes;
+  MBarrier* barrier;  // that counts it, or null
 };
 
 class Cluster {
@@ -115,7 +116,9 @@ class Cluster {
   void sync(Barrier& barrier, int expected, const char* what, int which);
   void cluster_arrive() { self().cluster_token = arrive(barrier_, static_cast<int>(fibers_.size())); }
   void cluster_wait() { wait(barrier_, self().cluster_token, "the cluster's barrier", 0); }
-  void store(char* to, const word4& value, MBarrier* barrier) { stores_.push_back({to, value, barrier}); }
+  void store(char* to, const word4& value, MBarrier* barrier) { stores_.push_back({to, value, sizeof value, barrier}); }
+  void store_strong(void* to, const void* value, size_t bytes);
+  void pause();
   void expect(MBarrier* barrier, int bytes);
   void wait(const MBarrier* barrier, int parity);
 
@@ -328,10 +331,24 @@ inline void Cluster::deliver(size_t at_most) {
     std::swap(stores_[random_() % stores_.size()], stores_.back());
     const Store store = stores_.back();
     stores_.pop_back();
-    memcpy(store.to, &store.value, sizeof(word4));
-    store.barrier->bytes -= static_cast<int32_t>(sizeof(word4));
+    memcpy(store.to, &store.value, store.bytes);
+    progress_ = true;
+    if (store.barrier == nullptr) continue;
+    store.barrier->bytes -= static_cast<int32_t>(store.bytes);
     complete(store.barrier);
   }
+}
+
+inline void Cluster::store_strong(void* to, const void* value, size_t bytes) {
+  Store store{static_cast<char*>(to), {}, bytes, nullptr};
+  memcpy(&store.value, value, bytes);
+  stores_.push_back(store);
+}
+
+inline void Cluster::pause() {
+  self().wait = "words of other blocks, seen from block";
+  self().wait_id = self().block;
+  next();
 }
 
 inline void Cluster::expect(MBarrier* barrier, int bytes) {

@@ -14,6 +14,7 @@ namespace fastrnn::device {
 
 using remote = char*;
 
+inline int block() { return host::cluster->self().block; }
 inline int thread() { return host::cluster->self().thread; }
 inline int cluster_rank() { return host::cluster->self().block; }
 inline int cluster_id() { return host::cluster->id(); }
@@ -67,6 +68,13 @@ inline uint32_t round_to_float16(float x) {
 inline uint32_t pack_bfloat16(float low, float high) { return round_to_bfloat16(low) | round_to_bfloat16(high) << 16; }
 inline uint32_t pack_float16(float low, float high) { return round_to_float16(low) | round_to_float16(high) << 16; }
 inline float tanh_fast(float x) { return std::tanh(x); }
+inline float sigmoid_precise(float x) { return 1 / (1 + std::exp(-x)); }
+
+inline uint32_t round_to_tf32(float x) {
+  const uint32_t u = bits(x);
+  if (x != x) return 0x7fffffff;
+  return std::isinf(x) ? u : (u + 0x1000) & ~0x1fffu;
+}
 
 // Every lane of the warp shows up to Warp::kWords words, and once all have, sees the others'.
 inline auto& exchange(const void* words, size_t bytes) {
@@ -99,6 +107,22 @@ inline void mma_bfloat16(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1
 }
 inline void mma_float16(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) {
   mma<float16_to_float>(d, a, b0, b1);
+}
+
+inline void mma_tf32(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) {
+  const uint32_t words[6] = {a.x[0], a.x[1], a.x[2], a.x[3], b0, b1};
+  const auto& box = exchange(words, sizeof words);
+  const int lane = thread() % host::kWarp, row = lane / 4, column = lane % 4 * 2;
+  for (int i = 0; i < 4; ++i) {  // row + 8 where i / 2, column + 1 where i % 2
+    for (int k = 0; k < 8; ++k) {
+      const uint32_t left = box[row * 4 + k % 4][i / 2 + k / 4 * 2];
+      const uint32_t right = box[(column + i % 2) * 4 + k % 4][4 + k / 4];
+      if (((left | right) & 0x1fff) && from_bits(left) == from_bits(left) && from_bits(right) == from_bits(right)) {
+        throw host::Error("a product of tf32 takes numbers that are not rounded to it");
+      }
+      d[i] += from_bits(left) * from_bits(right);
+    }
+  }
 }
 
 inline word4 load_matrices(const void* shared, int lane) {
@@ -137,6 +161,18 @@ inline void cluster_wait() { host::cluster->cluster_wait(); }
 
 inline void store_async(remote to, const word4& v, remote barrier) {
   host::cluster->store(to, v, reinterpret_cast<host::MBarrier*>(barrier));
+}
+
+inline word4 load_strong(const word4* from) { return *from; }
+inline uint32_t load_strong(const uint32_t* from) { return *from; }
+inline uint16_t load_strong(const uint16_t* from) { return *from; }
+inline void store_strong(uint32_t* to, uint32_t v) { host::cluster->store_strong(to, &v, sizeof v); }
+inline void store_strong(uint16_t* to, uint16_t v) { host::cluster->store_strong(to, &v, sizeof v); }
+inline void pause() { host::cluster->pause(); }
+inline void warp_barrier() {
+  host::Fiber& fiber = host::cluster->self();
+  const int warp = fiber.thread / host::kWarp;
+  host::cluster->sync(host::cluster->block().warps[warp].barrier, host::kWarp, "its warp", warp);
 }
 
 inline void mbarrier_init(uint64_t* barrier, int count) {

@@ -16,10 +16,10 @@
 #include "cells.cuh"
 #include "elements.cuh"
 #ifdef FASTRNN_CHECK_FORWARD
-#include "forward.cuh"
+#include "cluster/forward.cuh"
 #endif
 #ifdef FASTRNN_CHECK_BACKWARD
-#include "backward.cuh"
+#include "cluster/backward.cuh"
 #endif
 
 namespace fastrnn {
@@ -135,7 +135,7 @@ bool forward(const std::string& name, const Case& one, int schedules) {
   return agree(name, schedules, [&](unsigned seed) {
     for (auto* buffer : {&ys, &gates, &h_last, &c_last}) std::fill(buffer->begin(), buffer->end(), kUnwritten);
     std::fill(cs.begin(), cs.end(), 0.f);
-    launch<Shape>(forward_kernel<Shape>, a, seed);
+    launch<Shape>(cluster::forward_kernel<Shape>, a, seed);
     return hash(hash(hash(hash(hash(kHashStart, ys), gates), h_last), c_last), cs);
   });
 }
@@ -185,7 +185,7 @@ bool backward(const std::string& name, const Case& one, bool are_preactivations,
   }
   return agree(name, schedules, [&](unsigned seed) {
     for (auto* buffer : {&dgates, &dh0, &dc0}) std::fill(buffer->begin(), buffer->end(), kUnwritten);
-    launch<Shape>(backward_kernel<Shape>, a, seed);
+    launch<Shape>(cluster::backward_kernel<Shape>, a, seed);
     return hash(hash(hash(kHashStart, dgates), dh0), dc0);
   });
 }
@@ -199,15 +199,15 @@ template <class Cell, class Element>
 bool check(const std::string& name, int schedules) {
   bool good = true;
 #ifdef FASTRNN_CHECK_FORWARD
-  using Cluster = ForwardShape<Cell, Element, FASTRNN_CHECK_FORWARD>;
-  using Block = ForwardShape<Cell, Element, 64, 1, 4, 1>;
+  using Cluster = cluster::ForwardShape<Cell, Element, FASTRNN_CHECK_FORWARD>;
+  using Block = cluster::ForwardShape<Cell, Element, 64, 1, 4, 1>;
   good &= forward<Cluster>(name + " forward masked", kMasked, schedules);
   good &= forward<Cluster>(name + " forward full", kFull, schedules);
   good &= forward<Block>(name + " forward heads", kHeads, schedules);
 #endif
 #ifdef FASTRNN_CHECK_BACKWARD
-  using BackwardCluster = BackwardShape<Cell, Element, FASTRNN_CHECK_BACKWARD>;
-  using BackwardBlock = BackwardShape<Cell, Element, 64, 1, 4, 1>;
+  using BackwardCluster = cluster::BackwardShape<Cell, Element, FASTRNN_CHECK_BACKWARD>;
+  using BackwardBlock = cluster::BackwardShape<Cell, Element, 64, 1, 4, 1>;
   good &= backward<BackwardCluster>(name + " backward masked", kMasked, false, schedules);
   good &= backward<BackwardCluster>(name + " backward full", kFull, Cell::SAVED > 0, schedules);
   good &= backward<BackwardBlock>(name + " backward heads", kHeads, false, schedules);

@@ -1,12 +1,12 @@
 // How the backward kernel spreads a head's recurrent weights over a cluster's blocks, warps and registers.
 #pragma once
 
-#include "cells.cuh"
-#include "device.cuh"
-#include "elements.cuh"
-#include "place.cuh"
+#include "../cells.cuh"
+#include "../device.cuh"
+#include "../elements.cuh"
+#include "../place.cuh"
 
-namespace fastrnn {
+namespace fastrnn::cluster {
 
 // A block owns UNITS / BLOCKS hidden units and all gates of them: their rows of w_hh, of which it multiplies the
 // transpose by their gradients, for all units of the state before. A tile is 16 of those units, the rows of the
@@ -105,4 +105,4 @@ struct BackwardLane {
   DEVICE int received_float(int x) const { return (x * P::WARPS + warp) * 32 + lane; }
 };
 
-}  // namespace fastrnn
+}  // namespace fastrnn::cluster

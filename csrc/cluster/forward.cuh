@@ -8,12 +8,12 @@
 // for the same reason: the warps of a block that share units may be a step apart. A reset is the sender sending zero.
 #pragma once
 
-#include "arguments.h"
+#include "../arguments.h"
+#include "../memory.cuh"
+#include "../place.cuh"
 #include "forward_shape.cuh"
-#include "memory.cuh"
-#include "place.cuh"
 
-namespace fastrnn {
+namespace fastrnn::cluster {
 
 // Tiles of weights that are loaded at a time: registers are for the weights, not for loads in flight.
 constexpr int WEIGHT_LOADS = 8;
@@ -318,8 +318,8 @@ forward_kernel(ForwardArguments a) {
           if (!Cell::ADDS) gh[i][j][gate] += bias[i][gate];
         }
         Cell::preactivations(x, gh[i][j], pre);
-        Cell::activated(pre, values[j]);
-        Cell::update(values[j], states[i][j], after);
+        Cell::template activated<Element>(pre, values[j]);
+        Cell::template update<Element>(values[j], states[i][j], after);
 #pragma unroll
         for (int s = 0; s < STATES; ++s) {
           if (!lives) after[s] = states[i][j][s];
@@ -345,7 +345,10 @@ forward_kernel(ForwardArguments a) {
         if (SAVED > 0 && a.gates && inside(i, j)) {
           uint16_t* gates = static_cast<uint16_t*>(a.gates) + gates_at + int64_t(j) * SAVED * H + 8 * i;
 #pragma unroll
-          for (int v = 0; v < SAVED; ++v) gates[v * int64_t(H)] = Float16::from_float(values[j][v]);
+          for (int v = 0; v < SAVED; ++v) {
+            const float x = values[j][v];
+            gates[v * int64_t(H)] = Element::Saved::from_float(v == Cell::UNBOUNDED ? Element::Saved::finite(x) : x);
+          }
         }
       }
     }
@@ -370,4 +373,4 @@ forward_kernel(ForwardArguments a) {
   }
 }
 
-}  // namespace fastrnn
+}  // namespace fastrnn::cluster

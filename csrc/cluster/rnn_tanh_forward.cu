@@ -2,6 +2,6 @@
 
 #define FASTRNN_ROW(...) FASTRNN_FORWARD_INSTANCES(RnnTanh, __VA_ARGS__)
 
-std::vector<fastrnn::Instance<fastrnn::ForwardArguments>> fastrnn::rnn_tanh_forward() {
+std::vector<fastrnn::Instance<fastrnn::ForwardArguments>> fastrnn::cluster::rnn_tanh_forward() {
   return {FASTRNN_RNN_FORWARD_SHAPES(FASTRNN_ROW)};
 }

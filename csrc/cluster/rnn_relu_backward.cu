@@ -2,6 +2,6 @@
 
 #define FASTRNN_ROW(...) FASTRNN_BACKWARD_INSTANCES(RnnRelu, __VA_ARGS__)
 
-std::vector<fastrnn::Instance<fastrnn::BackwardArguments>> fastrnn::rnn_relu_backward() {
+std::vector<fastrnn::Instance<fastrnn::BackwardArguments>> fastrnn::cluster::rnn_relu_backward() {
   return {FASTRNN_RNN_BACKWARD_SHAPES(FASTRNN_ROW)};
 }

@@ -9,12 +9,12 @@
 // step before that one; and the warps of a block may be a product apart.
 #pragma once
 
-#include "arguments.h"
+#include "../arguments.h"
+#include "../memory.cuh"
+#include "../place.cuh"
 #include "backward_shape.cuh"
-#include "memory.cuh"
-#include "place.cuh"
 
-namespace fastrnn {
+namespace fastrnn::cluster {
 
 // The transposed rows of w_hh (G·D, D) of the block's units to registers and, what does not fit there, to `rest` in
 // shared memory.
@@ -216,7 +216,7 @@ backward_kernel(BackwardArguments a) {
         float pre[VALUES];
 #pragma unroll
         for (int v = 0; v < VALUES; ++v) pre[v] = Element::to_float(saved[x][v]);
-        Cell::activated(pre, values[x]);
+        Cell::template activated<Element>(pre, values[x]);
       }
     }
     if (step > 0) receive(step - 1);
@@ -236,7 +236,7 @@ backward_kernel(BackwardArguments a) {
       }
 #pragma unroll
       for (int s = 0; s < STATES; ++s) before[s] = cut_here ? 0.f : before[s];
-      Cell::derivative(dstates, values[x], before, after, d, direct);
+      Cell::template derivative<Element>(dstates, values[x], before, after, d, direct);
       flows[x] = lives && !cut_here;
 #pragma unroll
       for (int s = 0; s < STATES; ++s) {
@@ -284,4 +284,4 @@ backward_kernel(BackwardArguments a) {
   }
 }
 
-}  // namespace fastrnn
+}  // namespace fastrnn::cluster

@@ -2,6 +2,6 @@
 
 #define FASTRNN_ROW(...) FASTRNN_BACKWARD_INSTANCES(Lstm, __VA_ARGS__)
 
-std::vector<fastrnn::Instance<fastrnn::BackwardArguments>> fastrnn::lstm_backward() {
+std::vector<fastrnn::Instance<fastrnn::BackwardArguments>> fastrnn::cluster::lstm_backward() {
   return {FASTRNN_LSTM_BACKWARD_SHAPES(FASTRNN_ROW)};
 }

@@ -1,12 +1,12 @@
 // How the forward kernel spreads a head's recurrent weights over a cluster's blocks, warps and registers.
 #pragma once
 
-#include "cells.cuh"
-#include "device.cuh"
-#include "elements.cuh"
-#include "place.cuh"
+#include "../cells.cuh"
+#include "../device.cuh"
+#include "../elements.cuh"
+#include "../place.cuh"
 
-namespace fastrnn {
+namespace fastrnn::cluster {
 
 // A block owns UNITS / BLOCKS hidden units and all gates of them. Its warps are M_WARPS along units by K_WARPS along
 // the sum over the units of the state before. Units are dealt in groups of 8.
@@ -92,4 +92,4 @@ struct ForwardShape {
   static constexpr DEVICE bool is_shared(int tile) { return GATES % 2 == 1 && tile % GATES == GATES - 1; }
 };
 
-}  // namespace fastrnn
+}  // namespace fastrnn::cluster

@@ -1,21 +1,21 @@
 // The rows of the table for one cell's backward: every shape in both dtypes.
 #pragma once
 
-#include "../backward.cuh"
 #include "../cells.cuh"
 #include "../elements.cuh"
 #include "../launch.cuh"
-#include "../shapes.h"
+#include "backward.cuh"
+#include "shapes.h"
 
-namespace fastrnn {
+namespace fastrnn::cluster {
 
 template <class Cell, class Element, int... shape>
 Instance<BackwardArguments> backward_instance() {
   using Shape = BackwardShape<Cell, Element, shape...>;
-  return instance<Shape, BackwardArguments, backward_kernel<Shape>>(Operation::kBackward, Cell::KIND, Element::KIND);
+  return cluster_instance<Shape, BackwardArguments, backward_kernel<Shape>>(Operation::kBackward);
 }
 
-}  // namespace fastrnn
+}  // namespace fastrnn::cluster
 
 #define FASTRNN_BACKWARD_INSTANCES(Cell, ...) \
   backward_instance<Cell, Bfloat16, __VA_ARGS__>(), backward_instance<Cell, Float16, __VA_ARGS__>(),

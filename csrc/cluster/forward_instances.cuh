@@ -3,19 +3,19 @@
 
 #include "../cells.cuh"
 #include "../elements.cuh"
-#include "../forward.cuh"
 #include "../launch.cuh"
-#include "../shapes.h"
+#include "forward.cuh"
+#include "shapes.h"
 
-namespace fastrnn {
+namespace fastrnn::cluster {
 
 template <class Cell, class Element, int... shape>
 Instance<ForwardArguments> forward_instance() {
   using Shape = ForwardShape<Cell, Element, shape...>;
-  return instance<Shape, ForwardArguments, forward_kernel<Shape>>(Operation::kForward, Cell::KIND, Element::KIND);
+  return cluster_instance<Shape, ForwardArguments, forward_kernel<Shape>>(Operation::kForward);
 }
 
-}  // namespace fastrnn
+}  // namespace fastrnn::cluster
 
 #define FASTRNN_FORWARD_INSTANCES(Cell, ...) \
   forward_instance<Cell, Bfloat16, __VA_ARGS__>(), forward_instance<Cell, Float16, __VA_ARGS__>(),

@@ -1,0 +1,3 @@
+#include "../launch.h"
+
+std::vector<fastrnn::Instance<fastrnn::ForwardArguments>> fastrnn::grid::lstm_forward() { return {}; }

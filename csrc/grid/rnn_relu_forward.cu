@@ -1,0 +1,3 @@
+#include "../launch.h"
+
+std::vector<fastrnn::Instance<fastrnn::ForwardArguments>> fastrnn::grid::rnn_relu_forward() { return {}; }
