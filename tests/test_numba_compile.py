@@ -90,3 +90,23 @@ def test_the_directory_follows_the_sources(tmp_path: Path, monkeypatch: pytest.M
         file.write("\n")
     assert kernels._sources() != before
     assert kernels._fingerprint() == fingerprint, "a change on disk after the import is not what runs"
+
+
+RUN = """
+import sys, torch, fastrnn
+x = torch.randn(4, 3, 5, dtype=torch.float64)
+for kind in sys.argv[1:]:
+    module = getattr(fastrnn, kind)(5, 6, dtype=torch.float64)
+    with torch.inference_mode(), fastrnn.use_backend("reference"):
+        expected = module(x)[0]
+    with torch.inference_mode(), fastrnn.use_backend("numba"):
+        torch.testing.assert_close(module(x)[0], expected, rtol=1e-9, atol=1e-9)
+"""
+
+
+def test_kernels_of_several_processes_stay_apart(tmp_path: Path) -> None:
+    """What two processes compiled, a third one loads: each cell runs its own code, in either order."""
+    environment = os.environ | {"FASTRNN_CACHE_DIR": str(tmp_path)}
+    for kinds in (["LSTM"], ["RNN"], ["LSTM", "RNN"], ["RNN", "LSTM"]):
+        result = subprocess.run([sys.executable, "-c", RUN, *kinds], env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr

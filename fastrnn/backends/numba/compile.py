@@ -87,6 +87,7 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
         function = forward_kernel(CELL_KERNELS[cell], gates, panel_units(gates), PANEL_VECTORS, number)
     else:
         function = backward_kernel(CELL_KERNELS[cell], PANEL_VECTORS, number)
+    _name_apart(function, name)
     compiled = CFunc(function, ([record.pointer_to_blocks(task)], numba.types.void), {}, {"error_model": "numpy"})
     compiled._cache = _KernelFile(name)
     compiled.compile()
@@ -100,6 +101,19 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
         tile=max(tile.tile_rows(width) * width for width in panel_widths),
     )
     return Kernel(compiled.address, geometry)
+
+
+def _name_apart(function: Any, name: str) -> None:
+    """Puts the kernel's name into those of the functions that were made for it alone, which become symbols.
+
+    Numba tells functions of one name apart by a number that starts at one in every process. Kernels that two processes
+    compiled would share symbols in a third one that loads both, and one cell would run the other's code.
+    """
+    for cell in function.__closure__ or ():
+        inner = getattr(cell.cell_contents, "py_func", None)
+        if inner is not None and "<locals>" in inner.__qualname__ and not inner.__qualname__.startswith(name):
+            inner.__qualname__ = f"{name}.{inner.__qualname__}"
+            _name_apart(inner, name)
 
 
 class _KernelFile:
