@@ -1,5 +1,7 @@
 """`python -m benchmarks`: measures fastrnn against torch.nn and reports it; with resets, against TorchRL.
 
+With --peers, ONNX Runtime and OpenVINO are measured too, wherever they serve: see `benchmarks.peers`.
+
 The exit status is 0 if everything was measured, 1 if a contender failed or its results were wrong, 2 if the command
 line was, 130 if the measurement was interrupted; what was measured until then is reported.
 """
@@ -11,6 +13,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +22,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks import cuda, environment, report, torchrl_triton
-from benchmarks.cases import DEFAULT_CELLS, DEVICES, DTYPES, MODES, MODULES, SHAPES, TF32, Case, parse_shapes
+from benchmarks.cases import (
+    DEFAULT_CELLS,
+    DEFAULT_MODES,
+    DEVICES,
+    DTYPES,
+    MODES,
+    MODULES,
+    SHAPES,
+    STEP_MODES,
+    TF32,
+    Case,
+    parse_shapes,
+)
 from benchmarks.contenders import Contender, FastRNN, TorchNN
-from benchmarks.runner import CaseResult, measure_case
+from benchmarks.peers.contender import PEERS, Peer, can_stop, missing, peer
+from benchmarks.runner import CaseResult, is_peer, measure_case
 from benchmarks.torchrl_triton import TorchRL
 
 OK, FAILURE, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -40,12 +56,15 @@ class UsageError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
-    for name in ("cells", "modes", "shapes", "dtype", "backends"):
-        setattr(options, name, listed(getattr(options, name)))
+    if options.peers == []:
+        options.peers = list(PEERS)
+    for name in ("cells", "modes", "shapes", "dtype", "backends", "peers"):
+        setattr(options, name, listed(getattr(options, name) or []))
     try:
         check_device(options.device)
         options.backends = known_backends(options.backends) if options.backends else default_backends(options.device)
         baseline, *contenders = choose_contenders(options)
+        peers = choose_peers(options)
         cases = build_cases(options)
         check_outputs(options)
     except (UsageError, ValueError) as error:
@@ -53,18 +72,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    return measure_and_report(cases, baseline, contenders, options)
+    with ExitStack() as processes:
+        for contender in peers:
+            processes.callback(contender.close)
+        return measure_and_report(cases, baseline, [*contenders, *peers], options)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures fastrnn against torch.nn, side by side; with --resets, against TorchRL's Triton kernels. "
+        description="Measures fastrnn against torch.nn, side by side; with --resets, against TorchRL's Triton kernels; "
+        "with --peers, on the CPU, against ONNX Runtime and OpenVINO as well. "
         "Lists take spaces or commas.",
     )
     add = parser.add_argument
     add("--cells", nargs="+", default=DEFAULT_CELLS, metavar="CELL", help=f"of {', '.join(MODULES)}")
-    add("--modes", nargs="+", default=MODES, metavar="MODE", help=f"of {', '.join(MODES)}")
+    add(
+        "--modes",
+        nargs="+",
+        default=DEFAULT_MODES,
+        metavar="MODE",
+        help=f"of {', '.join(MODES)}; the last two are one step a call, whatever a shape's T; "
+        f"default: {', '.join(DEFAULT_MODES)}",
+    )
     add(
         "--shapes",
         nargs="+",
@@ -80,6 +110,12 @@ def build_parser() -> argparse.ArgumentParser:
         dest="torchrl",
         action="store_false",
         help="on cuda, leave out TorchRL, which is tuned each case",
+    )
+    add(
+        "--peers",
+        nargs="*",
+        metavar="NAME",
+        help=f'of {", ".join(PEERS)}, without names all; on cpu, in all modes but training; pip install ".[peers]"',
     )
     add("--layers", type=positive_int, default=1, metavar="N")
     add("--bidirectional", action="store_true")
@@ -179,6 +215,21 @@ def choose_contenders(options: argparse.Namespace) -> list[Contender]:
     return [TorchNN(), *peers, *ours]
 
 
+def choose_peers(options: argparse.Namespace) -> list[Peer]:
+    """What --peers names. Raises UsageError."""
+    if not options.peers:
+        return []
+    names = known("peer", options.peers, PEERS)
+    if options.device != "cpu" or options.resets:
+        raise UsageError("--peers: on cpu and without resets only")
+    if not can_stop():
+        raise UsageError("--peers: this system cannot stop a process between its turns")
+    absent = list(dict.fromkeys(package for name in names for package in missing(name)))
+    if absent:
+        raise UsageError(f'--peers: needs {", ".join(absent)}; pip install "fastrnn[peers]"')
+    return [peer(name) for name in names]
+
+
 def build_cases(options: argparse.Namespace) -> list[Case]:
     """The cases that the options ask for, by cell, mode, dtype and shape. Raises UsageError or ValueError."""
     cells = known("cell", options.cells, MODULES)
@@ -190,13 +241,19 @@ def build_cases(options: argparse.Namespace) -> list[Case]:
         if not cuda.has_tf32():
             raise UsageError(f"--dtype {TF32}: this GPU computes nothing in TF32")
     shapes = parse_shapes(options.shapes)
-    return [
+    steps = list(dict.fromkeys(shape._replace(T=1) for shape in shapes))
+    cases = [
         Case(cell, mode, shape, dtype, options.layers, options.bidirectional, options.device, options.resets)
         for cell in cells
         for mode in modes
         for dtype in dtypes
-        for shape in shapes
+        for shape in (steps if mode in STEP_MODES else shapes)
     ]
+    for case in cases:
+        reason = case.why_not()
+        if reason is not None:
+            raise UsageError(f"--modes {case.mode}: {reason}")
+    return cases
 
 
 def check_outputs(options: argparse.Namespace) -> None:
@@ -217,7 +274,7 @@ def measure_and_report(
     """Measures `cases` with a progress bar on standard error, then reports on standard output and to files."""
     results: list[CaseResult] = []
     status = OK
-    where = environment.describe(options.device)
+    where = environment.describe(options.device, options.peers)
     try:
         measure(cases, baseline, contenders, options, results)
     except KeyboardInterrupt:
@@ -250,7 +307,8 @@ def measure(
         task = progress.add_task("", total=len(cases))
         for case in cases:
             progress.update(task, description=case.label)
-            results.append(measure_case(case, contenders, options.budget, options.memory, baseline))
+            able = [contender for contender in contenders if not (case.training and is_peer(contender))]
+            results.append(measure_case(case, able, options.budget, options.memory, baseline))
             progress.advance(task)
 
 

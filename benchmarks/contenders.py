@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Problem, build_module
+from benchmarks.cases import CELL, Problem, build_module
 
 Run = Callable[[], Sequence[Any]]
 """Performs a case once. Returns what `Problem.names` names, in that order: tensors, or what torch.as_tensor takes."""
@@ -27,7 +27,11 @@ class NotServed(Exception):
 
 
 class Contender(Protocol):
-    """Who runs cases. It must survive pickling, since its memory on the CPU is measured in another process."""
+    """Who runs cases. It must survive pickling, since its memory on the CPU is measured in another process.
+
+    One that stands for another library has an attribute `is_peer` that is true, one whose results may have a larger
+    error than the tests allow an attribute `tolerance`, and one that returns float32 in 16-bit cases a true `wide`.
+    """
 
     @property
     def name(self) -> str: ...
@@ -77,6 +81,8 @@ def module_run(module: nn.Module, problem: Problem, dtype: torch.dtype, **argume
     `arguments` are its forward's further ones.
     """
     module.load_state_dict(problem.weights)
+    if problem.case.streaming:
+        return streaming_run(module, problem, dtype)
 
     def forward(x: Tensor) -> Sequence[Any]:
         ys, finals = module(x, **arguments)
@@ -86,6 +92,30 @@ def module_run(module: nn.Module, problem: Problem, dtype: torch.dtype, **argume
     return make_run(
         forward, problem.case.training, copied(problem, dtype), [parameters[name] for name in problem.weights]
     )
+
+
+def streaming_run(module: nn.Module, problem: Problem, dtype: torch.dtype) -> Run:
+    """A run of a module step by step: each call reads what the one before returned, the first one zeros."""
+    case = problem.case
+    is_cell = case.mode == CELL
+    turns = cycle([x.unbind() if is_cell else x.split(1) for x, _ in copied(problem, dtype)])
+    shape = (case.shape.B, case.shape.H) if is_cell else (case.layers, case.shape.B, case.shape.H)
+    zeros = problem.x.new_zeros(shape, dtype=dtype)
+    initial = (zeros, zeros) if case.cell == "lstm" else zeros
+
+    def run_cell() -> Sequence[Any]:
+        states = initial
+        for x in next(turns):
+            states = module(x, states)
+        return states if isinstance(states, tuple) else (states,)
+
+    def run_layers() -> Sequence[Any]:
+        states = initial
+        for x in next(turns):
+            ys, states = module(x, states)
+        return (ys, *states) if isinstance(states, tuple) else (ys, states)
+
+    return run_cell if is_cell else run_layers
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 import fastrnn
 from benchmarks import cuda
+from benchmarks.peers.contender import MODEL_PACKAGE
 from fastrnn.__main__ import cpu_model, package_version
 
 PACKAGES = ("torch", "numba", "llvmlite", "numpy")
@@ -19,9 +21,12 @@ CUDA_PACKAGES = ("torch", "triton", "torchrl", "numpy")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def describe(device: str = "cpu") -> dict[str, object]:
-    """The machine, the software and the moment, as plain values for a report and for JSON, of a run on `device`."""
-    packages = CUDA_PACKAGES if device == "cuda" else PACKAGES
+def describe(device: str = "cpu", peers: Sequence[str] = ()) -> dict[str, object]:
+    """The machine, the software and the moment, as plain values for a report and for JSON, of a run on `device`.
+
+    `peers` are the packages of the peers.
+    """
+    packages = (*(CUDA_PACKAGES if device == "cuda" else PACKAGES), *((MODEL_PACKAGE, *peers) if peers else ()))
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "device": device,

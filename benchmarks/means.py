@@ -10,7 +10,7 @@ from benchmarks.cases import Case
 from benchmarks.runner import CaseResult
 
 OVERALL = "all"
-RATIO, GRAPH_RATIO = "ratio", "graph_ratio"
+RATIO, PEER_RATIO, GRAPH_RATIO = "ratio", "peer_ratio", "graph_ratio"
 """Which of an entry's ratios."""
 
 

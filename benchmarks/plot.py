@@ -77,7 +77,9 @@ def draw_panel(axis: Any, results: Sequence[CaseResult], contenders: Sequence[st
     for index, contender in enumerate(contenders):
         offset = (index - (len(contenders) - 1) / 2) * thickness
         for result in results:
-            entry = next(entry for entry in result.entries if entry.contender == contender)
+            entry = next((entry for entry in result.entries if entry.contender == contender), None)
+            if entry is None:
+                continue
             y = labels.index(shape_text(result.case)) + offset
             if entry.ratio is None:
                 axis.text(

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.cases import TF32, Case
-from benchmarks.means import GRAPH_RATIO, RATIO, geometric_means, worst_cases
+from benchmarks.means import GRAPH_RATIO, PEER_RATIO, RATIO, geometric_means, worst_cases
 from benchmarks.runner import FAILED, MEASURED, CaseResult, Entry
 from benchmarks.timing import Summary
 
@@ -44,7 +44,7 @@ def print_report(console: Console, results: Sequence[CaseResult], environment: d
             for note in notes(entry):
                 line = f"{result.case.label}, {entry.contender}: {entry.status}: {note}"
                 console.print(line, style=style, markup=False, highlight=False)
-    for which in (RATIO, GRAPH_RATIO):
+    for which in (RATIO, PEER_RATIO, GRAPH_RATIO):
         if geometric_means(results, which):
             console.print(means_table(results, which))
 
@@ -75,19 +75,30 @@ def has_graphs(results: Sequence[CaseResult]) -> bool:
     return any(entry.graph_seconds is not None for result in results for entry in result.all_entries)
 
 
+def has_peers(results: Sequence[CaseResult]) -> bool:
+    """Whether anything was compared with a peer."""
+    return any(entry.peer_ratio is not None for result in results for entry in result.entries)
+
+
 def results_table(results: Sequence[CaseResult]) -> Table:
     """A row for each case and contender."""
-    name, graphs = baseline_name(results), has_graphs(results)
+    name, graphs, peers = baseline_name(results), has_graphs(results), has_peers(results)
     caption = (
         f"time: median ± half the interquartile range; ratio: {name} / contender, above 1 the contender is ahead;\n"
         "quartiles: of the ratios of paired rounds; MiB: the peak above what was in use before the call"
     )
+    if any(result.case.streaming for result in results):
+        caption += "\nstreaming, cell: the time of a step, a call of the module or of the cell"
+    if peers:
+        caption += "\nbest peer: the time of the fastest of the peers / contender; peers' memory is not measured"
     if graphs:
         caption += "\ngraph: as a CUDA graph, L2 cleared before; the other times include the gaps between launches"
     table = Table(box=SIMPLE_HEAD, title="time and peak memory of a call", caption=caption)
     for heading in ("cell", "mode", "T x B x I x H", "contender"):
         table.add_column(heading, no_wrap=True)
     headings = [name, "contender", "ratio", "quartiles"]
+    if peers:
+        headings += ["best peer", "ratio"]
     if graphs:
         headings += [f"{name} graph", "graph", "ratio"]
     for heading in (*headings, f"{name.removesuffix('.nn')} MiB", "MiB"):
@@ -100,18 +111,20 @@ def results_table(results: Sequence[CaseResult]) -> Table:
             table.add_section()
         previous = group
         for entry in result.entries or [result.baseline]:
-            cells = _figures(result.baseline, entry, graphs)
+            cells = _figures(result.baseline, entry, graphs, peers)
             table.add_row(case.cell, case.mode, shape_text(case), entry.contender, *cells)
     return table
 
 
-def _figures(baseline: Entry, entry: Entry, graphs: bool) -> list[str]:
+def _figures(baseline: Entry, entry: Entry, graphs: bool, peers: bool) -> list[str]:
     """The cells of an entry's row; the second of each pair is left empty for the baseline itself."""
     own = entry if entry is not baseline else Entry(baseline.contender)
     figures = [time_text(baseline.seconds), time_text(own.seconds), *_ratio_cells(own)]
     if own.seconds is None and own is entry:
         style = "red" if entry.status == FAILED else "yellow"
         figures[1] = f"[{style}]{escape(entry.status)}[/]"
+    if peers:
+        figures += [own.best_peer or "", "" if own.peer_ratio is None else ratio_text(own.peer_ratio.median)]
     if graphs:
         graph_ratio = "" if own.graph_ratio is None else ratio_text(own.graph_ratio.median)
         figures += [time_text(baseline.graph_seconds), time_text(own.graph_seconds), graph_ratio]
@@ -126,8 +139,9 @@ def _ratio_cells(entry: Entry) -> tuple[str, str]:
 def means_table(results: Sequence[CaseResult], which: str = RATIO) -> Table:
     """The geometric means of the ratios, and the worst cases, a row for each contender and group of cases."""
     worst = worst_cases(results, which)
-    what = "" if which == RATIO else " as CUDA graphs"
-    table = Table(box=SIMPLE_HEAD, title=f"geometric mean of {baseline_name(results)} / contender{what}")
+    numerator = "the best peer" if which == PEER_RATIO else baseline_name(results)
+    what = " as CUDA graphs" if which == GRAPH_RATIO else ""
+    table = Table(box=SIMPLE_HEAD, title=f"geometric mean of {numerator} / contender{what}")
     for heading in ("contender", "cases"):
         table.add_column(heading, no_wrap=True)
     for heading in ("mean", "worst"):
@@ -169,7 +183,7 @@ def ratio_text(ratio: float) -> str:
 def to_json(results: Sequence[CaseResult], environment: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Everything that was measured, as JSON's types; times in seconds, memory in bytes, ratios baseline / contender.
 
-    A case's first contender is the baseline.
+    A case's first contender is the baseline. Times of the modes "streaming" and "cell" are of one step.
     """
     return {
         "format": FORMAT,
@@ -185,6 +199,7 @@ def to_json(results: Sequence[CaseResult], environment: dict[str, Any], options:
             for result in results
         ],
         **summaries_json(results, RATIO, ""),
+        **(summaries_json(results, PEER_RATIO, "peer_") if has_peers(results) else {}),
         **(summaries_json(results, GRAPH_RATIO, "graph_") if has_graphs(results) else {}),
     }
 
@@ -204,7 +219,7 @@ def summaries_json(results: Sequence[CaseResult], which: str, prefix: str) -> di
 def entry_json(entry: Entry) -> dict[str, Any]:
     """An entry without what does not apply to it."""
     values = asdict(entry)
-    for name in ("seconds", "ratio", "graph_seconds", "graph_ratio"):
+    for name in ("seconds", "ratio", "peer_ratio", "graph_seconds", "graph_ratio"):
         summary: Summary | None = getattr(entry, name)
         values[name] = None if summary is None else summary._asdict()
     if entry.status != MEASURED:

@@ -10,9 +10,12 @@ import torch
 from benchmarks import cuda, memory, parity, precision, timing
 from benchmarks.cases import Case, Problem, make_problem
 from benchmarks.contenders import Contender, NotServed, Run, TorchNN
+from benchmarks.peers.process import PeerFailed
 from benchmarks.timing import Summary, Timing
 
 MEASURED, NOT_SERVED, FAILED = "measured", "not served", "failed"
+SPEAKING = (parity.Mismatch, PeerFailed)
+"""Errors whose messages say all."""
 EAGER_SHARE = 0.5
 """Of a case's budget on a GPU: the rest is for the graphs."""
 
@@ -28,13 +31,19 @@ class Entry:
     """Why it was not measured."""
     allowance: float | None = None
     """The largest share, 0 to 1, of the error that parity allows; None for torch.nn itself."""
+    is_peer: bool = False
+    """Whether it is another library that fastrnn is held against besides torch.nn."""
     seconds: Summary | None = None
-    """Of a call; on a GPU of an eager one, by its clock and with the launch gaps."""
+    """Of a call, in streaming of one step; on a GPU of an eager one, by its clock and with the launch gaps."""
     rounds: int = 0
     calls: int = 0
     """In each round."""
     ratio: Summary | None = None
     """The baseline's time over this one's: above 1, this one is ahead. None for the baseline itself, and without it."""
+    best_peer: str | None = None
+    """The peer with the least median time, for those that are neither peers nor the baseline."""
+    peer_ratio: Summary | None = None
+    """The best peer's time over this one's."""
     graph_seconds: Summary | None = None
     """Of a call replayed as a CUDA graph, on a GPU."""
     graph_ratio: Summary | None = None
@@ -80,7 +89,7 @@ def measure_case(
     there are no ratios.
     """
     everyone = (baseline or TorchNN(), *contenders)
-    first, *others = [Entry(contender.name) for contender in everyone]
+    first, *others = [Entry(contender.name, is_peer=is_peer(contender)) for contender in everyone]
     result = CaseResult(case, first, others)
     with precision.products(case.dtype), case.grad_mode():
         try:
@@ -101,6 +110,10 @@ def measure_case(
         if with_memory:
             measure_memory(result, everyone, runs)
     return result
+
+
+def is_peer(contender: Contender) -> bool:
+    return getattr(contender, "is_peer", False)
 
 
 def with_copies(problem: Problem) -> Problem:
@@ -132,19 +145,40 @@ def checked_runs(
 
 
 def time_runs(
-    result: CaseResult, runs: Sequence[Run | None], budget: float, burst: timing.Burst = timing.wall_burst
+    result: CaseResult, runs: list[Run | None], budget: float, burst: timing.Burst = timing.wall_burst
 ) -> None:
-    """Fills in the times and ratios of those that have a run; the baseline's comes first."""
-    timed = [(entry, run) for entry, run in zip(result.all_entries, runs, strict=True) if run is not None]
-    if not timed:
-        return
-    timings: list[Timing] = timing.interleave([run for _, run in timed], budget, burst)
-    base = timings[0] if runs[0] is not None else None
-    for (entry, _), times in zip(timed, timings, strict=True):
+    """Fills in the times and ratios of those that have a run; the baseline's comes first.
+
+    One that fails now loses its run, and the others begin anew.
+    """
+    while True:
+        timed = [index for index, run in enumerate(runs) if run is not None]
+        if not timed:
+            return
+        try:
+            timings = timing.interleave([run for run in runs if run is not None], budget, burst)
+            break
+        except timing.CallFailed as failure:
+            index = timed[failure.index]
+            fail(result.all_entries[index], failure.__cause__)
+            runs[index] = None
+    steps = result.case.calls
+    measured: list[tuple[Entry, Timing]] = []
+    for index, (seconds, calls) in zip(timed, timings, strict=True):
+        entry, times = result.all_entries[index], Timing([value / steps for value in seconds], calls)
         entry.seconds = timing.summarize(times.seconds)
         entry.rounds, entry.calls = len(times.seconds), times.calls
-        if entry is not result.baseline and base is not None:
+        measured.append((entry, times))
+    base = measured[0][1] if measured[0][0] is result.baseline else None
+    peers = [(entry, times) for entry, times in measured if entry.is_peer]
+    best = min(peers, key=lambda pair: timing.summarize(pair[1].seconds).median, default=None)
+    for entry, times in measured:
+        if entry is result.baseline:
+            continue
+        if base is not None:
             entry.ratio = timing.ratio(base, times)
+        if best is not None and not entry.is_peer:
+            entry.best_peer, entry.peer_ratio = best[0].contender, timing.ratio(best[1], times)
 
 
 def time_graphs(result: CaseResult, runs: Sequence[Run | None], budget: float) -> None:
@@ -168,9 +202,12 @@ def time_graphs(result: CaseResult, runs: Sequence[Run | None], budget: float) -
 
 
 def measure_memory(result: CaseResult, contenders: Sequence[Contender], runs: Sequence[Run | None]) -> None:
-    """Fills in the peak memory of those that were measured: on a GPU here, on the CPU by processes of their own."""
+    """Fills in the peak memory of those that were measured: on a GPU here, on the CPU by processes of their own.
+
+    Not of peers, whose memory their own processes hold.
+    """
     for contender, entry, run in zip(contenders, result.all_entries, runs, strict=True):
-        if run is None:
+        if run is None or entry.is_peer:
             continue
         try:
             if result.case.device == "cuda":
@@ -181,7 +218,7 @@ def measure_memory(result: CaseResult, contenders: Sequence[Contender], runs: Se
             entry.memory_note = str(error)
 
 
-def fail(entry: Entry, error: Exception) -> None:
-    """Turns an entry into a failure; what is no mismatch is named by its type."""
+def fail(entry: Entry, error: BaseException | None) -> None:
+    """Turns an entry into a failure; what does not explain itself is named by its type."""
     entry.status = FAILED
-    entry.reason = str(error) if isinstance(error, parity.Mismatch) else f"{type(error).__name__}: {error}"
+    entry.reason = str(error) if isinstance(error, SPEAKING) else f"{type(error).__name__}: {error}"

@@ -11,10 +11,10 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks import parity
-from benchmarks.cases import DEFAULT_CELLS, MODES, SHAPES, Case, make_problem
+from benchmarks.cases import DEFAULT_CELLS, DEFAULT_MODES, SHAPES, Case, make_problem
 from benchmarks.contenders import Contender, FastRNN, NotServed, TorchNN
 
-CASES = [Case(cell, mode, shape) for cell, mode, shape in product(DEFAULT_CELLS, MODES, SHAPES["default"])]
+CASES = [Case(cell, mode, shape) for cell, mode, shape in product(DEFAULT_CELLS, DEFAULT_MODES, SHAPES["default"])]
 CONTENDERS: list[Contender] = [TorchNN(), FastRNN("auto")]
 
 

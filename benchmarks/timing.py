@@ -13,13 +13,14 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 BURST_SECONDS = 0.005
 """Some 10⁴ times the resolution of the clock, and longer than a scheduler's usual slice of a few milliseconds."""
 SETTLE_SHARE = 0.2
-"""Of a burst's calls, how many run untimed before it: caches come back, and the other run's idle threads, which spin
-for a millisecond or two before they sleep, leave the cores."""
+"""Of a burst's calls, how many run untimed before it: caches come back and threads wake up. The runs of this process
+share one pool of OpenMP's threads, which spin on for 9 ms after a run and so take no core from the next one; a run in
+another process waits until they sleep (`benchmarks.peers`)."""
 MIN_ROUNDS = 5
 """The fewest that quartiles mean something for, whatever the budget."""
 MAX_ROUNDS = 1000
@@ -28,6 +29,25 @@ WARM_UP_SECONDS = 0.1
 
 Burst = Callable[[Callable[[], object], int], float]
 """Calls a function a number of times and returns the seconds that took."""
+Turn = Callable[[int, int], tuple[float, float]]
+"""As `TimesItself.turn`."""
+
+
+@runtime_checkable
+class TimesItself(Protocol):
+    """A function that runs elsewhere, where its time must be taken."""
+
+    def turn(self, untimed: int, timed: int) -> tuple[float, float]:
+        """Calls it so many times, one kind after the other, and returns the seconds that each kind took."""
+        ...
+
+
+class CallFailed(Exception):
+    """A function raised while it was timed; its error is the cause."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"function {index}")
+        self.index = index
 
 
 class Summary(NamedTuple):
@@ -56,27 +76,44 @@ def wall_burst(function: Callable[[], object], calls: int, clock: Callable[[], f
 
 
 def interleave(functions: Sequence[Callable[[], object]], budget: float, burst: Burst = wall_burst) -> list[Timing]:
-    """Times of `functions`, measured in turns for about `budget` seconds in all but for at least MIN_ROUNDS rounds."""
+    """Times of `functions`, measured in turns for about `budget` seconds in all but for at least MIN_ROUNDS rounds.
+
+    One that is `TimesItself` does without `burst`. Raises CallFailed.
+    """
+    turns = [turn_of(index, function, burst) for index, function in enumerate(functions)]
     with no_garbage_collection():
-        calls = [calibrate(function, burst) for function in functions]
+        calls = [calibrate(turn) for turn in turns]
         seconds: list[list[float]] = [[] for _ in functions]
         spent, rounds = 0.0, 0
         while rounds < MIN_ROUNDS or (spent < budget and rounds < MAX_ROUNDS):
-            for function, count, times in zip(functions, calls, seconds, strict=True):
-                settling = burst(function, math.ceil(SETTLE_SHARE * count)) if count > 1 else 0.0
-                elapsed = burst(function, count)
+            for turn, count, times in zip(turns, calls, seconds, strict=True):
+                settling, elapsed = turn(math.ceil(SETTLE_SHARE * count) if count > 1 else 0, count)
                 times.append(elapsed / count)
                 spent += settling + elapsed
             rounds += 1
     return [Timing(times, count) for times, count in zip(seconds, calls, strict=True)]
 
 
-def calibrate(function: Callable[[], object], burst: Burst) -> int:
-    """Warms `function` up and returns how many calls fill BURST_SECONDS."""
-    burst(function, 1)
+def turn_of(index: int, function: Callable[[], object], burst: Burst) -> Turn:
+    """How `function`, the one with that index, takes its turns. They raise CallFailed."""
+
+    def turn(untimed: int, timed: int) -> tuple[float, float]:
+        try:
+            if isinstance(function, TimesItself):
+                return function.turn(untimed, timed)
+            return burst(function, untimed) if untimed else 0.0, burst(function, timed)
+        except Exception as error:
+            raise CallFailed(index) from error
+
+    return turn
+
+
+def calibrate(turn: Turn) -> int:
+    """Warms a function up and returns how many calls fill BURST_SECONDS."""
+    turn(0, 1)
     calls, spent = 1, 0.0
     while True:
-        elapsed = burst(function, calls)
+        _, elapsed = turn(0, calls)
         spent += elapsed
         if elapsed < BURST_SECONDS:
             calls *= 2

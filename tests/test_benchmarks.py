@@ -12,8 +12,19 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import means, memory, parity, report, runner, timing
-from benchmarks.cases import MODULES, SHAPES, Case, Problem, Shape, make_problem, parse_shape, parse_shapes
-from benchmarks.contenders import FastRNN, NotServed, Run, TorchNN
+from benchmarks.cases import (
+    MODULES,
+    SHAPES,
+    STREAM_STEPS,
+    Case,
+    Problem,
+    Shape,
+    build_module,
+    make_problem,
+    parse_shape,
+    parse_shapes,
+)
+from benchmarks.contenders import Contender, FastRNN, NotServed, Run, TorchNN
 from benchmarks.timing import Summary, Timing
 from fastrnn.cells import CELLS
 from tests.benchmark_fakes import BRIEF, PNG_SIGNATURE, TINY, FakeClock, Planted, tiny
@@ -32,6 +43,18 @@ def test_shapes_are_parsed() -> None:
     assert {(shape.T, shape.B, shape.H) for shape in SHAPES["default"]} == {
         (100, B, H) for B in (1, 32) for H in (64, 256)
     }
+
+
+def test_the_cpu_table_shows_every_regime() -> None:
+    table = SHAPES["cpu"]
+    assert len(set(table)) == len(table)
+    assert 20 <= len(table) <= 30
+    for sizes, least, largest in (("T", 1, 1000), ("B", 1, 256), ("H", 32, 1024)):
+        found = {getattr(shape, sizes) for shape in table}
+        assert {least, largest} <= found
+    assert sum(shape.I != shape.H for shape in table) > len(table) / 2
+    assert sum(shape.H % 16 > 0 for shape in table) >= 3
+    assert all(2 * T * B * 4 * H * (I + H) <= 30e9 for T, B, I, H in table)
 
 
 @pytest.mark.parametrize("text", ["", "100", "100x32", "1x2x3x4x5", "axbxc", "100x32x-1", "100x0x64", "1*2*3"])
@@ -60,6 +83,62 @@ def test_torch_nn_returns_what_is_named(cell: str, mode: str) -> None:
     gradients = dict(zip(problem.names, results, strict=True))
     for name, weight in problem.weights.items() if case.training else ():
         assert gradients[f"d {name}"].shape == weight.shape
+
+
+@pytest.mark.parametrize("cell", MODULES)
+@pytest.mark.parametrize("contender", [TorchNN(), FastRNN("reference")], ids=lambda contender: contender.name)
+def test_steps_carry_their_states(cell: str, contender: Contender) -> None:
+    case = Case(cell, "streaming", Shape(1, 2, 4, 5), layers=2)
+    problem = make_problem(case)
+    assert len(problem.x) == STREAM_STEPS
+    whole = problem._replace(case=replace(case, mode="inference", shape=Shape(STREAM_STEPS, 2, 4, 5)))
+    ys, *states = TorchNN().build(whole)()
+    run = contender.build(problem)
+    run()
+    for step_by_step, expected in zip(run(), (ys[-1:], *states), strict=True):
+        torch.testing.assert_close(step_by_step, expected)
+
+    case = Case(cell, "cell", Shape(1, 2, 4, 5))
+    problem = make_problem(case)
+    module = build_module(torch.nn, replace(case, mode="inference"), torch.float32)
+    module.load_state_dict({f"{name}_l0": weight for name, weight in problem.weights.items()})
+    _, states = module(problem.x)
+    expected_states = states if isinstance(states, tuple) else (states,)
+    for step_by_step, expected in zip(contender.build(problem)(), expected_states, strict=True):
+        torch.testing.assert_close(step_by_step, expected.squeeze(0))
+
+
+def test_steps_are_timed_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_times = Timing([0.016, 0.032, 0.048], 3)
+    monkeypatch.setattr(timing, "interleave", lambda functions, budget, burst: [run_times] * len(functions))
+    for mode, steps in (("inference", 1), ("streaming", STREAM_STEPS), ("cell", STREAM_STEPS)):
+        result = runner.measure_case(tiny(mode=mode), [FastRNN("reference")], BRIEF, with_memory=False)
+        for entry in result.all_entries:
+            assert entry.seconds is not None
+            assert entry.seconds.median == pytest.approx(0.032 / steps)
+
+
+def test_each_step_is_a_case_once() -> None:
+    options = command.build_parser().parse_args(["--shapes", "7x2x3", "9x2x3", "--modes", "streaming"])
+    options.dtype = ["float32"]
+    assert [case.shape for case in command.build_cases(options)] == [Shape(1, 2, 3, 3)] * len(options.cells)
+
+
+def test_a_contender_that_fails_while_it_is_timed_leaves_the_others() -> None:
+    calls = 0
+
+    def fail_later(results: list[torch.Tensor]) -> list[torch.Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise ZeroDivisionError("later")
+        return results
+
+    contenders = [Planted(fail_later), FastRNN("reference")]
+    result = runner.measure_case(tiny(), contenders, BRIEF, with_memory=False)
+    failed, right = result.entries
+    assert (failed.status, failed.reason, failed.seconds) == (runner.FAILED, "ZeroDivisionError: later", None)
+    assert right.ratio is not None
 
 
 def test_summary_is_median_and_quartiles() -> None:
@@ -321,6 +400,9 @@ def test_a_failure_is_shown_and_makes_the_status_1(
         (["--dtype", "float64"], "unknown dtype 'float64'; expected one of float32, bfloat16, float16, tf32"),
         (["--dtype", "float32,tf32"], "--dtype tf32: needs --device cuda"),
         (["--resets", "0.1", "--no-torchrl"], "--no-torchrl: with --resets everything is compared with TorchRL"),
+        (["--modes", "streaming", "--bidirectional"], "--modes streaming: a sequence that comes step by step is not"),
+        (["--modes", "streaming", "--resets", "0.1"], "--modes streaming: resets are within a sequence"),
+        (["--modes", "cell", "--layers", "2"], "--modes cell: a cell is one layer"),
         (["--json", "no_such_folder/a.json"], "--json: cannot write no_such_folder/a.json"),
         (["--plot", "."], "--plot: cannot write ."),
     ],

@@ -1,0 +1,62 @@
+"""What goes to a peer's process and comes back: plain values and NumPy arrays, since torch is not loaded there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+DONE, FAILED = "done", "failed"
+"""The first part of every answer."""
+
+
+class Task(NamedTuple):
+    cell: str
+    """"rnn_tanh", "rnn_relu", "lstm" or "gru"."""
+    layers: int
+    bidirectional: bool
+    weights: dict[str, Array]
+    """By torch.nn's parameter names; gates in torch's order."""
+    x: Array
+    """(T, B, I)."""
+    streaming: bool
+    """Whether each call of the model is one step and takes the states that the call before returned."""
+    threads: int
+
+    @property
+    def hidden_size(self) -> int:
+        return self.weights["weight_hh_l0"].shape[1]
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def state_shape(self) -> tuple[int, int, int]:
+        """Of a layer's states: (directions, B, H)."""
+        return self.directions, self.x.shape[1], self.hidden_size
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        return ("h", "c") if self.cell == "lstm" else ("h",)
+
+    @property
+    def state_inputs(self) -> list[str]:
+        """The model's names of initial states: h of all layers, then c of all; in the order of `state_outputs`."""
+        return [state_input(state, layer) for state in self.states for layer in range(self.layers)]
+
+    @property
+    def state_outputs(self) -> list[str]:
+        return [state_output(state, layer) for state in self.states for layer in range(self.layers)]
+
+
+def state_input(state: str, layer: int) -> str:
+    """The name of a layer's initial state."""
+    return f"{state}0_l{layer}"
+
+
+def state_output(state: str, layer: int) -> str:
+    """The name of a layer's final state."""
+    return f"{state}n_l{layer}"
