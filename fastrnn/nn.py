@@ -12,10 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import checks, functional
+from fastrnn import checks, functional, streaming
 from fastrnn.backends import check_name
 from fastrnn.functional import Options, Weights
 
+_CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _MODES = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
 
 
@@ -59,7 +60,24 @@ class _Layers(nn.RNNBase):
         )
 
     def _run(self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[Any, Any]:
-        return functional.recurrent(self._options(), self._weights(), input, hx, lengths, resets)
+        streams = lengths is None and resets is None and streaming.is_possible(input) and self._is_step(input)
+        if streams:
+            states = 2 if self.mode == "LSTM" else 1
+            before = hx if hx is None or states == 2 else (hx,)
+            known = streaming.step(self, self.backend, input, before, states, with_output=True)
+            if known is not None:
+                return known
+        output, finals = functional.recurrent(self._options(), self._weights(), input, hx, lengths, resets)
+        if streams:
+            streaming.remember(self, self.backend, _MODES[self.mode], self._all_weights, input, finals[0])
+        return output, finals
+
+    def _is_step(self, input: Tensor) -> bool:
+        """Whether a call computes one step of layers in one direction, and no more than layers."""
+        shape = input.shape
+        steps = shape[1] if self.batch_first and len(shape) == 3 else shape[0]
+        dropped = self.dropout and self.training and self.num_layers > 1
+        return steps == 1 and not self.bidirectional and not self.proj_size and not dropped
 
 
 class RNN(_Layers):
@@ -223,16 +241,25 @@ class _Cell(nn.RNNCellBase):
         return options if self.backend is None else f"{options}, backend={self.backend!r}"
 
     def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+        streams = streaming.is_possible(input)
+        if streams:
+            states = 2 if cell_name == "lstm" else 1
+            known = streaming.step(self, self.backend, input, hx, states, with_output=False)
+            if known is not None:
+                return known[1]
         label = f"{cell_name.split('_')[0].upper()}Cell"
         checks.cell_input(label, input, hx)
-        batched = input.dim() == 2
+        given, batched = input, input.dim() == 2
         if not batched:
             input, hx = input.unsqueeze(0), hx and tuple(state.unsqueeze(0) for state in hx)
         checks.cell_sizes(input, hx or (), self.input_size, self.hidden_size)
         biases = [] if self.bias_ih is None else [self.bias_ih, self.bias_hh]
         options = Options(label, cell_name, backend=self.backend)
         after = functional.step(options, [self.weight_ih, self.weight_hh, *biases], input, hx)
-        return after if batched else tuple(state.squeeze(0) for state in after)
+        after = after if batched else tuple(state.squeeze(0) for state in after)
+        if streams:
+            streaming.remember(self, self.backend, cell_name, [_CELL_PARAMETERS[: 2 + len(biases)]], given, after[0])
+        return after
 
 
 class RNNCell(_Cell):

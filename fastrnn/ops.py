@@ -55,6 +55,11 @@ def _is_watched(arguments: Sequence[Any]) -> bool:
     So it is where a compiler, a tracer, a transform, a mode or the profiler must see operators, and where a tensor is
     of a class of its own or a negative view, whose memory does not hold its values.
     """
+    return dispatcher_is_watched() or not all(_is_plain(argument) for argument in arguments)
+
+
+def dispatcher_is_watched() -> bool:
+    """Whether a compiler, a tracer, a transform, a mode or the profiler is at work, who must see operators."""
     return (
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
@@ -62,7 +67,6 @@ def _is_watched(arguments: Sequence[Any]) -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
         or torch._C._autograd._profiler_enabled()
-        or not all(_is_plain(argument) for argument in arguments)
     )
 
 
@@ -153,7 +157,8 @@ def _backward_kernel(cell: Cell) -> Callable[..., Backward]:
         d_states, d_finals = ([d if d is None else d.resolve_neg() for d in group] for group in (d_states, d_finals))
         gradients = Gradients(d_states, d_finals, need_x, need_weights)
         with _autocast_off(layer.x):
-            served_by = module(operator_backend(backend, layer))
+            # What was named has served the layer already, whatever torch allows by now.
+            served_by = module(operator_backend(backend, layer) if backend == "auto" else backend)
             return served_by.backward(layer, Residuals(states, saved), gradients)  # type: ignore[no-any-return]
 
     return kernel

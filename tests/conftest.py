@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
+from importlib.util import find_spec
+
+# Layers are so small that a second thread costs more than it gives, on a busy machine many times more: in this process
+# and in those that tests start. Before torch and numpy, which read it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -12,7 +18,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms ask of cuBLAS
 
-from tests.devices import device_of  # after TRITON_INTERPRET, which it reads
+from fastrnn.backends.triton.interpreter import INTERPRETED  # after TRITON_INTERPRET, which it reads
+from tests.devices import device_of
+from tests.triton_interpreter import patch_once
+
+if INTERPRETED and find_spec("triton"):
+    patch_once()
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +33,8 @@ def _device_of_the_backend(request: pytest.FixtureRequest) -> Iterator[None]:
     device = device_of(*(value for value in call.params.values() if isinstance(value, str))) if call else "cpu"
     if device is None:
         pytest.skip("no device serves both backends")
-    with torch.device(device):
+    # Not for the CPU: a mode that sees every call would take layers around their shorter ways.
+    with torch.device(device) if device != "cpu" else nullcontext():
         yield
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from fastrnn.backends.layer import Layer
+from fastrnn.backends.numba import unpacked
 
 _ANY = 2**62
 
@@ -43,6 +44,8 @@ ON_CUDA = "cuDNN's kernels are known to be fast; fastrnn's have not been timed o
 
 def why_torch(layer: Layer, training: bool) -> str | None:
     """Why torch's kernels are the better choice for a layer on the CPU, or None if they are not known to be."""
+    if not training and unpacked.serves(layer):
+        return None
     steps, hidden = layer.x.shape[0], layer.hidden_size
     for row in ROWS:
         if (

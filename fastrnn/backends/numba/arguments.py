@@ -85,6 +85,33 @@ class ForwardAddresses(NamedTuple):
     c_last: int  # (B, H)
 
 
+class UnpackedShape(NamedTuple):
+    """A layer in one direction whose weights stay as torch keeps them."""
+
+    steps: int
+    batch: int
+    inputs: int
+    hidden: int
+    reverse: int
+    team: int  # how many threads share the units, and meet after every step; 1: one does all
+    thread_count: int  # as in a forward
+    barrier: int
+
+
+class UnpackedAddresses(NamedTuple):
+    counter: int  # the ticket counter
+    x: int  # (T, B, I), dense
+    h0: int  # (B, H)
+    c0: int
+    w_ih: int  # (G·H, I), dense
+    w_hh: int  # (G·H, H), dense
+    bias_ih: int  # (G·H,)
+    bias_hh: int
+    ys: int  # (T, B, H), dense
+    h_last: int  # (B, H)
+    c_last: int
+
+
 class BackwardShape(NamedTuple):
     """One direction of a backward. Tasks are numbered as a forward's slices."""
 
@@ -135,6 +162,7 @@ class BackwardAddresses(NamedTuple):
 FIELDS = {
     "pack": PackShape._fields + PackAddresses._fields,
     "forward": ForwardShape._fields + ForwardAddresses._fields,
+    "unpacked": UnpackedShape._fields + UnpackedAddresses._fields,
     "backward": BackwardShape._fields + BackwardAddresses._fields,
 }
-"""A block's fields for each of the three kinds of kernels."""
+"""A block's fields for each kind of kernel."""

@@ -54,7 +54,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def kernel(cell: str, task: str, dtype: torch.dtype) -> Kernel:
-    """The kernel for a cell's `task` ("forward" or "backward"), or for "pack" (whatever the cell), in `dtype`.
+    """The kernel for a cell's `task` ("forward", "unpacked", "backward"), or for "pack" whatever the cell, in `dtype`.
 
     The first call in a process loads it from disk, or compiles it and says so on stderr. Thread-safe.
     """
@@ -77,6 +77,7 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     from fastrnn.backends.numba.kernels.cells import CELL_KERNELS
     from fastrnn.backends.numba.kernels.forward import forward_kernel
     from fastrnn.backends.numba.kernels.pack import pack_kernel
+    from fastrnn.backends.numba.kernels.unpacked import unpacked_kernel
 
     number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
     gates = len(CELLS[cell].gates) if cell else 1
@@ -85,6 +86,8 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
         function = pack_kernel(number)
     elif task == "forward":
         function = forward_kernel(CELL_KERNELS[cell], gates, panel_units(gates), PANEL_VECTORS, number)
+    elif task == "unpacked":
+        function = unpacked_kernel(CELL_KERNELS[cell], gates, number)
     else:
         function = backward_kernel(CELL_KERNELS[cell], PANEL_VECTORS, number)
     _name_apart(function, name)

@@ -91,6 +91,11 @@ def run(address: int, threads: int, blocks: Iterable[Iterable[int]], counter_fie
     memory = array("q", (0,))
     for block in blocks:
         memory.extend(block)
+    start(address, threads, memory, counter_field)
+
+
+def start(address: int, threads: int, memory: array[int], counter_field: int) -> None:
+    """`run`, with the ticket counter, at zero, and after it the blocks of arguments in one piece of memory."""
     counter = memory.buffer_info()[0]
     memory[1 + counter_field] = counter
     team = parallel() if threads > 1 and not _forked else None

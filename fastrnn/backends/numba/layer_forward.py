@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends.layer import Forward, Layer, as_gates
-from fastrnn.backends.numba import launch
+from fastrnn.backends.numba import launch, unpacked
 from fastrnn.backends.numba.arguments import FIELDS, ForwardAddresses, ForwardShape
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.geometry import CACHE_LINE, PANEL_VECTORS, Arena, divide_up, panel_units
@@ -44,6 +44,8 @@ class _Plan(NamedTuple):
 
 def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     """One layer's outputs; see `Forward`."""
+    if not history and not gates and unpacked.serves(layer):
+        return unpacked.forward(layer)
     dtype, storage, directions = layer.state_dtype, layer.x.dtype, layer.directions
     steps, batch, _ = layer.x.shape
     hidden, saves = layer.hidden_size, len(layer.cell.saved)

@@ -1,0 +1,78 @@
+"""The forward kernel for few rows and steps: weights are read where torch keeps them, nothing is laid out before.
+
+It writes the output and the final states and keeps nothing for backward. A thread computes all gates of as many hidden
+units as a vector has lanes; where there are several threads, each has its share of the units, and they meet after every
+step, when each needs the others' share of h.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import carray, njit
+
+from fastrnn.backends.numba.kernels.cells import CellKernel
+from fastrnn.backends.numba.kernels.dots import dots, stack_memory
+from fastrnn.backends.numba.kernels.simd import address, lanes, load, load_some, store, store_some, take_ticket, zeros
+from fastrnn.backends.numba.kernels.team import meet, team_size
+from fastrnn.backends.numba.kernels.tile import share
+
+
+def unpacked_kernel(cell: CellKernel, gates: int, dtype: Any) -> Any:
+    """The kernel of one cell and dtype, over a block of `UnpackedShape` and `UnpackedAddresses`."""
+    step, has_c = cell.step, cell.has_c
+    gates_memory, states_memory = stack_memory(gates), stack_memory(2)
+
+    @njit(error_model="numpy")
+    def products(like: Any, some: int, x: int, k: int, w: int, bias: int, unit: int, hidden: int, out: int) -> None:
+        """out (gates, lanes): the gates of `some` units from `unit` on, w (gates·hidden, k) times x, and the bias."""
+        for gate in range(gates):
+            row = gate * hidden + unit
+            at = gate * lanes(like)
+            dots(like, some, x, k, address(like, w, row * k), k, address(like, out, at))
+            if bias != 0:
+                store(out, at, load(like, out, at) + load_some(like, bias, row, some))
+
+    @njit(error_model="numpy")
+    def run(a: Any, like: Any, member: int, members: int) -> None:
+        gx, gh, states = gates_memory(like), gates_memory(like), states_memory(like)
+        width = lanes(like)
+        h, c = states, address(like, states, width)
+        first, blocks = share((a.hidden + width - 1) // width, members, member)
+        for s in range(a.steps):
+            t, before = (a.steps - 1 - s, 1) if a.reverse else (s, -1)
+            h_all = a.h0 if s == 0 else address(like, a.ys, (t + before) * a.batch * a.hidden)
+            c_all = a.c0 if s == 0 else a.c_last
+            for block in range(first, first + blocks):
+                unit = block * width
+                some = min(width, a.hidden - unit)
+                for b in range(a.batch):
+                    row, at = t * a.batch + b, b * a.hidden + unit
+                    products(
+                        like, some, address(like, a.x, row * a.inputs), a.inputs, a.w_ih, a.bias_ih, unit, a.hidden, gx
+                    )
+                    products(
+                        like, some, address(like, h_all, b * a.hidden), a.hidden, a.w_hh, a.bias_hh, unit, a.hidden, gh
+                    )
+                    store(h, 0, load_some(like, h_all, at, some))
+                    if has_c:
+                        store(c, 0, load_some(like, c_all, at, some))
+                    new = step(like, gx, gh, h, c, 0, 0, some)
+                    store_some(a.ys, row * a.hidden + unit, new, some)
+                    if has_c:
+                        store_some(a.c_last, at, load(like, c, 0), some)
+                    if s == a.steps - 1:
+                        store_some(a.h_last, at, new, some)
+            if members > 1 and s < a.steps - 1:
+                meet(a.barrier)
+
+    def unpacked(pointer: Any) -> None:
+        like = zeros(dtype)
+        a = carray(pointer, 1)[0]
+        # All threads of the region meet, so each must be a member: with another number of threads, one does all.
+        members = a.team if a.team > 1 and team_size(a.thread_count) == a.team else 1
+        member = take_ticket(a.counter)
+        if member < members:
+            run(a, like, member, members)
+
+    return unpacked

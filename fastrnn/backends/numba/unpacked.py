@@ -1,0 +1,126 @@
+"""Few rows and steps, nothing kept: a launch of the kernel that reads the weights where torch keeps them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends.layer import Forward, Layer
+from fastrnn.backends.numba import launch
+from fastrnn.backends.numba.arguments import FIELDS, UnpackedAddresses, UnpackedShape
+from fastrnn.backends.numba.compile import kernel
+from fastrnn.backends.numba.geometry import divide_up
+from fastrnn.backends.numba.tensors import address
+from fastrnn.cells import CELLS
+
+TEAM_PRODUCTS = 400_000
+"""Multiplications of a step: below this, waking a second thread costs more than sharing the step saves."""
+MOST_ROWS = {True: 16, False: 8}
+"""Rows of all steps together, for one step and for several. Up to here it took 0.3 to 0.9 of the time of laying out the
+weights, for 32 to 1024 units on 2 cores with AVX-512, and a GRU of 256 units 1.06; at twice as many up to 1.4."""
+DTYPES = (torch.float32, torch.float64)
+PLANS = 512
+"""How many are kept."""
+_COUNTER = FIELDS["unpacked"].index("counter")
+_X, _H0, _C0, _YS, _H, _C = (1 + FIELDS["unpacked"].index(name) for name in ("x", "h0", "c0", "ys", "h_last", "c_last"))
+"""Where in a launch's memory, which the ticket counter precedes."""
+
+
+class Plan(NamedTuple):
+    """What depends on sizes only."""
+
+    kernel: int
+    threads: int
+    shape: UnpackedShape
+
+
+class Launch(NamedTuple):
+    """A launch but for the addresses of what changes from call to call."""
+
+    plan: Plan
+    memory: array[int]
+
+    def run(self, x: int, h0: int, c0: int, ys: int, h_last: int, c_last: int) -> None:
+        """Starts the kernel with these addresses. Several threads may do so at the same time."""
+        memory = self.memory[:]
+        memory[_X], memory[_H0], memory[_C0] = x, h0, c0
+        memory[_YS], memory[_H], memory[_C] = ys, h_last, c_last
+        launch.start(self.plan.kernel, self.plan.threads, memory, _COUNTER)
+
+
+@lru_cache(PLANS)
+def plan(
+    cell: str, dtype: torch.dtype, steps: int, batch: int, inputs: int, hidden: int, reverse: bool, available: int
+) -> Plan:
+    """For x (steps, batch, inputs), with up to `available` threads."""
+    compiled = kernel(cell, "unpacked", dtype)
+    products = batch * len(CELLS[cell].gates) * hidden * (inputs + hidden)
+    team = min(available, divide_up(hidden, compiled.geometry.lanes)) if products >= TEAM_PRODUCTS else 1
+    shape = UnpackedShape(
+        steps=steps,
+        batch=batch,
+        inputs=inputs,
+        hidden=hidden,
+        reverse=int(reverse),
+        team=team,
+        thread_count=launch.runtime_address("omp_get_num_threads"),
+        barrier=launch.runtime_address("GOMP_barrier"),
+    )
+    return Plan(compiled.address, team, shape)
+
+
+def prepare(plan: Plan, w_ih: Tensor, w_hh: Tensor, biases: Sequence[Tensor]) -> Launch:
+    """A launch with these weights: (G·H, I), (G·H, H), and two (G·H,) or none; contiguous, in the state dtype."""
+    b_ih, b_hh = biases or (None, None)
+    addresses = UnpackedAddresses(
+        counter=0,
+        x=0,
+        h0=0,
+        c0=0,
+        w_ih=w_ih.data_ptr(),
+        w_hh=w_hh.data_ptr(),
+        bias_ih=address(b_ih),
+        bias_hh=address(b_hh),
+        ys=0,
+        h_last=0,
+        c_last=0,
+    )
+    return Launch(plan, array("q", (0, *plan.shape, *addresses)))
+
+
+def pays(steps: int, batch: int) -> bool:
+    """Whether this is faster than laying out the weights."""
+    return 0 < steps * batch <= MOST_ROWS[steps == 1]
+
+
+def serves(layer: Layer) -> bool:
+    """Whether the kernel can compute a layer's output and final states, and is faster than the one that lays out."""
+    return (
+        layer.x.dtype in DTYPES
+        and layer.directions == 1
+        and not layer.projected
+        and layer.lengths is None
+        and layer.resets is None
+        and pays(*layer.x.shape[:2])
+    )
+
+
+def forward(layer: Layer) -> Forward:
+    """The output and the final states of a layer that `serves` approves."""
+    x = layer.x.contiguous()
+    w_ih, w_hh = layer.w_ih[0].contiguous(), layer.w_hh[0][0].contiguous()
+    biases = [bias.contiguous() for bias in layer.biases]
+    states0 = [state.contiguous() for state in layer.states0]
+    available = launch.available_threads()
+    made = plan(layer.cell_name, x.dtype, *x.shape, layer.hidden_size, layer.reverse, available)
+    ys = x.new_empty((*x.shape[:2], layer.hidden_size))
+    last = [torch.empty_like(state) for state in states0]
+    prepare(made, w_ih, w_hh, biases).run(
+        *(tensor.data_ptr() for tensor in (x, states0[0], states0[-1], ys, last[0], last[-1]))
+    )
+    return Forward([ys], last, [])
