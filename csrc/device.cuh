@@ -1,5 +1,6 @@
-// What kernels need of a device beside arithmetic: here in PTX, for nvcc and sm_90 or later; in host/ for a C++
-// compiler, where the threads of a cluster are fibers. Kernels contain no PTX themselves, and so run on either.
+// What kernels need of a device beside arithmetic: here in PTX, for nvcc, where what is about clusters and mbarriers is
+// for sm_90 or later; in host/ for a C++ compiler, where threads are fibers. Kernels contain no PTX themselves, and so
+// run on either.
 #pragma once
 
 #include <cstddef>
@@ -101,6 +102,13 @@ DEVICE uint32_t ballot(bool predicate) { return __ballot_sync(~0u, predicate); }
 
 // Keeps the compiler from moving loads and stores across.
 DEVICE void compiler_fence() { asm volatile("" ::: "memory"); }
+
+// The same number, though the compiler does not know it: what follows from it is computed where it is used, and takes
+// no register through a loop.
+DEVICE int hide(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 
 DEVICE void block_barrier() { __syncthreads(); }
 

@@ -23,6 +23,7 @@ struct Float16 {
   static DEVICE uint32_t pack(float low, float high) { return device::pack_float16(low, high); }
   // The nearest number that the format holds; NaN is NaN.
   static DEVICE float finite(float x) { return x > 65504.f ? 65504.f : x < -65504.f ? -65504.f : x; }
+  static DEVICE Word operand(Word v) { return v; }
   static DEVICE word4 operand(const word4& v) { return v; }
   static DEVICE void mma(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) { device::mma_float16(d, a, b0, b1); }
   static DEVICE float tanh(float x) { return device::tanh_fast(x); }
@@ -39,6 +40,7 @@ struct Bfloat16 {
   static DEVICE float to_float(Word v) { return device::bfloat16_to_float(v); }
   static DEVICE Word from_float(float x) { return static_cast<Word>(device::pack_bfloat16(x, 0.f)); }
   static DEVICE uint32_t pack(float low, float high) { return device::pack_bfloat16(low, high); }
+  static DEVICE Word operand(Word v) { return v; }
   static DEVICE word4 operand(const word4& v) { return v; }
   static DEVICE void mma(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) {
     device::mma_bfloat16(d, a, b0, b1);
@@ -58,11 +60,9 @@ struct Tf32 {
   static DEVICE float to_float(Word v) { return device::from_bits(v); }
   static DEVICE Word from_float(float x) { return x != x ? 0x7fffffffu : device::bits(x); }
   static DEVICE float finite(float x) { return x; }
+  static DEVICE Word operand(Word v) { return device::round_to_tf32(device::from_bits(v)); }
   static DEVICE word4 operand(const word4& v) {
-    word4 rounded;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) rounded.x[i] = device::round_to_tf32(device::from_bits(v.x[i]));
-    return rounded;
+    return {{operand(v.x[0]), operand(v.x[1]), operand(v.x[2]), operand(v.x[3])}};
   }
   static DEVICE void mma(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) { device::mma_tf32(d, a, b0, b1); }
   static DEVICE float tanh(float x) { return 2.f * device::sigmoid_precise(2.f * x) - 1.f; }

@@ -7,7 +7,11 @@
 
 namespace fastrnn {
 
-constexpr int ROW_ELEMENTS = 8;  // of 16 bits: what one load or store moves
+// Elements, each of a Word, that one load or store of a row moves; and of 32 bits of them.
+template <class Word>
+constexpr int ROW_ELEMENTS = sizeof(word4) / sizeof(Word);
+template <class Word>
+constexpr int PACKED_ELEMENTS = sizeof(uint32_t) / sizeof(Word);
 
 // `from` is aligned to the size of what is loaded, `to` to that of what is stored.
 template <class Value>
@@ -22,35 +26,41 @@ DEVICE void store(void* to, const Value& v) {
   memcpy(__builtin_assume_aligned(to, sizeof(Value)), &v, sizeof(Value));
 }
 
-// Elements 0 and 1 of `from`, zero from `count` on, which may be below zero. Aligned, `from` is so to 4 bytes and
-// `count` is even.
-DEVICE uint32_t load_pair(const uint16_t* from, int count, bool aligned) {
+// PACKED_ELEMENTS elements of `from`, zero from `count` on, which may be below zero. Aligned, `from` is so to 4 bytes
+// and `count` is a multiple of PACKED_ELEMENTS.
+DEVICE uint32_t load_packed(const uint16_t* from, int count, bool aligned) {
   if (aligned) return count > 0 ? load<uint32_t>(from) : 0;
   const uint32_t low = count > 0 ? from[0] : 0, high = count > 1 ? from[1] : 0;
   return low | high << 16;
 }
 
-// ROW_ELEMENTS elements of `from`, zero from `count` on, which may be below zero. Aligned, `from` is so to 16 bytes and
-// `count` is a multiple of ROW_ELEMENTS.
-DEVICE word4 load_row(const uint16_t* from, int count, bool aligned) {
+DEVICE uint32_t load_packed(const uint32_t* from, int count, bool) { return count > 0 ? *from : 0; }
+
+// ROW_ELEMENTS elements of `from`, zero from `count` on, which may be below zero. Aligned, `from` is so to 16 bytes
+// and `count` is a multiple of ROW_ELEMENTS.
+template <class Word>
+DEVICE word4 load_row(const Word* from, int count, bool aligned) {
+  constexpr int PACKED = PACKED_ELEMENTS<Word>;
   word4 v = {};
   if (aligned) {
     if (count > 0) v = load<word4>(from);
   } else {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) v.x[i] = load_pair(from + 2 * i, count - 2 * i, false);
+    for (int i = 0; i < 4; ++i) v.x[i] = load_packed(from + PACKED * i, count - PACKED * i, false);
   }
   return v;
 }
 
 // The first `count` elements of a row to `to`, as load_row.
-DEVICE void store_row(uint16_t* to, const word4& v, int count, bool aligned) {
+template <class Word>
+DEVICE void store_row(Word* to, const word4& v, int count, bool aligned) {
+  constexpr int PACKED = PACKED_ELEMENTS<Word>;
   if (aligned) {
     if (count > 0) store(to, v);
   } else {
 #pragma unroll
-    for (int i = 0; i < ROW_ELEMENTS; ++i) {
-      if (i < count) to[i] = static_cast<uint16_t>(v.x[i / 2] >> i % 2 * 16);
+    for (int i = 0; i < ROW_ELEMENTS<Word>; ++i) {
+      if (i < count) to[i] = static_cast<Word>(v.x[i / PACKED] >> i % PACKED * 16);
     }
   }
 }

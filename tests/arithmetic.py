@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -49,12 +50,27 @@ def torchs_own(layer: Layer, dtype: torch.dtype, grads: Cotangents) -> dict[str,
 def randomly_rounded(layer: Layer, epsilon: float, grads: Cotangents) -> dict[str, Tensor]:
     """The float64 reference, but for random relative errors of up to half of `epsilon` where a kernel rounds.
 
-    Biases are added in the storage dtype; gx and the outputs are kept in it; h and the gates' gradients are multiplied
-    in it.
+    Biases are added in the storage dtype; for the rest see `random_roundings`.
+    """
+    layer = replace(layer, biases=[random_errors(bias, epsilon) for bias in layer.biases])
+    with random_roundings(epsilon):
+        return compute(layer, torch.float64, "reference", grads)
+
+
+def random_errors(tensor: Tensor, epsilon: float) -> Tensor:
+    """The tensor with relative errors of up to half of `epsilon`."""
+    return tensor * (1 + epsilon * (torch.rand_like(tensor) - 0.5))
+
+
+@contextmanager
+def random_roundings(epsilon: float) -> Iterator[None]:
+    """Gives the reference random errors where a kernel rounds.
+
+    gx and the outputs are kept in the storage dtype; h and the gates' gradients are multiplied in it.
     """
 
     def rounded(tensor: Tensor) -> Tensor:
-        return tensor * (1 + epsilon * (torch.rand_like(tensor) - 0.5))
+        return random_errors(tensor, epsilon)
 
     def rounding(owner: Any, name: str, change: Callable[[Any], Any]) -> None:
         exact = getattr(owner, name)
@@ -68,4 +84,4 @@ def randomly_rounded(layer: Layer, epsilon: float, grads: Cotangents) -> dict[st
         rounding(
             reference, "_reversed_recurrence", lambda flow: flow._replace(dgx=rounded(flow.dgx), dgh=rounded(flow.dgh))
         )
-        return compute(replace(layer, biases=[*map(rounded, layer.biases)]), torch.float64, "reference", grads)
+        yield

@@ -52,9 +52,13 @@ def missing() -> str | None:
 
 def load(cache_folder: Path) -> ModuleType:
     """The extension, built into `cache_folder` unless it is there already, of the same sources."""
+    import fcntl  # not everywhere, nor is what `missing` looks for
+
     built = cache_folder / f"_C-{_hash()}.so"
-    if not built.exists():
-        _build(cache_folder, built)
+    with (cache_folder / "lock").open("w") as lock:  # of two processes one builds
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not built.exists():
+            _build(cache_folder, built)
     spec = importlib.util.spec_from_file_location(NAME, built)
     assert spec is not None
     assert spec.loader is not None

@@ -16,21 +16,16 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn import backends, extension, ops
+from fastrnn import backends, ops
 from fastrnn.backends import cuda as backend
-from fastrnn.backends.layer import Gradients, Layer, Residuals
+from fastrnn.backends.layer import Gradients, Residuals
 from fastrnn.cells import CELLS
-from tests import cuda_host
-from tests.arithmetic import yardsticks
-from tests.devices import extension_is_for_gpus
+from tests.cuda_results import assert_as_reference, assert_as_tf32, in_dtype
 from tests.layers import AWKWARD, Shape, compute, cotangents, parameters, random_layer, rounded
-from tests.tolerances import FLOOR, assert_accurate, relative_error
+from tests.tolerances import FLOOR, relative_error
 
+pytest_plugins = ["tests.cuda_fixtures"]
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "kernels")
-
-HOST = pytest.param("host", marks=pytest.mark.skipif(bool(cuda_host.missing()), reason=str(cuda_host.missing())))
-KERNELS = [HOST, *(["cuda"] if extension_is_for_gpus() else [])]
-"""Compiled for the CPU by these tests; and those that are installed."""
 
 DTYPES = (torch.bfloat16, torch.float16)
 HEADS = (
@@ -39,6 +34,17 @@ HEADS = (
 )
 CLUSTERS = (Shape(steps=4, batch=11, hidden=200), Shape(steps=3, batch=3, hidden=256, directions=2, resets=True))
 """Units spread over the blocks of a cluster."""
+TF32 = (AWKWARD[0], AWKWARD[5], AWKWARD[6], AWKWARD[14], HEADS[0], *CLUSTERS)
+"""Both kinds of kernels: of one block, and from 65 units on, or for RNNs 129, of clusters."""
+WIDE = [
+    ("lstm", 512, torch.bfloat16),
+    ("lstm", 768, torch.bfloat16),
+    ("lstm", 384, torch.float32),
+    ("lstm", 512, torch.float32),
+    ("gru", 512, torch.float32),
+    ("rnn_tanh", 768, torch.float32),
+]
+"""Clusters of 16 blocks, which but for the first have no registers for all weights."""
 CASES = [
     pytest.param(cell, shape, recompute, id=f"{cell}-{shape}-{'preactivations' if recompute else 'gates'}")
     for cell in CELLS
@@ -54,64 +60,42 @@ SEEDED = [
         for cell in CELLS
     ),
     *((cell, Shape(steps=4, batch=2, hidden=256), torch.bfloat16) for cell in CELLS),
+    *(
+        (cell, Shape(steps=4, batch=2, hidden=hidden), torch.float32)
+        for cell in ("lstm", "gru")
+        for hidden in (40, 128)
+    ),
 ]
-"""A block on its own, and a cluster of eight blocks: threads by the thousand, and slow."""
-
-
-@pytest.fixture(scope="session")
-def host_extension(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    cache = getattr(request.config, "cache", None)  # None under -p no:cacheprovider
-    return cuda_host.load(cache.mkdir("fastrnn-host") if cache else tmp_path_factory.mktemp("fastrnn-host"))
-
-
-@pytest.fixture(params=KERNELS)
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Which extension the tests run: the one for the CPU takes the installed one's place."""
-    if request.param == "host":
-        for_host = request.getfixturevalue("host_extension")
-        monkeypatch.setattr(extension, "_load", lambda: for_host)
-    name: str = request.param
-    return name
-
-
-@pytest.fixture
-def on_the_host(kernels: str) -> None:
-    """For tests of what only the extension for the CPU does."""
-    if kernels != "host":
-        pytest.skip("it is for the host's kernels")
-
-
-@pytest.fixture
-def seeded(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets the seed of the schedules."""
-    return lambda seed: monkeypatch.setenv("FASTRNN_HOST_SEED", str(seed))
-
-
-def in_dtype(layer: Layer, dtype: torch.dtype) -> Layer:
-    def cast(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [tensor.to(dtype) for tensor in tensors]
-
-    return replace(
-        layer,
-        x=layer.x.to(dtype),
-        w_ih=cast(layer.w_ih),
-        w_hh=cast(layer.w_hh),
-        biases=cast(layer.biases),
-        states0=cast(layer.states0),
-    )
+"""A block on its own, and a cluster of eight or, for TF32, four blocks: threads by the thousand, and slow."""
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("cell", "shape", "recompute"), CASES)
 def test_values_and_gradients(cell: str, shape: Shape, recompute: bool, dtype: torch.dtype) -> None:
-    layer = rounded(random_layer(cell, shape), dtype)
-    grads = tuple([d.to(dtype).double() for d in group] for group in cotangents(layer))
-    truth = compute(layer, torch.float64, "reference", grads)
-    others = yardsticks(layer, dtype, grads, "cuda")
-    for name, result in compute(layer, dtype, "cuda", grads, recompute).items():
-        assert_accurate(name, result, truth[name], *(other[name] for other in others))
+    assert_as_reference(random_layer(cell, shape), dtype, recompute)
 
 
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("shape", TF32, ids=str)
+def test_tf32(cell: str, shape: Shape) -> None:
+    layer = random_layer(cell, shape)
+    assert_as_tf32(layer)
+    if CELLS[cell].saved:
+        assert_as_tf32(layer, recompute=True)
+
+
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize(("cell", "hidden", "dtype"), WIDE, ids=str)
+def test_wide_heads(cell: str, hidden: int, dtype: torch.dtype) -> None:
+    shape = Shape(steps=2, batch=9, hidden=hidden, resets=True)
+    if dtype == torch.float32:
+        assert_as_tf32(random_layer(cell, shape))
+    else:
+        assert_as_reference(random_layer(cell, shape), dtype)
+
+
+@pytest.mark.usefixtures("tf32")
 @pytest.mark.parametrize(("cell", "shape", "dtype"), SEEDED, ids=str)
 def test_every_schedule_gives_the_same_bits(
     cell: str, shape: Shape, dtype: torch.dtype, seeded: Callable[[int], None]
@@ -156,19 +140,23 @@ def test_missing_gradients_are_zero(cell: str) -> None:
     assert all((tensor == 0).all() for group in backend.backward(layer, kept, silence) for tensor in group)
 
 
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
-def test_inference_gives_the_same_bits(cell: str) -> None:
-    layer = in_dtype(random_layer(cell, AWKWARD[14]), torch.bfloat16)
+def test_inference_gives_the_same_bits(cell: str, dtype: torch.dtype) -> None:
+    layer = in_dtype(random_layer(cell, AWKWARD[14]), dtype)
     kept, lean = (backend.forward(layer, history=keep, gates=keep) for keep in (True, False))
     assert (len(lean.states), len(lean.saved)) == (1, 0)
     for tensor, other in zip([kept.states[0], *kept.finals], [lean.states[0], *lean.finals], strict=True):
         assert torch.equal(tensor, other)
 
 
+@pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_nan_and_inf_stay_in_their_sequence(cell: str, bad: float) -> None:
-    layer = in_dtype(random_layer(cell, Shape(batch=7, hidden=17, directions=2)), torch.bfloat16)
+def test_nan_and_inf_stay_in_their_sequence(cell: str, bad: float, dtype: torch.dtype) -> None:
+    layer = in_dtype(random_layer(cell, Shape(batch=7, hidden=17, directions=2)), dtype)
     clean = ops.forward(layer, history=False, gates=False, backend="cuda")
     layer.x[2, 3] = bad
     dirty = ops.forward(layer, history=False, gates=False, backend="cuda")
@@ -216,12 +204,17 @@ def test_reasons() -> None:
     assert backend.ready() is None
     assert backend.supports(layer) is None
     assert backend.supports(replace(layer, x=layer.x.to("meta"))) == "it takes CUDA tensors only, got meta"
-    assert backend.supports(replace(layer, x=layer.x.float())) == (
-        "it computes in bfloat16 and float16 only yet, got torch.float32"
+    assert backend.supports(replace(layer, x=layer.x.double())) == (
+        "it computes in bfloat16, float16 and float32 only, got torch.float64"
     )
+    assert backend.supports(in_dtype(layer, torch.float32)) == (
+        "it multiplies float32 as TF32 only, which torch.backends.cudnn forbids recurrent layers"
+    )
+    torch.backends.cudnn.allow_tf32 = True
+    assert backend.supports(in_dtype(layer, torch.float32)) is None
     projected = in_dtype(random_layer("lstm", Shape(projection=2)), torch.bfloat16)
     assert backend.supports(projected) == "it has no projections (proj_size) yet"
-    wide = in_dtype(random_layer("gru", Shape(hidden=1500)), torch.bfloat16)
+    wide = in_dtype(random_layer("gru", Shape(hidden=5000)), torch.bfloat16)
     assert "it takes heads of up to" in str(backend.supports(wide))
     endless = layer.x[:1, :1, :1].expand(2**31, 1, 1)
     assert "it takes sizes up to 2147483647" in str(backend.supports(replace(layer, x=endless)))
@@ -238,7 +231,7 @@ def plan(module: ModuleType, **changed: Any) -> Any:
 def test_the_smallest_kernel_that_holds_a_head_is_planned(host_extension: ModuleType) -> None:
     kernels = host_extension.kernels()
     for cell in CELLS:
-        for element in ("bfloat16", "float16"):
+        for element in ("bfloat16", "float16", "tf32"):
             for operation in ("forward", "backward"):
                 kind = {"operation": operation, "cell": cell, "element": element}
                 sizes = [kernel["units"] for kernel in kernels if kernel.items() >= kind.items()]
@@ -269,7 +262,7 @@ def test_the_planner_says_why_not(host_extension: ModuleType) -> None:
     assert "capability 9.0 does not run" in said(architectures="80:86")
     assert "it takes heads of up to" in said(units=5000)
     for little in ({"shared_memory": 1000}, {"cluster": 8}, {"multiprocessors": 14}):
-        answer = said(**little)
+        answer = said(way="cluster", **little)
         assert "_forward_kernel<lstm, bfloat16, " in answer
         assert "does not fit the device" in answer
 

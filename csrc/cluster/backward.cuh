@@ -16,6 +16,29 @@
 
 namespace fastrnn::cluster {
 
+// Whether a block on its own, all of its weights in registers, computes the places of gates in every step, hidden from
+// a compiler that would keep them through the loop: nvcc 13 keeps more than fit, for sm_100 and sm_120, at 128 units.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ > 900
+constexpr bool HIDES_PLACES = true;
+#else
+constexpr bool HIDES_PLACES = false;
+#endif
+
+// A lane's 32 bits of a transposed matrix: the rows of the product are 8 units of the state before, the first of them
+// `before`, its columns what 16 bytes hold of gate rows, of which the first is `unit` of the gate whose (D, D) begins
+// at `gate`.
+template <class Lane>
+DEVICE uint32_t load_transposed(const Lane& me, const uint16_t* gate, int unit, int before, int D) {
+  const int row = unit + me.g, column = before + 2 * me.q;
+  return device::transpose(load_packed(gate + int64_t(row) * D + column, row < D ? D - column : 0, D % 2 == 0));
+}
+
+template <class Lane>
+DEVICE uint32_t load_transposed(const Lane& me, const uint32_t* gate, int unit, int before, int D) {
+  const int row = unit + me.q, column = before + me.g;
+  return load_packed(gate + int64_t(row) * D + column, row < D ? D - column : 0, true);
+}
+
 // The transposed rows of w_hh (G·D, D) of the block's units to registers and, what does not fit there, to `rest` in
 // shared memory.
 //
@@ -23,20 +46,20 @@ namespace fastrnn::cluster {
 template <class P>
 DEVICE void load_weights(const BackwardLane<P>& me, const typename P::Word* w_hh, int D, word4 (&w)[P::REGISTER_TILES],
                          char* rest) {
-  const bool even = D % 2 == 0;
 #pragma unroll
   for (int n = 0; n < P::TILES; ++n) {
     const int i = P::TILES - 1 - n;
-    const int before = me.tile_unit(i % P::M_TILES) + 2 * me.q, k = i / P::M_TILES * P::TILE;
-    const int gate = k / P::BLOCK_UNITS, unit = me.rank * P::BLOCK_UNITS + k % P::BLOCK_UNITS + me.g;
+    const int before = me.tile_unit(i % P::M_TILES), k = i / P::M_TILES * P::TILE_K;
+    const int unit = me.rank * P::BLOCK_UNITS + k % P::BLOCK_UNITS;
+    const typename P::Word* gate = w_hh + int64_t(k / P::BLOCK_UNITS) * D * D;
     word4 tile;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {  // of the gate rows
-      const int u = unit + 8 * half;
-      const typename P::Word* row = w_hh + (int64_t(gate) * D + u) * D;
-      tile.x[2 * half] = device::transpose(load_pair(row + before, u < D ? D - before : 0, even));
-      tile.x[2 * half + 1] = device::transpose(load_pair(row + before + 8, u < D ? D - before - 8 : 0, even));
+      const int u = unit + P::TILE_K / 2 * half;
+      tile.x[2 * half] = load_transposed(me, gate, u, before, D);
+      tile.x[2 * half + 1] = load_transposed(me, gate, u, before + 8, D);
     }
+    tile = P::Element::operand(tile);
     if (i < P::REGISTER_TILES) {
       w[i < P::REGISTER_TILES ? i : 0] = tile;
     } else {
@@ -54,7 +77,7 @@ DEVICE void multiply(const BackwardLane<P>& me, const word4 (&w)[P::REGISTER_TIL
 #pragma unroll
   for (int k = 0; k < P::K_TILES; k += 2) {
     if (k == P::K_MEANWHILE) meanwhile();
-    const word4 b = device::load_matrices(gradients + k * P::TILE * P::ROWS * sizeof(typename P::Word), me.lane);
+    const word4 b = device::load_matrices(gradients + k * P::PRODUCT_BYTES, me.lane);
 #pragma unroll
     for (int i = k * P::M_TILES; i < (k + 2) * P::M_TILES && i < P::TILES; ++i) {
       const word4 tile = i < P::REGISTER_TILES ? w[i < P::REGISTER_TILES ? i : 0]
@@ -106,6 +129,7 @@ backward_kernel(BackwardArguments a) {
   using Cell = typename P::Cell;
   using Element = typename P::Element;
   using Word = typename P::Word;
+  using Saved = typename Element::Saved;
   constexpr int G = P::GATES, VALUES = P::VALUES, STATES = Cell::STATES, SAVED = Cell::SAVED, ITEMS = P::ITEMS;
 
   const Place place(a);
@@ -119,7 +143,7 @@ backward_kernel(BackwardArguments a) {
 
   char* shared = device::shared_memory();
   uint64_t* arrivals = reinterpret_cast<uint64_t*>(shared);  // [2]
-  char* gradients = shared + P::BARRIER_BYTES;               // [2][G · BLOCK_UNITS / 8][ROWS][8]
+  char* gradients = shared + P::BARRIER_BYTES;               // [2][G · BLOCK_UNITS / WORD_ROWS][ROWS][WORD_ROWS]
   char* partial = gradients + 2 * P::GRADIENT_BYTES;         // [2][BLOCKS][BLOCK_UNITS · ROWS], see BackwardLane
   char* rest = partial + 2 * P::PARTIAL_BYTES + me.warp * P::SHARED_TILES * P::TILE_BYTES + me.lane * sizeof(word4);
 
@@ -149,10 +173,13 @@ backward_kernel(BackwardArguments a) {
   int64_t ys = row * wide + direction * H + head * D + unit, gates = directed * VALUES * H + head * D + unit;
   const int64_t ys_step = int64_t(dt) * a.B * wide, gates_step = int64_t(dt) * a.B * VALUES * H;
   auto ys_at = [&](int x) { return ys + me.rows_to(x) * int64_t(wide) + me.units_to(x); };
-  auto gate_at = [&](int x, int v) { return gates + (me.rows_to(x) * VALUES + v) * int64_t(H) + me.units_to(x); };
+  int value_step = H;
+  auto gate_at = [&](int x, int v) {
+    return gates + (me.rows_to(x) * VALUES + v) * int64_t(value_step) + me.units_to(x);
+  };
   Word dy[ITEMS], h[ITEMS];  // h: of the GRU that before the step, of an RNN that after it
   float dcy[ITEMS], c[ITEMS], c_before[ITEMS];
-  uint16_t saved[ITEMS][VALUES];
+  typename Saved::Word saved[ITEMS][VALUES];
   uint8_t cut;  // whether the asked sequence is cut where it enters the step
   auto load_step = [&](int step) {
     const int t = t_first + dt * step;
@@ -176,7 +203,7 @@ backward_kernel(BackwardArguments a) {
       }
 #pragma unroll
       for (int v = 0; v < SAVED; ++v) {
-        saved[x][v] = in ? static_cast<const uint16_t*>(a.gates)[gate_at(x, v)] : uint16_t(0);
+        saved[x][v] = in ? static_cast<const typename Saved::Word*>(a.gates)[gate_at(x, v)] : Word(0);
       }
     }
   };
@@ -211,7 +238,7 @@ backward_kernel(BackwardArguments a) {
 #pragma unroll
     for (int x = 0; x < ITEMS; ++x) {
 #pragma unroll
-      for (int v = 0; v < SAVED; ++v) values[x][v] = Float16::to_float(saved[x][v]);
+      for (int v = 0; v < SAVED; ++v) values[x][v] = Saved::to_float(saved[x][v]);
       if (SAVED > 0 && a.are_preactivations) {
         float pre[VALUES];
 #pragma unroll
@@ -246,8 +273,8 @@ backward_kernel(BackwardArguments a) {
       for (int v = 0; v < VALUES; ++v) {
         dgates[x][v] = lives ? Element::from_float(d[v]) : Word(0);
         const int gate = v - (VALUES - G), k = gate * P::BLOCK_UNITS + me.unit + me.units_to(x);
-        char* to = gradients + now * P::GRADIENT_BYTES + (k / 8 * P::ROWS + slot(n)) * sizeof(word4);
-        if (gate >= 0) store(to + k % 8 * sizeof(Word), dgates[x][v]);
+        char* to = gradients + now * P::GRADIENT_BYTES + (k / P::WORD_ROWS * P::ROWS + slot(n)) * sizeof(word4);
+        if (gate >= 0) store(to + k % P::WORD_ROWS * sizeof(Word), Element::operand(dgates[x][v]));
       }
     }
     device::block_barrier();
@@ -262,6 +289,7 @@ backward_kernel(BackwardArguments a) {
       }
       ys += ys_step;
       gates += gates_step;
+      if (HIDES_PLACES && P::BLOCKS == 1 && P::SHARED_TILES == 0) value_step = device::hide(H);
       if (step + 1 < a.T) load_step(step + 1);
     });
     if (P::BLOCKS == 1) {

@@ -1,4 +1,4 @@
-// The rows of the table for one cell's backward: every shape in both dtypes.
+// The rows of the table for one cell's backward: its shapes in both 16-bit dtypes, and those in TF32.
 #pragma once
 
 #include "../cells.cuh"
@@ -17,5 +17,6 @@ Instance<BackwardArguments> backward_instance() {
 
 }  // namespace fastrnn::cluster
 
-#define FASTRNN_BACKWARD_INSTANCES(Cell, ...) \
+#define FASTRNN_BACKWARD_HALF_ROWS(Cell, ...) \
   backward_instance<Cell, Bfloat16, __VA_ARGS__>(), backward_instance<Cell, Float16, __VA_ARGS__>(),
+#define FASTRNN_BACKWARD_TF32_ROW(Cell, ...) backward_instance<Cell, Tf32, __VA_ARGS__>(),

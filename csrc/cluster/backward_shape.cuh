@@ -4,14 +4,15 @@
 #include "../cells.cuh"
 #include "../device.cuh"
 #include "../elements.cuh"
+#include "../memory.cuh"
 #include "../place.cuh"
 
 namespace fastrnn::cluster {
 
 // A block owns UNITS / BLOCKS hidden units and all gates of them: their rows of w_hh, of which it multiplies the
 // transpose by their gradients, for all units of the state before. A tile is 16 of those units, the rows of the
-// product, by 16 of the block's gate rows, gate after gate, over which it sums. Warps divide the tiles along the units
-// and never the sum.
+// product, by TILE_K of the block's gate rows, gate after gate, over which it sums. Warps divide the tiles along the
+// units and never the sum.
 //
 // An item is one unit of one sequence, whose gates' gradients one thread computes. In a cluster what they need comes
 // from all blocks, and a warp takes 16 units of its block by two sequences; a block on its own has nothing to wait for,
@@ -26,21 +27,25 @@ struct BackwardShape {
   static constexpr int WARPS = M_WARPS_, THREADS = WARPS * 32;
   static constexpr int ROWS = Place::ROWS;
   static constexpr int TILE = 16;
+  static constexpr int TILE_K = Element::TILE_K;
 
   static constexpr int GATES = Cell::GATES, VALUES = Cell::VALUES;
   static constexpr int BLOCK_UNITS = UNITS / BLOCKS;
-  static constexpr int M_TILES = UNITS / TILE / WARPS;        // along units, of a warp
-  static constexpr int K_TILES = GATES * BLOCK_UNITS / TILE;  // along gate rows
-  static constexpr int TILES = M_TILES * K_TILES;             // of a warp
-  static constexpr int ITEMS = BLOCK_UNITS * ROWS / THREADS;  // of a thread
-  static constexpr int OWNED_TILES = BLOCK_UNITS / TILE;      // of units, of a block
-  static constexpr int PAIRS = ROWS / 2;                      // of sequences
-  static constexpr int LANE_SUMS = TILE * ROWS / 32;          // of a tile's product, in a lane
+  static constexpr int M_TILES = UNITS / TILE / WARPS;          // along units, of a warp
+  static constexpr int K_TILES = GATES * BLOCK_UNITS / TILE_K;  // along gate rows
+  static constexpr int TILES = M_TILES * K_TILES;               // of a warp
+  static constexpr int ITEMS = BLOCK_UNITS * ROWS / THREADS;    // of a thread
+  static constexpr int OWNED_TILES = BLOCK_UNITS / TILE;        // of units, of a block
+  static constexpr int PAIRS = ROWS / 2;                        // of sequences
+  static constexpr int LANE_SUMS = TILE * ROWS / 32;            // of a tile's product, in a lane
 
   // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. These are the most tiles that leave enough for the
-  // rest, as compiled for sm_90a.
+  // rest, as compiled for sm_90a. In TF32 a block on its own, with four items a lane, takes a tenth fewer instructions
+  // a step with eight of its 32 tiles in shared memory, and spills on no chip.
   static constexpr int WARPS_OF_WIDE_REGISTERS = 8;
-  static constexpr int MOST_REGISTER_TILES = WARPS <= WARPS_OF_WIDE_REGISTERS ? 44 : 20;
+  static constexpr int MOST_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 20
+                                             : BLOCKS == 1 && sizeof(Word) == 4 ? 24
+                                                                                : 44;
   static constexpr int REGISTER_TILES = TILES < MOST_REGISTER_TILES ? TILES : MOST_REGISTER_TILES;
   static constexpr int SHARED_TILES = TILES - REGISTER_TILES;
   static constexpr int WEIGHT_LOADS = 4;  // tiles at a time: registers are for the weights, not for loads in flight
@@ -56,8 +61,10 @@ struct BackwardShape {
 
   // Shared memory: barriers, the gates' gradients in two buffers, what other blocks send in two, weight tiles.
   static constexpr int TILE_BYTES = 32 * sizeof(word4);
-  static constexpr int BARRIER_BYTES = 128;  // of which two barriers use 16: what follows is aligned to 128
-  static constexpr int GRADIENT_BYTES = (K_TILES + 1) / 2 * 2 * TILE * ROWS * sizeof(Word);  // tiles load in pairs
+  static constexpr int BARRIER_BYTES = 128;             // of which two barriers use 16: what follows is aligned to 128
+  static constexpr int WORD_ROWS = ROW_ELEMENTS<Word>;  // gate rows of a word4
+  static constexpr int PRODUCT_BYTES = TILE_K * ROWS * sizeof(Word);            // that a tile is multiplied by
+  static constexpr int GRADIENT_BYTES = (K_TILES + 1) / 2 * 2 * PRODUCT_BYTES;  // tiles load in pairs
   static constexpr int PARTIAL_BYTES = BLOCKS == 1 ? 0 : UNITS * ROWS * sizeof(float);
   static constexpr int SHARED_BYTES =
       BARRIER_BYTES + 2 * GRADIENT_BYTES + 2 * PARTIAL_BYTES + WARPS * SHARED_TILES * TILE_BYTES;

@@ -39,29 +39,41 @@ struct ForwardLane {
   // The first unit of item `i`, and the first column, of what the lane finishes; its own unit is `g` further on.
   DEVICE int item_unit(int i) const { return group_unit((P::K_WARPS == 4 ? k_warp / 2 * P::ITEMS : 0) + i); }
   DEVICE int column() const { return 2 * q + (P::K_WARPS == 1 ? 0 : k_warp % 2); }
-  // After the transposition of an item a quad of lanes, or two where the warp finishes half of the columns, holds the
-  // eight units of one column, and shares out the blocks to send them to.
-  static constexpr int SENDERS = P::K_WARPS == 1 ? 4 : 8;
-  DEVICE int sent_column() const { return P::K_WARPS == 1 ? g : (g & 6) | k_warp % 2; }
-  DEVICE int sender() const { return P::K_WARPS == 1 ? q : q + 4 * (g & 1); }
+  // After the exchange of an item a lane holds a word4 of one column's units, as do SENDERS lanes in all, which share
+  // out the blocks to send it to. Where a word4 has eight units, lanes 4 n to 4 n + 3 hold those of column n, or where
+  // the warp finishes half of the columns, of its column of n and n ^ 1. Where it has four, they are the lower or the
+  // upper half of the group as the lane's own unit is, of its own column.
+  static constexpr bool HALVES = P::WORD_UNITS == 4;
+  static constexpr int SENDERS = P::WORD_UNITS / P::COLUMNS;
+  DEVICE int sent_column() const {
+    if (HALVES) return P::COLUMNS == 2 ? 2 * q + g % 2 : column();
+    return P::COLUMNS == 2 ? g : (g & 6) | k_warp % 2;
+  }
+  DEVICE int sent_unit() const { return HALVES ? (g & 4) : 0; }  // from the group's first
+  DEVICE int sender() const {
+    if (HALVES) return P::COLUMNS == 2 ? g / 2 % 2 : g % 4;
+    return P::COLUMNS == 2 ? q : q + 4 * (g & 1);
+  }
 };
 
 // The head's weights (G·D, D) to registers and, what does not fit there, to `rest` in shared memory.
 template <class P>
 DEVICE void load_weights(const ForwardLane<P>& me, const typename P::Word* w_hh, int D, word4 (&w)[P::REGISTER_TILES],
                          char* rest) {
-  const bool even = D % 2 == 0;
+  constexpr int PACKED = PACKED_ELEMENTS<typename P::Word>;
+  const bool aligned = D % PACKED == 0;
 #pragma unroll
   for (int i = 0; i < P::TILES; ++i) {
-    const int k = (me.k_warp * P::K_TILES + i / P::M_TILES) * 16 + 2 * me.q;
+    const int k = (me.k_warp * P::K_TILES + i / P::M_TILES) * P::TILE_K + PACKED * me.q, beyond = k + P::TILE_K / 2;
     word4 tile;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int m = i % P::M_TILES, unit = me.group_unit(P::group_of(m, half)) + me.g;
       const typename P::Word* row = w_hh + (int64_t(P::gate_of(m, half)) * D + unit) * D;
-      tile.x[half] = load_pair(row + k, unit < D ? D - k : 0, even);
-      tile.x[half + 2] = load_pair(row + k + 8, unit < D ? D - k - 8 : 0, even);
+      tile.x[half] = load_packed(row + k, unit < D ? D - k : 0, aligned);
+      tile.x[half + 2] = load_packed(row + beyond, unit < D ? D - beyond : 0, aligned);
     }
+    tile = P::Element::operand(tile);
     if (i < P::REGISTER_TILES) {
       w[i < P::REGISTER_TILES ? i : 0] = tile;
     } else {
@@ -82,7 +94,7 @@ DEVICE void multiply(const ForwardLane<P>& me, const word4 (&w)[P::REGISTER_TILE
       constexpr int OF_WARP = P::ARRIVALS / P::K_WARPS;
       device::mbarrier_wait(arrivals + me.k_warp * OF_WARP + k / P::TILES_OF_ARRIVAL, parity);
     }
-    const word4 b = device::load_matrices(state + (me.k_warp * P::K_TILES + k) * 256, me.lane);
+    const word4 b = device::load_matrices(state + (me.k_warp * P::K_TILES + k) * P::PRODUCT_BYTES, me.lane);
 #pragma unroll
     for (int i = k * P::M_TILES; i < (k + 2) * P::M_TILES; ++i) {
       const word4 tile = i < P::REGISTER_TILES ? w[i < P::REGISTER_TILES ? i : 0]
@@ -147,25 +159,38 @@ DEVICE void reduce(const ForwardLane<P>& me, const float (&sums)[P::M_TILES][4],
   }
 }
 
-// Eight units of one sequence, of an item's `h` of which each lane has one unit and one or two columns: the units of
-// the lane's sent column.
+// The word4 that the lane sends, of an item's `h` of which each lane has one unit and one or two columns.
 template <class P>
 DEVICE word4 gather_units(const ForwardLane<P>& me, const float (&h)[P::COLUMNS]) {
   using Element = typename P::Element;
-  uint32_t pair;
-  if constexpr (P::COLUMNS == 2) {
-    pair = Element::pack(h[0], h[1]);
-  } else {
-    pair = me.k_warp % 2 ? Element::pack(0.f, h[0]) : Element::pack(h[0], 0.f);
-  }
-  pair = device::transpose(pair);
   word4 units;
+  if constexpr (P::WORD_UNITS == 8) {
+    uint32_t pair;
+    if constexpr (P::COLUMNS == 2) {
+      pair = Element::pack(h[0], h[1]);
+    } else {
+      pair = me.k_warp % 2 ? Element::pack(0.f, h[0]) : Element::pack(h[0], 0.f);
+    }
+    pair = device::transpose(pair);
 #pragma unroll
-  for (int e = 0; e < 4; ++e) units.x[e] = device::shuffle(pair, me.sent_column() * 4 + e);
+    for (int e = 0; e < 4; ++e) units.x[e] = device::shuffle(pair, me.sent_column() * 4 + e);
+  } else {
+    // Of two columns, lanes of even units want one and those of odd units the other. Each asks for its four units in
+    // an order of its own, so that whoever is asked is asked for the same column by all.
+    const int odd = P::COLUMNS == 2 ? me.g % 2 : 0, first = (me.sent_unit() + odd) * 4 + me.q;
+    uint32_t got[4];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float asked = P::COLUMNS == 2 && (me.g + e) % 2 ? h[P::COLUMNS - 1] : h[0];
+      got[e] = device::shuffle(Element::from_float(asked), first ^ e * 4);
+    }
+#pragma unroll
+    for (int e = 0; e < 4; ++e) units.x[e] = odd ? got[e ^ 1] : got[e];
+  }
   return units;
 }
 
-// Sends eight units of a sequence to every block, `to` its buffer of the next state.
+// Sends a word4 of units of a sequence to every block, `to` its buffer of the next state.
 template <class P>
 DEVICE void send(const ForwardLane<P>& me, const word4& units, char* to, uint64_t* arrivals) {
   if constexpr (P::BLOCKS == 1) {
@@ -204,22 +229,23 @@ forward_kernel(ForwardArguments a) {
   using Cell = typename P::Cell;
   using Element = typename P::Element;
   using Word = typename P::Word;
+  using SavedWord = typename Element::Saved::Word;
   constexpr int G = P::GATES, VALUES = P::VALUES, STATES = Cell::STATES, SAVED = Cell::SAVED;
   constexpr int ITEMS = P::ITEMS, COLUMNS = P::COLUMNS;
 
   const Place place(a);
   const int first = place.first, D = place.D, H = a.H, wide = place.wide;
-  const bool second = place.direction == 1, vectors = D % ROW_ELEMENTS == 0;
+  const bool second = place.direction == 1, vectors = D % P::WORD_UNITS == 0;
 
-  // What this lane finishes: units `unit` + 8 i of columns `column` + j; and sends: units `sent_unit` + 8 i .. + 7.
+  // What this lane finishes: units `unit` + 8 i of columns `column` + j; and sends: a word4 from `sent_unit` + 8 i on.
   const ForwardLane<P> me;
-  const int sent_unit = me.item_unit(0), sent_column = me.sent_column();
-  const int unit = sent_unit + me.g, column = me.column(), head_unit = place.head * D + unit;
+  const int sent_unit = me.item_unit(0) + me.sent_unit(), sent_column = me.sent_column();
+  const int unit = me.item_unit(0) + me.g, column = me.column(), head_unit = place.head * D + unit;
   auto inside = [&](int i, int j) { return unit + 8 * i < D && first + column + j < a.B; };
 
   char* shared = device::shared_memory();
   uint64_t* arrivals = reinterpret_cast<uint64_t*>(shared);  // [2][ARRIVALS]
-  char* state = shared + P::BARRIER_BYTES;                   // [2][UNITS / 8][ROWS][8]
+  char* state = shared + P::BARRIER_BYTES;                   // [2][UNITS / WORD_UNITS][ROWS][WORD_UNITS]
   char* partial = state + 2 * P::STATE_BYTES;                // [2][WARPS][K_WARPS][ITEMS][32]
   char* rest = partial + 2 * P::PARTIAL_BYTES + (me.m_warp * P::K_WARPS + me.k_warp) * P::SHARED_TILES * P::TILE_BYTES +
                me.lane * sizeof(word4);
@@ -243,11 +269,12 @@ forward_kernel(ForwardArguments a) {
       }
     }
   }
-  for (int i = device::thread(); i < P::UNITS / 8 * P::ROWS; i += P::THREADS) {
-    const int row = i % P::ROWS, k = i / P::ROWS * 8;
+  auto state_word = [](int k, int row) { return (k * P::ROWS / P::WORD_UNITS + slot(row)) * sizeof(word4); };
+  for (int i = device::thread(); i < P::UNITS / P::WORD_UNITS * P::ROWS; i += P::THREADS) {
+    const int row = i % P::ROWS, k = i / P::ROWS * P::WORD_UNITS;
     const bool zero = first + row >= a.B || (cut_first >> row & 1);
     const Word* from = static_cast<const Word*>(a.h0) + (state_row + row) * H + place.head * D + k;
-    store(state + (k + slot(row)) * sizeof(word4), load_row(from, zero ? 0 : D - k, vectors));
+    store(state + state_word(k, row), Element::operand(load_row(from, zero ? 0 : D - k, vectors)));
   }
 
   float bias[ITEMS][G];
@@ -330,9 +357,9 @@ forward_kernel(ForwardArguments a) {
       }
 
       // What is sent comes first: all blocks wait for it.
-      word4 y = gather_units<P>(me, h), next = y;
+      word4 y = gather_units<P>(me, h), next = Element::operand(y);
       if (cuts >> sent_column & 1) next = {};
-      char* to = state + then * P::STATE_BYTES + (sent_unit + 8 * i + slot(sent_column)) * sizeof(word4);
+      char* to = state + then * P::STATE_BYTES + state_word(sent_unit + 8 * i, sent_column);
       if (P::BLOCKS == 1 || !last) send<P>(me, next, to, arrivals + then * P::ARRIVALS);
 
       if (!(live >> sent_column & 1)) y = {};
@@ -343,7 +370,7 @@ forward_kernel(ForwardArguments a) {
       for (int j = 0; j < COLUMNS; ++j) {
         if (STATES == 2 && a.cs && inside(i, j)) a.cs[cs_at + int64_t(j) * wide + 8 * i] = c[j];
         if (SAVED > 0 && a.gates && inside(i, j)) {
-          uint16_t* gates = static_cast<uint16_t*>(a.gates) + gates_at + int64_t(j) * SAVED * H + 8 * i;
+          SavedWord* gates = static_cast<SavedWord*>(a.gates) + gates_at + int64_t(j) * SAVED * H + 8 * i;
 #pragma unroll
           for (int v = 0; v < SAVED; ++v) {
             const float x = values[j][v];

@@ -1,4 +1,4 @@
-// The rows of the table for one cell's forward: every shape in both dtypes.
+// The rows of the table for one cell's forward: its shapes in both 16-bit dtypes, and those in TF32.
 #pragma once
 
 #include "../cells.cuh"
@@ -17,5 +17,6 @@ Instance<ForwardArguments> forward_instance() {
 
 }  // namespace fastrnn::cluster
 
-#define FASTRNN_FORWARD_INSTANCES(Cell, ...) \
+#define FASTRNN_FORWARD_HALF_ROWS(Cell, ...) \
   forward_instance<Cell, Bfloat16, __VA_ARGS__>(), forward_instance<Cell, Float16, __VA_ARGS__>(),
+#define FASTRNN_FORWARD_TF32_ROW(Cell, ...) forward_instance<Cell, Tf32, __VA_ARGS__>(),

@@ -4,6 +4,7 @@
 #include "../cells.cuh"
 #include "../device.cuh"
 #include "../elements.cuh"
+#include "../memory.cuh"
 #include "../place.cuh"
 
 namespace fastrnn::cluster {
@@ -11,7 +12,7 @@ namespace fastrnn::cluster {
 // A block owns UNITS / BLOCKS hidden units and all gates of them. Its warps are M_WARPS along units by K_WARPS along
 // the sum over the units of the state before. Units are dealt in groups of 8.
 //
-// A tile of w_hh is 16 gate rows by 16 columns, two halves of 8 rows, each one gate of one group. Which they are is
+// A tile of w_hh is 16 gate rows by TILE_K columns, two halves of 8 rows, each one gate of one group. Which they are is
 // chosen so that a lane holds all gates of the units that it finishes, for G gates: where G is even a group has G / 2
 // tiles of its own, gates (0, 1), (2, 3); where it is odd, a pair of groups has G tiles, each group's first G - 1 gates
 // as before, and one tile of both groups' last gate.
@@ -24,11 +25,12 @@ struct ForwardShape {
   static constexpr int BLOCKS = BLOCKS_;  // of a cluster
   static constexpr int M_WARPS = M_WARPS_, K_WARPS = K_WARPS_, WARPS = M_WARPS * K_WARPS, THREADS = WARPS * 32;
   static constexpr int ROWS = Place::ROWS;  // sequences of a cluster
+  static constexpr int TILE_K = Element::TILE_K;
 
   static constexpr int GATES = Cell::GATES, VALUES = Cell::VALUES;
   static constexpr int BLOCK_UNITS = UNITS / BLOCKS;
   static constexpr int GROUPS = BLOCK_UNITS / 8 / M_WARPS;  // of units, of a warp
-  static constexpr int K_TILES = UNITS / 16 / K_WARPS;      // tiles along k, of a warp
+  static constexpr int K_TILES = UNITS / TILE_K / K_WARPS;  // tiles along k, of a warp
   static constexpr int M_TILES = GROUPS * GATES / 2;        // tiles along gate rows, of a warp
   static constexpr int TILES = K_TILES * M_TILES;
   // Sums of a tile along gate rows that a warp has under way: one waits for the product before it, so that few tiles
@@ -36,9 +38,9 @@ struct ForwardShape {
   static constexpr int CHAINS = M_TILES < 3 ? 2 : 1;
 
   // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. More tiles than these leave too few for the rest:
-  // as compiled by nvcc 13 for sm_90a, 26 spill at 768 units.
+  // as compiled by nvcc 13 for sm_90a, 26 spill at 768 units, and 44 at 384 in TF32.
   static constexpr int WARPS_OF_WIDE_REGISTERS = 8;
-  static constexpr int MOST_REGISTER_TILES = WARPS <= WARPS_OF_WIDE_REGISTERS ? 44 : 24;
+  static constexpr int MOST_REGISTER_TILES = WARPS <= WARPS_OF_WIDE_REGISTERS ? 42 : 24;
   static constexpr int REGISTER_TILES = TILES < MOST_REGISTER_TILES ? TILES : MOST_REGISTER_TILES;
   static constexpr int SHARED_TILES = TILES - REGISTER_TILES;
 
@@ -49,11 +51,15 @@ struct ForwardShape {
 
   // The state's slices arrive on barriers of their own, so that products start before all have arrived.
   static constexpr int ARRIVALS = BLOCKS == 1 ? 0 : 4;
-  static constexpr int TILES_OF_ARRIVAL = ARRIVALS ? UNITS / 16 / ARRIVALS : K_TILES;
+  static constexpr int TILES_OF_ARRIVAL = ARRIVALS ? UNITS / TILE_K / ARRIVALS : K_TILES;
+
+  // Units of a sequence that a word4 has: a group of them, or half of one.
+  static constexpr int WORD_UNITS = ROW_ELEMENTS<Word>;
 
   // Shared memory: barriers, the state in two buffers, the partial sums in two, weight tiles.
   static constexpr int TILE_BYTES = 32 * sizeof(word4);
   static constexpr int BARRIER_BYTES = 128;
+  static constexpr int PRODUCT_BYTES = TILE_K * ROWS * sizeof(Word);  // of the state, that a tile is multiplied by
   static constexpr int STATE_BYTES = UNITS * ROWS * sizeof(Word);
   static constexpr int PARTIAL_FLOATS = GATES == 1 ? 1 : 4;  // of a lane's item: a power of two, loaded at once
   static constexpr int PARTIAL_ITEM_BYTES = 32 * PARTIAL_FLOATS * sizeof(float);
@@ -66,7 +72,7 @@ struct ForwardShape {
   static_assert(SHARED_BYTES <= MOST_SHARED_BYTES, "the weights fit into the cluster");
   static_assert(UNITS % BLOCKS == 0 && BLOCK_UNITS % (8 * M_WARPS) == 0, "a warp has whole groups");
   static_assert(GATES % 2 == 0 || GROUPS % 2 == 0, "a warp has whole tiles of gate rows");
-  static_assert(UNITS % (32 * K_WARPS) == 0, "tiles along k are loaded in pairs");
+  static_assert(UNITS % (2 * TILE_K * K_WARPS) == 0, "tiles along k are loaded in pairs");
   static_assert(K_WARPS == 1 || K_WARPS == 2 || (K_WARPS == 4 && GROUPS % 2 == 0), "each warp finishes a part");
   static_assert(!ARRIVALS || (ARRIVALS % K_WARPS == 0 && BLOCKS % ARRIVALS == 0 && TILES_OF_ARRIVAL % 2 == 0),
                 "a slice that arrives is of whole blocks and whole pairs of tiles");

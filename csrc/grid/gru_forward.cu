@@ -1,3 +1,5 @@
-#include "../launch.h"
+#include "forward_instances.cuh"
 
-std::vector<fastrnn::Instance<fastrnn::ForwardArguments>> fastrnn::grid::gru_forward() { return {}; }
+std::vector<fastrnn::Instance<fastrnn::ForwardArguments>> fastrnn::grid::gru_forward() {
+  return forward_instances<Gru, FASTRNN_GRU_FORWARD_SHAPE>();
+}

@@ -1,3 +1,5 @@
-#include "../launch.h"
+#include "backward_instances.cuh"
 
-std::vector<fastrnn::Instance<fastrnn::BackwardArguments>> fastrnn::grid::lstm_backward() { return {}; }
+std::vector<fastrnn::Instance<fastrnn::BackwardArguments>> fastrnn::grid::lstm_backward() {
+  return backward_instances<Lstm, FASTRNN_LSTM_BACKWARD_SHAPE>();
+}

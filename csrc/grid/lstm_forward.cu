@@ -1,3 +1,5 @@
-#include "../launch.h"
+#include "forward_instances.cuh"
 
-std::vector<fastrnn::Instance<fastrnn::ForwardArguments>> fastrnn::grid::lstm_forward() { return {}; }
+std::vector<fastrnn::Instance<fastrnn::ForwardArguments>> fastrnn::grid::lstm_forward() {
+  return forward_instances<Lstm, FASTRNN_LSTM_FORWARD_SHAPE>();
+}

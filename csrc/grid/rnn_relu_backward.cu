@@ -1,3 +1,5 @@
-#include "../launch.h"
+#include "backward_instances.cuh"
 
-std::vector<fastrnn::Instance<fastrnn::BackwardArguments>> fastrnn::grid::rnn_relu_backward() { return {}; }
+std::vector<fastrnn::Instance<fastrnn::BackwardArguments>> fastrnn::grid::rnn_relu_backward() {
+  return backward_instances<RnnRelu, FASTRNN_RNN_BACKWARD_SHAPE>();
+}

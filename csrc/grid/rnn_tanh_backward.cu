@@ -1,3 +1,5 @@
-#include "../launch.h"
+#include "backward_instances.cuh"
 
-std::vector<fastrnn::Instance<fastrnn::BackwardArguments>> fastrnn::grid::rnn_tanh_backward() { return {}; }
+std::vector<fastrnn::Instance<fastrnn::BackwardArguments>> fastrnn::grid::rnn_tanh_backward() {
+  return backward_instances<RnnTanh, FASTRNN_RNN_BACKWARD_SHAPE>();
+}

@@ -5,8 +5,6 @@
 // cluster in which all wait for good throws, and names what they wait for; clusters run one after another.
 #pragma once
 
-#include <ucontext.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -20,17 +18,7 @@
 #include <vector>
 
 #include "../words.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define FASTRNN_FIBERS_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define FASTRNN_FIBERS_ASAN 1
-#endif
-#endif
-#ifdef FASTRNN_FIBERS_ASAN
-#include <sanitizer/common_interface_defs.h>
-#endif
+#include "context.h"
 
 namespace fastrnn::host {
 
@@ -68,18 +56,6 @@ struct Block {
   Barrier barriers[kNamedBarriers];  // 0 is the block's
 };
 
-struct Fiber {
-  ucontext_t context;
-  char* stack = nullptr;
-  void* fake_stack = nullptr;  // the sanitizer's
-  int block = 0, thread = 0;
-  int turn = 0;           // which box of the warp is next
-  int cluster_token = 0;  // between arriving at the cluster's barrier and waiting for it
-  const char* wait = "";  // what it waits for, and of those which
-  int wait_id = 0;
-  bool done = false, rests = false;
-};
-
 // An mbarrier in shared memory, in its 8 bytes.
 struct MBarrier {
   int16_t count, pending;
@@ -87,6 +63,25 @@ struct MBarrier {
   int32_t bytes : 31;  // outstanding; below zero where stores come before they are expected
 };
 static_assert(sizeof(MBarrier) == sizeof(uint64_t), "an mbarrier has 8 bytes");
+
+struct Fiber {
+  Context context;
+  char* stack = nullptr;
+  void* fake_stack = nullptr;  // the sanitizer's
+  int block = 0, thread = 0;
+  int turn = 0;           // which box of the warp is next
+  int cluster_token = 0;  // between arriving at the cluster's barrier and waiting for it
+  const char* wait = "";  // what it waits for, and of those which
+  int wait_id = 0;
+  const Barrier* barrier = nullptr;  // either of them until it is no longer in this generation or phase
+  const MBarrier* mbarrier = nullptr;
+  int was = 0;
+  bool done = false, rests = false;
+
+  bool waits() const {
+    return (barrier && barrier->generation == was) || (mbarrier && static_cast<int>(mbarrier->phase) == was);
+  }
+};
 
 // A store on its way to another block.
 struct Store {
@@ -124,7 +119,7 @@ class Cluster {
 
  private:
   static void entry();
-  void switch_to(ucontext_t* from, void** fake_stack, ucontext_t* to, const void* stack, size_t stack_bytes);
+  void switch_to(Context& from, void** fake_stack, Context& to, const void* stack, size_t stack_bytes);
   void next();
   void fail(const std::string& message);
   size_t first_awake(size_t i) const;
@@ -140,7 +135,7 @@ class Cluster {
   std::vector<Store> stores_;
   std::mt19937 random_;
   const std::function<void()>& body_;
-  ucontext_t main_;
+  Context main_;
   const void* main_stack_ = nullptr;
   size_t main_stack_bytes_ = 0;
   void* main_fake_stack_ = nullptr;
@@ -189,11 +184,7 @@ inline Cluster::Cluster(int id, int blocks, int threads, size_t shared_bytes, co
     fiber.block = thread / threads;
     fiber.thread = thread % threads;
     fiber.stack = stacks + i * kStackBytes;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack;
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, entry, 0);
+    fiber.context.begin(fiber.stack, kStackBytes, entry);
   }
 }
 
@@ -212,8 +203,9 @@ inline void Cluster::run() {
     progress_ = false;
     current_ = first_awake(0);
     if (current_ == fibers_.size()) continue;
-    switch_to(&main_, &main_fake_stack_, &self().context, self().stack, kStackBytes);
+    switch_to(main_, &main_fake_stack_, self().context, self().stack, kStackBytes);
   }
+  if (error_.empty()) deliver(stores_.size());  // what the kernel's end waits for
   cluster = nullptr;
   if (!error_.empty()) throw Error("cluster " + std::to_string(id_) + ": " + error_);
 }
@@ -239,15 +231,14 @@ inline void Cluster::entry() {
   cluster->next();
 }
 
-inline void Cluster::switch_to(ucontext_t* from, void** fake_stack, ucontext_t* to, const void* stack,
-                               size_t stack_bytes) {
+inline void Cluster::switch_to(Context& from, void** fake_stack, Context& to, const void* stack, size_t stack_bytes) {
 #ifdef FASTRNN_FIBERS_ASAN
   __sanitizer_start_switch_fiber(fake_stack, stack, stack_bytes);
 #else
   (void)stack;
   (void)stack_bytes;
 #endif
-  swapcontext(from, to);
+  from.switch_to(to);
 #ifdef FASTRNN_FIBERS_ASAN
   __sanitizer_finish_switch_fiber(fake_stack ? *fake_stack : nullptr, nullptr, nullptr);
 #else
@@ -262,14 +253,14 @@ inline void Cluster::next() {
   const size_t i = error_.empty() ? first_awake(current_ + 1) : fibers_.size();
   if (i < fibers_.size()) {
     current_ = i;
-    switch_to(&me.context, fake_stack, &self().context, self().stack, kStackBytes);
+    switch_to(me.context, fake_stack, self().context, self().stack, kStackBytes);
   } else {
-    switch_to(&me.context, fake_stack, &main_, main_stack_, main_stack_bytes_);
+    switch_to(me.context, fake_stack, main_, main_stack_, main_stack_bytes_);
   }
 }
 
 inline size_t Cluster::first_awake(size_t i) const {
-  while (i < fibers_.size() && (fibers_[i].done || fibers_[i].rests)) ++i;
+  while (i < fibers_.size() && (fibers_[i].done || fibers_[i].rests || fibers_[i].waits())) ++i;
   return i;
 }
 
@@ -318,7 +309,10 @@ inline int Cluster::arrive(Barrier& barrier, int expected) {
 inline void Cluster::wait(const Barrier& barrier, int token, const char* what, int which) {
   self().wait = what;
   self().wait_id = which;
-  while (barrier.generation == token) next();
+  self().barrier = &barrier;
+  self().was = token;
+  if (self().waits()) next();
+  self().barrier = nullptr;
 }
 
 inline void Cluster::sync(Barrier& barrier, int expected, const char* what, int which) {
@@ -371,7 +365,10 @@ inline void Cluster::complete(MBarrier* barrier) {
 inline void Cluster::wait(const MBarrier* barrier, int parity) {
   self().wait = "the mbarrier at byte";
   self().wait_id = static_cast<int>(reinterpret_cast<const char*>(barrier) - block().shared.get());
-  while (static_cast<int>(static_cast<const volatile MBarrier*>(barrier)->phase) == parity) next();
+  self().mbarrier = barrier;
+  self().was = parity;
+  if (self().waits()) next();
+  self().mbarrier = nullptr;
 }
 
 }  // namespace fastrnn::host

@@ -3,6 +3,9 @@
 Its kernels are the extension's, `csrc/`, which `fastrnn.extension` loads at the first question. They take raw pointers;
 `launch.py` fills them in. In an extension that was built for the CPU (FASTRNN_CUDA=host) the same kernels run on CPU
 tensors, slowly, for tests; this backend then takes those when it is asked for by name.
+
+float32 is multiplied as TF32, where torch allows its own recurrent layers that. Whether it does is looked at forward:
+the backward of what this backend, by name, computed forward is its own, whatever torch allows by then.
 """
 
 from __future__ import annotations
@@ -10,12 +13,13 @@ from __future__ import annotations
 import torch
 
 from fastrnn import extension
+from fastrnn.backends import tf32
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
 from fastrnn.backends.recurrence.backward import backward as recurrence_backward
 from fastrnn.backends.recurrence.forward import forward as recurrence_forward
 
-DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
-"""By dtype, what the extension calls it."""
+ELEMENTS = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "tf32"}
+"""By dtype, what the extension calls how it is multiplied."""
 LARGEST = 2**31 - 1
 """Sizes are passed as 32-bit integers; offsets are 64 bits wide."""
 
@@ -44,8 +48,10 @@ def supports(layer: Layer) -> str | None:
         return reason
     if device.type == "cuda" and extension.load().host:
         return "its kernels are compiled for the CPU (FASTRNN_CUDA=host)"
-    if layer.x.dtype not in DTYPES:
-        return f"it computes in {' and '.join(DTYPES.values())} only yet, got {layer.x.dtype}"
+    if layer.x.dtype not in ELEMENTS:
+        return f"it computes in bfloat16, float16 and float32 only, got {layer.x.dtype}"
+    if layer.x.dtype == torch.float32 and not tf32.allowed():
+        return "it multiplies float32 as TF32 only, which torch.backends.cudnn forbids recurrent layers"
     if layer.projected:
         return "it has no projections (proj_size) yet"
     if max(*layer.x.shape, layer.hidden_size) > LARGEST:
@@ -54,10 +60,10 @@ def supports(layer: Layer) -> str | None:
 
 
 def _why_no_kernel(layer: Layer) -> str | None:
-    """The planner's answer, for the forward and for the backward."""
+    """The planner's answer, for the forward and for the backward: a layer does not say whether it will have one."""
     recurrence = (
         layer.cell_name,
-        DTYPES[layer.x.dtype],
+        ELEMENTS[layer.x.dtype],
         layer.hidden_size // layer.heads,
         layer.x.shape[1],
         layer.heads,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import extension
-from fastrnn.backends.cuda import DTYPES
+from fastrnn.backends.cuda import ELEMENTS
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, both
 
@@ -17,7 +17,7 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
     """Fills ys, cs, gates and finals."""
     extension.load().forward(
         layer.cell_name,
-        DTYPES[layer.x.dtype],
+        ELEMENTS[layer.x.dtype],
         _address(buffers.gx),
         *_pair(buffers.w_hh),
         *_pair(buffers.b_hh),
@@ -37,7 +37,7 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     """Fills dgates and d_states0."""
     extension.load().backward(
         layer.cell_name,
-        DTYPES[layer.x.dtype],
+        ELEMENTS[layer.x.dtype],
         *_pair(buffers.w_hh),
         _address(buffers.ys),
         _address(buffers.cs),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from fastrnn.backends import tf32
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.triton.interpreter import INTERPRETED
 
@@ -99,9 +100,7 @@ def precision(dtype: torch.dtype) -> str:
         return "float64"
     if dtype != torch.float32:
         return "16 bit"
-    settings = getattr(torch.backends.cudnn, "rnn", None)
-    allowed = torch.backends.cudnn.allow_tf32 if settings is None else settings.fp32_precision == "tf32"
-    return "tf32" if allowed else "tf32x3"
+    return "tf32" if tf32.allowed() else "tf32x3"
 
 
 def padded(units: int) -> int:

@@ -1,0 +1,182 @@
+// The backward recurrence, way 3: teams of blocks, each with the weights of one head and direction, compute tiles of
+// the batch, in every step one after the other.
+//
+// A block computes the gradients of its own units' gates and stores them to `dgates`. What they leave for the units'
+// state before is the product of w_hhᵀ with the gradients of all units' gates, which every block reads there: the
+// block's own units are its M, the sequences its N, and it sums over the gate rows of the whole head. Nothing else is
+// exchanged (exchange.cuh). The weights stay in registers and shared memory, and the block's warps divide the sum.
+#pragma once
+
+#include "product.cuh"
+
+namespace fastrnn::grid {
+
+// What a step of an item needs of the tensors, as it is stored, so that nothing waits for its loads.
+template <class P>
+struct BackwardInputs {
+  typename P::Word dy = 0, h = 0;                // h: of the GRU that before the step, of an RNN that after it
+  typename P::Word saved[P::Cell::VALUES] = {};  // or preactivations
+  float dc = 0.f, c = 0.f, c_before = 0.f;
+  uint8_t reset = 0;  // between the step and the one before in the forward's order
+};
+
+// All steps of a chunk. `now`: which buffer the sums are in.
+template <class P>
+DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memory<P>& memory, const Job& job,
+                      const Chunk& chunk, const word4 (&w)[P::REGISTER_TILES], int& now) {
+  using Cell = typename P::Cell;
+  using Element = typename P::Element;
+  using Saved = typename Element::Saved;
+  using Word = typename P::Word;
+  constexpr int G = P::K_GATES, VALUES = Cell::VALUES, STATES = Cell::STATES, SAVED = Cell::SAVED;
+  constexpr int FLOWS = STATES;  // number of an item: whether the product's share of the gradient counts
+  static_assert(sizeof(typename Saved::Word) == sizeof(Word), "gates take as much as preactivations");
+
+  const bool backwards = job.backwards;
+  auto inside = [&](int tile) { return me.unit < job.D && chunk.first + tile * P::ROWS + me.row < a.B; };
+  auto state_at = [&](int tile) {
+    return (int64_t(job.direction) * a.B + chunk.first + device::hide(tile) * P::ROWS + me.row) * a.H +
+           job.unit(me.unit);
+  };
+
+  memory.set_lengths(a, chunk);
+#pragma unroll 1
+  for (int tile = 0; me.finishes && tile < chunk.tiles; ++tile) {
+#pragma unroll
+    for (int s = 0; s < STATES; ++s) {
+      const Word* from = static_cast<const Word*>(s ? a.dc_last : a.dh_last);
+      memory.number(tile, s) = from && inside(tile) ? Element::to_float(from[state_at(tile)]) : 0.f;
+    }
+    memory.number(tile, FLOWS) = 0.f;
+  }
+
+  // One turn more than there are steps: what the last one leaves for the initial states.
+  const int dt = backwards ? 1 : -1, t_first = backwards ? 0 : a.T - 1;  // against the direction of the forward
+#pragma unroll 1
+  for (int step = 0; step <= a.T; ++step) {
+    const int t = t_first + dt * step, entered = backwards ? t + 1 : t;
+    const bool is_step = step < a.T;
+#pragma unroll 1
+    for (int tile = 0; tile < chunk.tiles; ++tile) {
+      const int first = chunk.first + tile * P::ROWS;
+      const int H = device::hide(a.H), direction = device::hide(job.direction), wide = a.directions * H;
+      const int head_unit = job.unit(me.unit);
+
+      // What is finished from, ahead of the wait for the other blocks.
+      BackwardInputs<P> in;
+      if (me.finishes && inside(tile) && is_step) {
+        const int64_t at = int64_t(t) * a.B + first + me.row, ys_at = at * wide + direction * H + head_unit;
+        const int64_t ys_before = ys_at + int64_t(dt) * a.B * wide;
+        const bool starts = step == a.T - 1 || (backwards && t == memory.length(tile, me.row) - 1);
+        if (a.dys) in.dy = static_cast<const Word*>(a.dys)[ys_at];
+        if (STATES == 2) {
+          if (a.dcs) in.dc = a.dcs[ys_at];
+          in.c = a.cs[ys_at];
+          in.c_before = starts ? Element::to_float(static_cast<const Word*>(a.c0)[state_at(tile)]) : a.cs[ys_before];
+        } else {
+          const Word* ys = static_cast<const Word*>(a.ys);
+          in.h = SAVED == 0 ? ys[ys_at] : starts ? static_cast<const Word*>(a.h0)[state_at(tile)] : ys[ys_before];
+        }
+        const int64_t row = int64_t(direction) * a.T * a.B + at;
+#pragma unroll
+        for (int v = 0; v < SAVED; ++v) {
+          in.saved[v] = static_cast<const Word*>(a.gates)[(row * SAVED + v) * H + head_unit];
+        }
+        in.reset = load_reset(a, entered, first + me.row);
+      }
+
+      if (step > 0) {
+        const int sequence = first + me.g, unit = me.read_unit(0);
+        const int64_t row_before = (int64_t(direction) * a.T + t - dt) * a.B + sequence;
+        const Word* from = static_cast<const Word*>(a.dgates) + (row_before * VALUES + VALUES - G) * H;
+        const bool none = sequence >= a.B;
+        const Row<Word> row{from + job.unit(unit), H, none ? 0 : job.D - unit, !none, job.vectors};
+        float sums[P::M_TILES][4];
+        multiply<P>(row, memory, w, sums);
+        store_sums<P>(me, sums, memory.sums + now * P::SUM_BYTES);
+        device::block_barrier();
+      }
+      if (me.finishes) {
+        float carried[STATES];
+#pragma unroll
+        for (int s = 0; s < STATES; ++s) carried[s] = memory.number(tile, s);
+        if (step > 0) {
+          float through[P::M_GATES];
+          add_up<P>(me, memory.sums + now * P::SUM_BYTES, through);
+          if (memory.number(tile, FLOWS) != 0.f) carried[0] += through[0];
+        }
+        if (is_step) {
+          const int steps = memory.length(tile, me.row);
+          const bool lives = t < steps, cut_here = in.reset != 0 && entered < steps;
+          float values[VALUES], dstates[STATES], before[STATES], after[STATES], d[VALUES], direct[STATES];
+#pragma unroll
+          for (int v = 0; v < VALUES; ++v) values[v] = Saved::to_float(in.saved[v]);
+          if (SAVED > 0 && a.are_preactivations) {
+            float pre[VALUES];
+#pragma unroll
+            for (int v = 0; v < VALUES; ++v) pre[v] = Element::to_float(in.saved[v]);
+            Cell::template activated<Element>(pre, values);
+          }
+          dstates[0] = carried[0] + Element::to_float(in.dy);
+          before[0] = after[0] = Element::to_float(in.h);
+          if (STATES == 2) {
+            dstates[STATES - 1] = carried[STATES - 1] + in.dc;
+            before[STATES - 1] = in.c_before;
+            after[STATES - 1] = in.c;
+          }
+#pragma unroll
+          for (int s = 0; s < STATES; ++s) before[s] = cut_here ? 0.f : before[s];
+          Cell::template derivative<Element>(dstates, values, before, after, d, direct);
+
+          // What all blocks wait for comes first.
+          const int64_t row = (int64_t(direction) * a.T + t) * a.B + first + me.row;
+          Word* dgates = static_cast<Word*>(a.dgates) + row * VALUES * H + head_unit;
+#pragma unroll
+          for (int v = VALUES - 1; v >= 0; --v) {
+            publish(dgates + int64_t(v) * H, lives ? Element::from_float(d[v]) : Word(0), inside(tile), job.vectors);
+          }
+#pragma unroll
+          for (int s = 0; s < STATES; ++s) {
+            if (lives) carried[s] = cut_here ? 0.f : direct[s];
+            memory.number(tile, s) = carried[s];
+          }
+          memory.number(tile, FLOWS) = lives && !cut_here ? 1.f : 0.f;
+        } else if (inside(tile)) {
+#pragma unroll
+          for (int s = 0; s < STATES; ++s) {
+            static_cast<Word*>(s ? a.dc0 : a.dh0)[state_at(tile)] = Element::from_float(carried[s]);
+          }
+        }
+      }
+      now ^= 1;
+    }
+  }
+}
+
+template <class P>
+KERNEL(P::THREADS)
+backward_kernel(BackwardArguments a, Teams teams) {
+  using Word = typename P::Word;
+  const Lane<P> me(teams);
+  const int D = a.H / a.heads;
+  const Memory<P> memory(teams, me, D);
+  word4 w[P::REGISTER_TILES] = {};
+  int now = 0;
+#pragma unroll 1
+  for (uint64_t number = first_chunk<P>(a, teams, 0); number < first_chunk<P>(a, teams, 1); ++number) {
+    const uint32_t chunks = chunks_of_job<P>(a, teams);
+    const int of_job = static_cast<int>(number % chunks);
+    const Job job = Job::of<P>(a, static_cast<int>(number / chunks));
+    if (of_job == 0 || number == first_chunk<P>(a, teams, 0)) {
+      const Word* w_hh = static_cast<const Word*>(job.direction ? a.w_hh[1] : a.w_hh[0]);
+      w_hh += int64_t(job.head) * P::K_GATES * D * D;
+      load_weights<P>(me, memory, w, [&](int gate, int k) {
+        const Word* from = w_hh + (int64_t(gate) * D + k) * D;
+        return [=](int unit) { return load_vector(from + unit, D, unit < D ? D - k : 0, false); };
+      });
+    }
+    run_chunk<P>(a, me, memory, job, Chunk::of<P>(a, teams, of_job), w, now);
+  }
+}
+
+}  // namespace fastrnn::grid
