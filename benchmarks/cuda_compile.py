@@ -1,9 +1,11 @@
-"""Compiles the CUDA extension's kernels for a chip that need not be there, and reads their machine code.
+"""Compiles the CUDA extension's kernels for chips that need not be there, and reads their machine code.
 
-    python -m benchmarks.cuda_compile [--architecture 90a] [--cells lstm gru]
+    python -m benchmarks.cuda_compile [--architecture 80 90a] [--cells lstm gru]
 
-prints a line for each kernel: registers, spilled bytes, and of one turn of its time loop the instructions, the
-products, and how often it moves a register to or from memory. These are no measurements of time.
+prints a line for each kernel and architecture: registers, bytes of memory that a thread spills to, and of one turn of
+its time loop the instructions, the products, the barriers of the block, the waits for asynchronous stores, the loads of
+words that other blocks store meanwhile, and the 16-byte loads from shared memory, which is where weights are that found
+no room in registers. These are no measurements of time.
 """
 
 from __future__ import annotations
@@ -26,48 +28,81 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import sass
+from fastrnn import extension
 
-SOURCES = Path(__file__).resolve().parents[1] / "csrc" / "cluster"
-ARCHITECTURE = "90a"
-"""The oldest with clusters."""
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ROOT / "csrc"
+WAYS = ("cluster", "grid")
+"""Folders of the sources."""
+FIRST_WITH_CLUSTERS = 90
+ARCHITECTURES = ("80", "90a")
+"""The oldest of all, and the oldest with clusters."""
 
 GATES = {"Lstm": 4, "Gru": 3, "RnnTanh": 1, "RnnRelu": 1}
 """By cell, as csrc/cells.cuh names it."""
+TILE_M = 16
+TILE_K = {"bfloat16": 16, "float16": 16, "tf32": 8}
+"""Of a tile of weights, by element."""
 
-_ENTRY = re.compile(r"Compiling entry function '(\w+)'.*?Used (\d+) registers", re.DOTALL)
-_SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
-_SHAPE = re.compile(r"(forward|backward)_kernel.*?Shape\w*?INS_\d+(\w+?)ENS_\d+(\w+?)E((?:Li\d+E)+)")
-_FUNCTION = re.compile(r"^\s*Function : (\w+)$", re.MULTILINE)
+_KERNEL = re.compile(r"(cluster|grid)\d+(forward|backward)_kernel.*?Shape\w*?INS_\d+(\w+?)ENS_\d+(\w+?)E((?:Li\d+E)+)")
 
 
 class Kernel(NamedTuple):
-    """An instance, as `csrc/cluster/shapes.h` lists it."""
+    """An instance, as `csrc/<way>/shapes.h` lists it."""
 
+    way: str
     operation: str
     cell: str
     element: str
-    units: int
-    blocks: int
-    warps: tuple[int, int]
+    shape: tuple[int, ...]
+    """of the cluster way units, blocks, M warps and K warps, of the grid way a block's units and its register tiles"""
+
+    @property
+    def source(self) -> Path:
+        """Where it is instantiated."""
+        cell = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.cell).lower()
+        return SOURCES / self.way / f"{cell}_{self.operation}.cu"
+
+    @property
+    def warps(self) -> int:
+        """of a block"""
+        return self.shape[2] * self.shape[3] if self.way == "cluster" else 8
 
     @property
     def tiles(self) -> int:
-        """16 x 16 tiles of w_hh that a warp multiplies in a step."""
-        m, k = self.warps
-        return GATES[self.cell] * self.units // self.blocks * self.units // (16 * 16 * m * k)
+        """Tiles of weights that a warp multiplies in a step: of the grid way, for the widest head."""
+        if self.way == "grid":
+            return self._grid_tiles()
+        units, blocks, *_ = self.shape
+        return GATES[self.cell] * units // blocks * units // (TILE_M * TILE_K[self.element] * self.warps)
+
+    def _grid_tiles(self) -> int:
+        """By the rules of csrc/grid/shape.cuh."""
+        block_units, register_tiles = self.shape
+        gates, states, rows = GATES[self.cell], 2 if self.cell == "Lstm" else 1, 8
+        m_gates, k_gates, kept = (gates, 1, states) if self.operation == "forward" else (1, gates, states + 1)
+        m_tiles, units_of_tiles = m_gates * block_units // TILE_M, 2 * TILE_K[self.element]
+        slice_tiles, slice_units = k_gates * 2 * m_tiles, self.warps * units_of_tiles
+        sums = 2 * self.warps * m_tiles * TILE_M * rows * 4
+        shared = (227 * 1024 - sums - (block_units * rows * kept + rows) * 4) // (self.warps * 512)
+        return min((register_tiles + shared) // slice_tiles, 2048 // slice_units) * slice_tiles
 
     def __str__(self) -> str:
-        m, k = self.warps
-        return f"{self.operation} {self.cell} {self.element} {self.units} units, {self.blocks} blocks of {m}x{k} warps"
+        name = f"{self.way} {self.operation} {self.cell} {self.element}"
+        if self.way == "grid":
+            return f"{name} {self.shape[0]} units a block"
+        units, blocks, m, k = self.shape
+        return f"{name} {units} units, {blocks} blocks of {m}x{k} warps"
 
 
 class Compiled(NamedTuple):
     """What ptxas made of a kernel."""
 
     kernel: Kernel
+    architecture: str
     registers: int
-    spilled: int
-    """bytes of a thread that are written to memory for want of registers, anywhere in the kernel"""
+    stack: int
+    """bytes of a thread's memory: for what is spilled, and for arrays whose index is known only when the kernel runs"""
     assembly: sass.Assembly
 
 
@@ -95,60 +130,91 @@ def missing() -> str | None:
     return None if cuobjdump() else "there is no cuobjdump: not beside nvcc, on PATH or in triton"
 
 
-def compile_all(cells: Sequence[str] = (), architecture: str = ARCHITECTURE) -> Iterator[Compiled]:
+def runs_on(way: str, architecture: str) -> bool:
+    """Whether kernels of that way are compiled for an architecture."""
+    return way == "grid" or int(architecture.rstrip("af")) >= FIRST_WITH_CLUSTERS
+
+
+def sources(architecture: str) -> list[Path]:
+    """What holds kernels for an architecture."""
+    return [path for way in WAYS if runs_on(way, architecture) for path in sorted((SOURCES / way).glob("*.cu"))]
+
+
+def compile_all(architecture: str, cells: Sequence[str] = ()) -> Iterator[Compiled]:
     """Every kernel of `cells`, by default of all. Raises CalledProcessError where nvcc fails."""
-    sources = [path for path in sorted(SOURCES.glob("*.cu")) if not cells or path.stem.rsplit("_", 1)[0] in cells]
+    wanted = [path for path in sources(architecture) if not cells or path.stem.rsplit("_", 1)[0] in cells]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for compiled in pool.map(lambda source: compile_source(source, architecture), sources):
+        for compiled in pool.map(lambda source: compile_source(source, architecture), wanted):
             yield from compiled
 
 
-def compile_source(source: Path, architecture: str = ARCHITECTURE) -> list[Compiled]:
+def compile_source(source: Path, architecture: str) -> list[Compiled]:
     """The kernels of one source file, as setup.py compiles it. Raises CalledProcessError where nvcc fails."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernels.cubin")
-        command = [str(nvcc()), "-std=c++17", "-O3", f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v"]
-        said = _output([*command, str(source), "-o", str(cubin)])
-        code = _output([str(cuobjdump()), "-sass", str(cubin)])
-    bodies = dict(zip(*[iter(_FUNCTION.split(code)[1:])] * 2, strict=True))
-    result = []
-    for entry in _ENTRY.finditer(said):
-        spills = _SPILLS.search(entry[0])
-        assert spills is not None, entry[0]
-        spilled = max(map(int, spills.groups()))
-        result.append(Compiled(_kernel(entry[1]), int(entry[2]), spilled, sass.parse(bodies[entry[1]])))
-    return result
+        command = [
+            str(nvcc()),
+            "-std=c++17",
+            "-O3",
+            f"-arch=sm_{architecture}",
+            "-cubin",
+            str(source),
+            "-o",
+            str(cubin),
+        ]
+        subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+        return read(cubin, architecture)
 
 
-def _output(command: list[str]) -> str:
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
+def installed(architecture: str) -> Path | None:
+    """The installed extension, if it holds what these sources are compiled to for `architecture`."""
+    if extension.why_missing() is not None or extension.build().host:
+        return None
+    library = Path(str(extension.load().__file__))
+    newest = max(path.stat().st_mtime for path in (ROOT / "setup.py", *SOURCES.rglob("*")))
+    is_ours = architecture in extension.build().architectures and library.stat().st_mtime > newest
+    return library if is_ours else None
 
 
-def _kernel(symbol: str) -> Kernel:
-    """What the mangled name of a kernel's entry says."""
-    found = _SHAPE.search(symbol)
+def read(binary: Path, architecture: str) -> list[Compiled]:
+    """The kernels for `architecture` in a cubin or a library. Raises CalledProcessError where cuobjdump fails."""
+    found = sass.read_all(binary, str(cuobjdump()), architecture)
+    named = ((_kernel(symbol), code) for symbol, code in found.items())
+    return [
+        Compiled(kernel, architecture, registers, stack, assembly)
+        for kernel, (assembly, registers, stack) in named
+        if kernel is not None
+    ]
+
+
+def _kernel(symbol: str) -> Kernel | None:
+    """What the mangled name of a kernel's entry says; None of another's."""
+    found = _KERNEL.search(symbol)
     if found is None:
-        raise ValueError(f"no kernel of a shape: {symbol}")
-    units, blocks, *warps = map(int, re.findall(r"\d+", found[4]))
-    return Kernel(found[1], found[2], found[3].lower(), units, blocks, (warps[0], warps[1]))
+        return None
+    way, operation, cell, element, shape = found.groups()
+    return Kernel(way, operation, cell, element.lower(), tuple(map(int, re.findall(r"\d+", shape))))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command with `arguments`, the process's own by default. Returns its exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.cuda_compile", description=__doc__)
-    parser.add_argument("--architecture", default=ARCHITECTURE, help="as nvcc names it (default: %(default)s)")
+    parser.add_argument("--architecture", nargs="+", default=ARCHITECTURES, help="as nvcc names it (default: 80 90a)")
     parser.add_argument("--cells", nargs="*", default=(), help="default: all")
     options = parser.parse_args(arguments)
     reason = missing()
     if reason is not None:
         print(reason, file=sys.stderr)
         return 1
-    table = Table("kernel", "registers", "spilled bytes", "instructions", "products", "moves to memory", box=None)
-    for compiled in compile_all(options.cells, options.architecture):
-        code = compiled.assembly
-        counts = (compiled.registers, compiled.spilled, code.instructions, code.products, code.spills)
-        table.add_row(str(compiled.kernel), *map(str, counts))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    counts = ("registers", "spilled bytes", "instructions", "products", "barriers", "waits", "polls", "16-byte loads")
+    table = Table("kernel", "sm", *counts, box=None)
+    for architecture in options.architecture:
+        for compiled in compile_all(architecture, options.cells):
+            code = compiled.assembly
+            loop = (code.instructions, code.products, code.barriers, code.waits, code.polls, code.shared_vectors)
+            row = (architecture, compiled.registers, compiled.stack, *loop)
+            table.add_row(str(compiled.kernel), *map(str, row))
+    Console(width=None if sys.stdout.isatty() else 180).print(table)
     return 0
 
 

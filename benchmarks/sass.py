@@ -1,4 +1,4 @@
-"""What cuobjdump says of a cubin: its resources, and the instructions of its time loop by opcode."""
+"""What cuobjdump says of compiled kernels: their resources, and the instructions of their time loops by opcode."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", re.MULTILINE)
 _PREDICATE = re.compile(r"^@!?U?P\w+\s+")
 _TARGET = re.compile(r"\bBRA\b.*?\b(0x[0-9a-f]+)")
 _RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+)")
+_USAGE = re.compile(r"^\s*Function (\w+):\s+" + _RESOURCES.pattern, re.MULTILINE)
+_FUNCTION = re.compile(r"^\s*Function : (\w+)$", re.MULTILINE)
 
 
 class Assembly(NamedTuple):
@@ -30,6 +32,12 @@ class Assembly(NamedTuple):
     is_loop: bool
     shared_loads: int
     """bytes that a warp reads from shared memory in that turn: LDS and LDSM"""
+    shared_vectors: int = 0
+    """loads of 16 bytes a lane from there, as tiles of weights are"""
+    waits: int = 0
+    """for asynchronous stores, on barriers that count them"""
+    polls: int = 0
+    """loads of words that other blocks store meanwhile"""
 
     @property
     def instructions(self) -> int:
@@ -62,6 +70,16 @@ def read(cubin: bytes, cuobjdump: str) -> tuple[Assembly, int, int]:
     return parse(text), int(found[1]), int(found[2])
 
 
+def read_all(file: Path, cuobjdump: str, architecture: str) -> dict[str, tuple[Assembly, int, int]]:
+    """What `read` gives, by symbol, of every kernel for `sm_<architecture>` in a cubin or in a library that holds some.
+    Raises CalledProcessError."""
+    command = [cuobjdump, "--dump-resource-usage", "-sass", "-arch", f"sm_{architecture}", str(file)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    usage = {symbol: (int(registers), int(stack)) for symbol, registers, stack in _USAGE.findall(text)}
+    _, *listings = _FUNCTION.split(text)
+    return {symbol: (parse(text), *usage[symbol]) for symbol, text in zip(*[iter(listings)] * 2, strict=True)}
+
+
 def parse(text: str) -> Assembly:
     """The instructions in what `cuobjdump -sass` prints of one kernel."""
     code = [(int(address, 16), _PREDICATE.sub("", operation)) for address, operation in _INSTRUCTION.findall(text)]
@@ -76,7 +94,14 @@ def parse(text: str) -> Assembly:
     is_loop = _products(body) > 0
     if not is_loop:
         body = [operation for _, operation in code]
-    return Assembly(Counter(map(_opcode, body)), is_loop, sum(map(_shared_bytes, body)))
+    return Assembly(
+        Counter(map(_opcode, body)),
+        is_loop,
+        sum(map(_shared_bytes, body)),
+        shared_vectors=sum(operation.startswith("LDS.128") for operation in body),
+        waits=sum("TRYWAIT" in operation for operation in body),
+        polls=sum(operation.startswith("LDG") and ".STRONG" in operation for operation in body),
+    )
 
 
 def _opcode(operation: str) -> str:
