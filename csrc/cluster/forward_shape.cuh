@@ -38,9 +38,12 @@ struct ForwardShape {
   static constexpr int CHAINS = M_TILES < 3 ? 2 : 1;
 
   // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. More tiles than these leave too few for the rest:
-  // as compiled by nvcc 13 for sm_90a, 26 spill at 768 units, and 44 at 384 in TF32.
+  // as compiled by nvcc 13 for sm_90a, 26 spill at 768 units, and 44 at 384 in TF32; for sm_120, 28 of a block on its
+  // own in TF32, which takes no more instructions a step with 26.
   static constexpr int WARPS_OF_WIDE_REGISTERS = 8;
-  static constexpr int MOST_REGISTER_TILES = WARPS <= WARPS_OF_WIDE_REGISTERS ? 42 : 24;
+  static constexpr int MOST_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 24
+                                             : BLOCKS == 1 && sizeof(Word) == 4 ? 26
+                                                                                : 42;
   static constexpr int REGISTER_TILES = TILES < MOST_REGISTER_TILES ? TILES : MOST_REGISTER_TILES;
   static constexpr int SHARED_TILES = TILES - REGISTER_TILES;
 
