@@ -174,20 +174,28 @@ def test_a_stopped_peer_ends_with_the_process_that_started_it() -> None:
     assert wait_for_state(int(ended.stdout), None, "Z")
 
 
+@pytest.mark.skipif(not rest.THREADS.is_dir(), reason="the system does not say what threads do")
 def test_a_threadpool_of_this_process_must_sleep_before_a_peers_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     rest.rest()
     monkeypatch.setattr(rest, "LIMIT_SECONDS", 0.1)
-    looks = [rest.little_time_is_used, *([rest.others_sleep] if rest.THREADS.is_dir() else [])]
     thread = threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"", b"", BUSY_ROUNDS))  # without the GIL
     thread.start()
     with pytest.raises(rest.NotAtRest):
         rest.rest()
-    busy = [all(look() for _ in range(5)) for look in looks]
     assert thread.is_alive()
     thread.join()
-    assert busy == [False] * len(looks)
     monkeypatch.undo()
     rest.rest()
+
+
+@pytest.mark.parametrize(("used", "rests"), [(0.00001, True), (0.0009, False), (0.002, False)])
+def test_where_only_the_process_time_is_known(used: float, rests: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two looks, a millisecond apart."""
+    passed, spent = iter([0.0, 0.001]), iter([0.0, used])
+    monkeypatch.setattr(rest.time, "perf_counter", lambda: next(passed))
+    monkeypatch.setattr(rest.time, "process_time", lambda: next(spent))
+    monkeypatch.setattr(rest.time, "sleep", lambda seconds: None)
+    assert rest.little_time_is_used() == rests
 
 
 def test_a_run_in_another_process_times_its_own_turns() -> None:
