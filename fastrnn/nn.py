@@ -64,7 +64,7 @@ class _Layers(nn.RNNBase):
         if streams:
             states = 2 if self.mode == "LSTM" else 1
             before = hx if hx is None or states == 2 else (hx,)
-            known = streaming.step(self, self.backend, input, before, states, with_output=True)
+            known = streaming.step(self, self.backend, _MODES[self.mode], input, before, states, with_output=True)
             if known is not None:
                 return known
         output, finals = functional.recurrent(self._options(), self._weights(), input, hx, lengths, resets)
@@ -75,6 +75,8 @@ class _Layers(nn.RNNBase):
     def _is_step(self, input: Tensor) -> bool:
         """Whether a call computes one step of layers in one direction, and no more than layers."""
         shape = input.shape
+        if len(shape) not in (2, 3):
+            return False
         steps = shape[1] if self.batch_first and len(shape) == 3 else shape[0]
         dropped = self.dropout and self.training and self.num_layers > 1
         return steps == 1 and not self.bidirectional and not self.proj_size and not dropped
@@ -244,7 +246,7 @@ class _Cell(nn.RNNCellBase):
         streams = streaming.is_possible(input)
         if streams:
             states = 2 if cell_name == "lstm" else 1
-            known = streaming.step(self, self.backend, input, hx, states, with_output=False)
+            known = streaming.step(self, self.backend, cell_name, input, hx, states, with_output=False)
             if known is not None:
                 return known[1]
         label = f"{cell_name.split('_')[0].upper()}Cell"

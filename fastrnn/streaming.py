@@ -37,7 +37,7 @@ class _Step:
             for name, parameter in zip(layer, parameters, strict=True)
             if parameter is not None
         ]
-        self.dtype, self.threads = input.dtype, torch.get_num_threads()
+        self.cell_name, self.dtype, self.threads = cell_name, input.dtype, torch.get_num_threads()
         self.input_shape, self.state_shape = input.shape, state.shape
         self.zeros = torch.zeros_like(state, memory_format=torch.contiguous_format)
         self.output_like = self.zeros.new_empty((*input.shape[:-1], state.shape[-1]))
@@ -108,14 +108,20 @@ def is_possible(input: Any) -> bool:
 
 
 def step(
-    module: nn.Module, backend: str | None, input: Tensor, before: Sequence[Any] | None, states: int, with_output: bool
+    module: nn.Module,
+    backend: str | None,
+    cell_name: str,
+    input: Tensor,
+    before: Sequence[Any] | None,
+    states: int,
+    with_output: bool,
 ) -> tuple[Tensor | None, States] | None:
     """The output, if it is asked for, and the states after one step; None where no such step is remembered.
 
     `before` are the `states` before the step, as the module was called; None for zeros.
     """
     known = _steps.get(module)
-    if known is None or requested(backend) not in _BACKENDS:
+    if known is None or known.cell_name != cell_name or requested(backend) not in _BACKENDS:
         return None
     if before is None:
         before = (known.zeros,) * states
@@ -133,7 +139,7 @@ def remember(
     the module's states.
     """
     known = _steps.get(module)
-    if known is not None and known.serves(module, input, ()):
+    if known is not None and known.cell_name == cell_name and known.serves(module, input, ()):
         return
     parameters = [module._parameters.get(name) for layer in names for name in layer]
     if (

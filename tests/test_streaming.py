@@ -192,6 +192,7 @@ def test_the_argument_is_looked_at_every_time(usual_way: list[str]) -> None:
         lambda x, h: (x, (h.double(), h)),
         lambda x, h: (x[0], (h, h)),
         lambda x, h: (x.to_sparse(), (h, h)),
+        lambda x, h: (x[0, 0, 0], (h, h)),
     ],
 )
 def test_mistakes_are_still_mistakes(arguments: Any) -> None:
@@ -212,6 +213,15 @@ def test_options_are_looked_at_every_time(usual_way: list[str]) -> None:
     ours.batch_first = theirs.batch_first = True
     assert_close(ours(x), theirs(x), 2e-6)
     assert len(usual_way) == 3
+
+
+def test_another_nonlinearity_takes_effect() -> None:
+    ours, theirs = like_torch("RNNCell")
+    x = torch.randn(2, INPUT)
+    for nonlinearity in ("tanh", "relu", "tanh"):
+        ours.nonlinearity = theirs.nonlinearity = nonlinearity
+        for _ in range(2):
+            assert_close(ours(x), theirs(x), 2e-6)
 
 
 def test_dropout_between_layers_is_not_forgotten() -> None:
