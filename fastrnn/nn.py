@@ -62,9 +62,8 @@ class _Layers(nn.RNNBase):
     def _run(self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[Any, Any]:
         streams = lengths is None and resets is None and streaming.is_possible(input) and self._is_step(input)
         if streams:
-            states = 2 if self.mode == "LSTM" else 1
-            before = hx if hx is None or states == 2 else (hx,)
-            known = streaming.step(self, self.backend, _MODES[self.mode], input, before, states, with_output=True)
+            before = hx if hx is None or self.mode == "LSTM" else (hx,)
+            known = streaming.step(self, self.backend, _MODES[self.mode], input, before, with_output=True)
             if known is not None:
                 return known
         output, finals = functional.recurrent(self._options(), self._weights(), input, hx, lengths, resets)
@@ -245,8 +244,7 @@ class _Cell(nn.RNNCellBase):
     def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         streams = streaming.is_possible(input)
         if streams:
-            states = 2 if cell_name == "lstm" else 1
-            known = streaming.step(self, self.backend, cell_name, input, hx, states, with_output=False)
+            known = streaming.step(self, self.backend, cell_name, input, hx, with_output=False)
             if known is not None:
                 return known[1]
         label = f"{cell_name.split('_')[0].upper()}Cell"

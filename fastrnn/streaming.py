@@ -18,25 +18,19 @@ from torch import Tensor, nn
 from fastrnn import ops
 from fastrnn.backends import requested
 from fastrnn.backends.numba import launch, ready, unpacked
+from fastrnn.cells import CELLS
 
 States = tuple[Tensor, ...]
 
 _BACKENDS = ("auto", "numba")
 """By which the kernel may be reached."""
-_DTYPES = (torch.float32, torch.float64)
 
 
 class _Step:
     """A module's call of one step, of which everything has been checked."""
 
-    def __init__(self, module: nn.Module, cell_name: str, names: Sequence[Sequence[str]], input: Tensor, state: Tensor):
-        layers = [[module._parameters[name] for name in layer] for layer in names]
-        self.parameters = [
-            (name, parameter, parameter.data_ptr(), parameter.shape)
-            for layer, parameters in zip(names, layers, strict=True)
-            for name, parameter in zip(layer, parameters, strict=True)
-            if parameter is not None
-        ]
+    def __init__(self, cell_name: str, layers: Sequence[dict[str, nn.Parameter]], input: Tensor, state: Tensor):
+        self.parameters = [(name, p, p.data_ptr(), p.shape) for layer in layers for name, p in layer.items()]
         self.cell_name, self.dtype, self.threads = cell_name, input.dtype, torch.get_num_threads()
         self.input_shape, self.state_shape = input.shape, state.shape
         self.zeros = torch.zeros_like(state, memory_format=torch.contiguous_format)
@@ -44,12 +38,11 @@ class _Step:
         batch = input.numel() // input.shape[-1]
         self.layer_bytes = batch * state.shape[-1] * state.itemsize
         self.launches = []
-        for w_ih, w_hh, *biases in layers:
-            assert w_ih is not None
-            assert w_hh is not None
+        for layer in layers:
+            w_ih, w_hh, *biases = layer.values()
             sizes = (1, batch, w_ih.shape[1], w_hh.shape[1])
             plan = unpacked.plan(cell_name, input.dtype, *sizes, False, launch.available_threads())
-            self.launches.append(unpacked.prepare(plan, w_ih, w_hh, [bias for bias in biases if bias is not None]))
+            self.launches.append(unpacked.prepare(plan, w_ih, w_hh, biases))
 
     def serves(self, module: nn.Module, input: Tensor, states: Sequence[Any]) -> bool:
         """Whether nothing that was checked has changed."""
@@ -113,16 +106,16 @@ def step(
     cell_name: str,
     input: Tensor,
     before: Sequence[Any] | None,
-    states: int,
     with_output: bool,
 ) -> tuple[Tensor | None, States] | None:
     """The output, if it is asked for, and the states after one step; None where no such step is remembered.
 
-    `before` are the `states` before the step, as the module was called; None for zeros.
+    `before` are the states before the step, as the module was called; None for zeros.
     """
     known = _steps.get(module)
     if known is None or known.cell_name != cell_name or requested(backend) not in _BACKENDS:
         return None
+    states = len(CELLS[cell_name].states)
     if before is None:
         before = (known.zeros,) * states
     elif type(before) is not tuple or len(before) != states:
@@ -141,9 +134,10 @@ def remember(
     known = _steps.get(module)
     if known is not None and known.cell_name == cell_name and known.serves(module, input, ()):
         return
-    parameters = [module._parameters.get(name) for layer in names for name in layer]
+    layers: list[dict[str, Any]] = [{name: module._parameters.get(name) for name in layer} for layer in names]
+    parameters = [p for layer in layers for p in layer.values()]
     if (
-        input.dtype in _DTYPES
+        input.dtype in unpacked.DTYPES
         and input.is_cpu
         and input.numel() > 0
         and requested(backend) in _BACKENDS
@@ -151,4 +145,4 @@ def remember(
         and all(type(p) is nn.Parameter and p.is_contiguous() and p.dtype is input.dtype for p in parameters)
         and unpacked.pays(1, input.numel() // input.shape[-1])
     ):
-        _steps[module] = _Step(module, cell_name, names, input, state)
+        _steps[module] = _Step(cell_name, layers, input, state)
