@@ -12,41 +12,40 @@ namespace fastrnn {
 
 constexpr int VECTOR_BYTES = 16;  // what one load or store moves
 
-struct Float16 {
+// What the formats of 16 bits have in common: they are multiplied as they are.
+struct SixteenBits {
   using Word = uint16_t;
+  static constexpr int TILE_K = 16;
+
+  static DEVICE Word operand(Word v) { return v; }
+  static DEVICE word4 operand(const word4& v) { return v; }
+  static DEVICE float tanh(float x) { return device::tanh_fast(x); }
+  static DEVICE float sigmoid(float x) { return 0.5f * device::tanh_fast(0.5f * x) + 0.5f; }
+};
+
+struct Float16 : SixteenBits {
   using Saved = Float16;
   static constexpr ElementKind KIND = ElementKind::kFloat16;
-  static constexpr int TILE_K = 16;
 
   static DEVICE float to_float(Word v) { return device::float16_to_float(v); }
   static DEVICE Word from_float(float x) { return static_cast<Word>(device::pack_float16(x, 0.f)); }
   static DEVICE uint32_t pack(float low, float high) { return device::pack_float16(low, high); }
   // The nearest number that the format holds; NaN is NaN.
   static DEVICE float finite(float x) { return x > 65504.f ? 65504.f : x < -65504.f ? -65504.f : x; }
-  static DEVICE Word operand(Word v) { return v; }
-  static DEVICE word4 operand(const word4& v) { return v; }
   static DEVICE void mma(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) { device::mma_float16(d, a, b0, b1); }
-  static DEVICE float tanh(float x) { return device::tanh_fast(x); }
-  static DEVICE float sigmoid(float x) { return 0.5f * device::tanh_fast(0.5f * x) + 0.5f; }
 };
 
 // Gates nearly all lie in [-1, 1], where float16 has 3 bits more.
-struct Bfloat16 {
-  using Word = uint16_t;
+struct Bfloat16 : SixteenBits {
   using Saved = Float16;
   static constexpr ElementKind KIND = ElementKind::kBfloat16;
-  static constexpr int TILE_K = 16;
 
   static DEVICE float to_float(Word v) { return device::bfloat16_to_float(v); }
   static DEVICE Word from_float(float x) { return static_cast<Word>(device::pack_bfloat16(x, 0.f)); }
   static DEVICE uint32_t pack(float low, float high) { return device::pack_bfloat16(low, high); }
-  static DEVICE Word operand(Word v) { return v; }
-  static DEVICE word4 operand(const word4& v) { return v; }
   static DEVICE void mma(float (&d)[4], const word4& a, uint32_t b0, uint32_t b1) {
     device::mma_bfloat16(d, a, b0, b1);
   }
-  static DEVICE float tanh(float x) { return device::tanh_fast(x); }
-  static DEVICE float sigmoid(float x) { return 0.5f * device::tanh_fast(0.5f * x) + 0.5f; }
 };
 
 // float32 that is multiplied with 10 bits of fraction. A word has the bits of a float; a NaN that is stored is always

@@ -110,20 +110,20 @@ py::list kernels() {
   return result;
 }
 
+// What is asked of the planner, by names.
+Request request_for(const std::string& operation, const std::string& cell, const std::string& element, int64_t units,
+                    int64_t batch, int64_t heads, int64_t directions, std::optional<Way> way) {
+  return {parse_operation(operation), parse_cell(cell), parse_element(element), units, batch, heads, directions, way};
+}
+
 // The kernel that serves a recurrence under the given limits, as in `kernels`, and its clusters or teams, with the
 // blocks and the shared memory of theirs; or the reason why none.
 py::object plan_for(const std::string& operation, const std::string& cell, const std::string& element, int64_t units,
                     int64_t batch, int64_t heads, int64_t directions, std::pair<int, int> capability,
                     int multiprocessors, int64_t shared_memory, int cluster, const std::string& architectures,
                     const std::optional<std::string>& way) {
-  const Request request{parse_operation(operation),
-                        parse_cell(cell),
-                        parse_element(element),
-                        units,
-                        batch,
-                        heads,
-                        directions,
-                        way ? std::optional<Way>(parse_way(*way)) : std::nullopt};
+  const Request request = request_for(operation, cell, element, units, batch, heads, directions,
+                                      way ? std::optional<Way>(parse_way(*way)) : std::nullopt);
   const Limits limits{capability.first, capability.second, multiprocessors, shared_memory, cluster};
   const Plan found = plan(compiled(), request, limits, architectures);
   if (found.chosen < 0) return py::str(found.reason);
@@ -149,15 +149,8 @@ py::dict limits_of(int device) {
 // Why no kernel serves a recurrence on a device, as a clause; None where one does.
 py::object why_not(const std::string& operation, const std::string& cell, const std::string& element, int64_t units,
                    int64_t batch, int64_t heads, int64_t directions, int device) {
-  const Request request{parse_operation(operation),
-                        parse_cell(cell),
-                        parse_element(element),
-                        units,
-                        batch,
-                        heads,
-                        directions,
-                        only_way()};
-  const Plan found = plan_on(device, request);
+  const Plan found =
+      plan_on(device, request_for(operation, cell, element, units, batch, heads, directions, only_way()));
   if (found.chosen < 0) return py::str(found.reason);
   return py::none();
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,6 +12,8 @@ from tests.arithmetic import randomly_rounded, yardsticks
 from tests.layers import compute, cotangents, rounded
 from tests.tolerances import DRAWS, FACTOR, FLOOR, assert_accurate, relative_error
 
+SEEDS = range(1, 21)
+"""Of schedules."""
 TF32_EPSILON = 2.0**-10
 """Of a float32 rounded to 10 bits."""
 
@@ -27,6 +30,17 @@ def in_dtype(layer: Layer, dtype: torch.dtype) -> Layer:
         biases=cast(layer.biases),
         states0=cast(layer.states0),
     )
+
+
+def assert_schedules_agree(layer: Layer, dtype: torch.dtype, seeded: Callable[[int], None]) -> None:
+    """All results have the same bits under every seed of `SEEDS`, which `seeded` sets."""
+    grads = cotangents(layer)
+    first: dict[str, torch.Tensor] = {}
+    for seed in SEEDS:
+        seeded(seed)
+        result = compute(layer, dtype, "cuda", grads)
+        first = first or result
+        assert all(torch.equal(first[name], result[name]) for name in first), seed
 
 
 def assert_as_reference(layer: Layer, dtype: torch.dtype, recompute: bool = False) -> None:

@@ -79,8 +79,8 @@ FAULTS = (
 )
 
 
-def compile_check(target: Path, sources: Path, *flags: str) -> None:
-    command = [COMPILER, *FLAGS, *flags, f"-I{sources}", str(CHECK), "-o", str(target)]
+def compile_check(check: Path, target: Path, sources: Path, *flags: str) -> None:
+    command = [COMPILER, *FLAGS, *flags, f"-I{sources}", str(check), "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -89,35 +89,49 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=SECONDS)
 
 
+def assert_clean(check: Path, folder: Path, *kernels: str) -> None:
+    """The sanitizers find nothing in the kernels that these flags ask for."""
+    compile_check(check, folder / "check", cuda_host.SOURCES, *SANITIZERS, *kernels)
+    done = run(folder / "check", SANITIZED_SCHEDULES)
+    assert done.returncode == 0, done.stderr
+
+
+def printed(check: Path, folder: Path, kernels: dict[str, str]) -> dict[str, str]:
+    """What the kernels as they are print, for an LSTM, by name; `kernels` has the flag for each."""
+    result = {}
+    for kernel, flag in kernels.items():
+        compile_check(check, folder / kernel, cuda_host.SOURCES, "-DFASTRNN_CHECK_LSTM_ALONE", flag)
+        done = run(folder / kernel)
+        assert done.returncode == 0, done.stderr
+        result[kernel] = done.stdout
+    return result
+
+
+def assert_found(check: Path, folder: Path, kernel: str, file: str, changes: dict[str, str], healthy: str) -> None:
+    """With `changes` of a file in csrc/, by text, the kernel that this flag asks for fails or prints something else."""
+    sources = folder / "csrc"
+    shutil.copytree(cuda_host.SOURCES, sources)
+    text = (sources / file).read_text()
+    for healthy_text, change in changes.items():
+        assert healthy_text in text, "the fault has no place in the source any more"
+        text = text.replace(healthy_text, change)
+    (sources / file).write_text(text)
+    compile_check(check, folder / "check", sources, "-DFASTRNN_CHECK_LSTM_ALONE", kernel, "-w")
+    done = run(folder / "check")
+    assert done.returncode != 0 or done.stdout != healthy
+
+
 @pytest.mark.parametrize("kernel", SHAPES)
 def test_no_sanitizer_complains(kernel: str, tmp_path: Path) -> None:
-    compile_check(tmp_path / "check", cuda_host.SOURCES, *SANITIZERS, SHAPES[kernel])
-    done = run(tmp_path / "check", SANITIZED_SCHEDULES)
-    assert done.returncode == 0, done.stderr
+    assert_clean(CHECK, tmp_path, SHAPES[kernel])
 
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the kernels as they are print, for an LSTM."""
-    folder, printed = tmp_path_factory.mktemp("healthy"), {}
-    for kernel, shape in SHAPES.items():
-        compile_check(folder / kernel, cuda_host.SOURCES, "-DFASTRNN_CHECK_LSTM_ALONE", shape)
-        done = run(folder / kernel)
-        assert done.returncode == 0, done.stderr
-        printed[kernel] = done.stdout
-    return printed
+    return printed(CHECK, tmp_path_factory.mktemp("healthy"), SHAPES)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.kernel}: {fault.name}")
 def test_a_planted_fault_is_found(fault: Fault, healthy: dict[str, str], tmp_path: Path) -> None:
-    sources = tmp_path / "csrc"
-    shutil.copytree(cuda_host.SOURCES, sources)
-    source = sources / "cluster" / f"{fault.kernel}.cuh"
-    text = source.read_text()
-    for healthy_text, change in fault.changes.items():
-        assert healthy_text in text, "the fault has no place in the source any more"
-        text = text.replace(healthy_text, change)
-    source.write_text(text)
-    compile_check(tmp_path / "check", sources, "-DFASTRNN_CHECK_LSTM_ALONE", SHAPES[fault.kernel], "-w")
-    done = run(tmp_path / "check")
-    assert done.returncode != 0 or done.stdout != healthy[fault.kernel]
+    kernel = fault.kernel
+    assert_found(CHECK, tmp_path, SHAPES[kernel], f"cluster/{kernel}.cuh", fault.changes, healthy[kernel])

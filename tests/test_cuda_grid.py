@@ -14,8 +14,8 @@ from fastrnn import ops
 from fastrnn.backends import cuda as backend
 from fastrnn.backends.layer import Gradients, Residuals
 from fastrnn.cells import CELLS
-from tests.cuda_results import assert_as_reference, assert_as_tf32, in_dtype
-from tests.layers import AWKWARD, Shape, compute, cotangents, random_layer
+from tests.cuda_results import assert_as_reference, assert_as_tf32, assert_schedules_agree, in_dtype
+from tests.layers import AWKWARD, Shape, random_layer
 
 pytest_plugins = ["tests.cuda_fixtures"]
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "kernels", "grid")
@@ -43,7 +43,6 @@ MANY_JOBS = Shape(steps=2, batch=17, hidden=134, heads=67, directions=2)
 LARGE_BATCH = Shape(steps=1, batch=137, hidden=67, heads=67, lengths=True)
 """More tiles than a team computes at once: of two teams with two chunks each, one has them of the same head."""
 SEVERAL_SLICES = Shape(steps=3, batch=2, hidden=520)
-SEEDS = range(1, 21)
 SEEDED = [
     *((cell, replace(EVERYTHING, batch=9), dtype) for cell in CELLS for dtype in DTYPES),
     *((cell, Shape(steps=4, batch=10, hidden=48), torch.bfloat16) for cell in CELLS),
@@ -100,14 +99,7 @@ def test_large_heads(cell: str, hidden: int, dtype: torch.dtype) -> None:
 def test_every_schedule_gives_the_same_bits(
     cell: str, shape: Shape, dtype: torch.dtype, seeded: Callable[[int], None]
 ) -> None:
-    layer = random_layer(cell, shape)
-    grads = cotangents(layer)
-    first: dict[str, torch.Tensor] = {}
-    for seed in SEEDS:
-        seeded(seed)
-        result = compute(layer, dtype, "cuda", grads)
-        first = first or result
-        assert all(torch.equal(first[name], result[name]) for name in first), seed
+    assert_schedules_agree(random_layer(cell, shape), dtype, seeded)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests import cuda_host
-from tests.test_cuda_faults import COMPILER, FLAGS, SANITIZED_SCHEDULES, SANITIZERS, run
+from tests.test_cuda_faults import COMPILER, assert_clean, assert_found, printed
 
 CHECK = Path(__file__).parent / "cuda" / "check_grid.cpp"
 KERNELS = {"forward": "-DFASTRNN_CHECK_FORWARD", "backward": "-DFASTRNN_CHECK_BACKWARD"}
@@ -39,42 +37,17 @@ FAULTS: dict[str, tuple[str, str, dict[str, str]]] = {
 pytestmark = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C++ compiler ({COMPILER}) in PATH")
 
 
-def compile_check(target: Path, sources: Path, *flags: str) -> None:
-    command = [COMPILER, *FLAGS, *flags, f"-I{sources}", str(CHECK), "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_no_sanitizer_complains(tmp_path: Path) -> None:
-    compile_check(tmp_path / "check", cuda_host.SOURCES, *SANITIZERS, *KERNELS.values())
-    done = run(tmp_path / "check", SANITIZED_SCHEDULES)
-    assert done.returncode == 0, done.stderr
+    assert_clean(CHECK, tmp_path, *KERNELS.values())
 
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the kernels as they are print, for an LSTM."""
-    folder, printed = tmp_path_factory.mktemp("healthy"), {}
-    for kernel, flag in KERNELS.items():
-        compile_check(folder / kernel, cuda_host.SOURCES, "-DFASTRNN_CHECK_LSTM_ALONE", flag)
-        done = run(folder / kernel)
-        assert done.returncode == 0, done.stderr
-        printed[kernel] = done.stdout
-    return printed
+    return printed(CHECK, tmp_path_factory.mktemp("healthy"), KERNELS)
 
 
 @pytest.mark.parametrize(("kernel", "file", "changes"), FAULTS.values(), ids=FAULTS)
 def test_a_planted_fault_is_found(
     kernel: str, file: str, changes: dict[str, str], healthy: dict[str, str], tmp_path: Path
 ) -> None:
-    sources = tmp_path / "csrc"
-    shutil.copytree(cuda_host.SOURCES, sources)
-    source = sources / "grid" / f"{file}.cuh"
-    text = source.read_text()
-    for healthy_text, change in changes.items():
-        assert healthy_text in text, "the fault has no place in the source any more"
-        text = text.replace(healthy_text, change)
-    source.write_text(text)
-    compile_check(tmp_path / "check", sources, "-DFASTRNN_CHECK_LSTM_ALONE", KERNELS[kernel], "-w")
-    done = run(tmp_path / "check")
-    assert done.returncode != 0 or done.stdout != healthy[kernel]
+    assert_found(CHECK, tmp_path, KERNELS[kernel], f"grid/{file}.cuh", changes, healthy[kernel])
