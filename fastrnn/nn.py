@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import checks, functional, streaming
+from fastrnn import checks, functional, repeated
 from fastrnn.backends import check_name
 from fastrnn.functional import Options, Weights
+from fastrnn.repeated import Form
 
 _CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _MODES = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
@@ -60,25 +61,20 @@ class _Layers(nn.RNNBase):
         )
 
     def _run(self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[Any, Any]:
-        streams = lengths is None and resets is None and streaming.is_possible(input) and self._is_step(input)
-        if streams:
-            before = hx if hx is None or self.mode == "LSTM" else (hx,)
-            known = streaming.step(self, self.backend, _MODES[self.mode], input, before, with_output=True)
+        repeats = lengths is None and resets is None and self._is_plain() and repeated.is_possible(input)
+        if repeats:
+            form = Form(_MODES[self.mode], 1 + self.bidirectional, self.batch_first)
+            known = repeated.call(self, self.backend, form, input, hx if hx is None or self.mode == "LSTM" else (hx,))
             if known is not None:
                 return known
         output, finals = functional.recurrent(self._options(), self._weights(), input, hx, lengths, resets)
-        if streams:
-            streaming.remember(self, self.backend, _MODES[self.mode], self._all_weights, input, finals[0])
+        if repeats:
+            repeated.remember(self, self.backend, form, self._all_weights, input, finals[0])
         return output, finals
 
-    def _is_step(self, input: Tensor) -> bool:
-        """Whether a call computes one step of layers in one direction, and no more than layers."""
-        shape = input.shape
-        if len(shape) not in (2, 3):
-            return False
-        steps = shape[1] if self.batch_first and len(shape) == 3 else shape[0]
-        dropped = self.dropout and self.training and self.num_layers > 1
-        return steps == 1 and not self.bidirectional and not self.proj_size and not dropped
+    def _is_plain(self) -> bool:
+        """Whether a call computes layers without projections, and no more than layers."""
+        return not self.proj_size and not (self.dropout and self.training and self.num_layers > 1)
 
 
 class RNN(_Layers):
@@ -242,9 +238,10 @@ class _Cell(nn.RNNCellBase):
         return options if self.backend is None else f"{options}, backend={self.backend!r}"
 
     def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        streams = streaming.is_possible(input)
-        if streams:
-            known = streaming.step(self, self.backend, cell_name, input, hx, with_output=False)
+        repeats = repeated.is_possible(input)
+        if repeats:
+            form = Form(cell_name, cell=True)
+            known = repeated.call(self, self.backend, form, input, hx)
             if known is not None:
                 return known[1]
         label = f"{cell_name.split('_')[0].upper()}Cell"
@@ -257,8 +254,8 @@ class _Cell(nn.RNNCellBase):
         options = Options(label, cell_name, backend=self.backend)
         after = functional.step(options, [self.weight_ih, self.weight_hh, *biases], input, hx)
         after = after if batched else tuple(state.squeeze(0) for state in after)
-        if streams:
-            streaming.remember(self, self.backend, cell_name, [_CELL_PARAMETERS[: 2 + len(biases)]], given, after[0])
+        if repeats:
+            repeated.remember(self, self.backend, form, [_CELL_PARAMETERS[: 2 + len(biases)]], given, after[0])
         return after
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("numba")
 
 from fastrnn.backends import numba as backend
 from fastrnn.backends.layer import Gradients, Layer, Residuals
-from fastrnn.backends.numba import launch, layer_backward, layer_forward
+from fastrnn.backends.numba import forward_plan, launch, layer_backward
 from tests.layers import Shape, cast, random_layer
 
 LARGE = Shape(steps=40, batch=13, inputs=48, hidden=80, directions=2, lengths=True, resets=True)
@@ -90,18 +90,18 @@ def large_layer_once() -> Layer:
 
 
 def test_a_team_is_formed_only_where_it_can_help() -> None:
-    assert layer_forward._team(available=4, owners=2, products=10**6, panels=16, projected=False) == 2
-    assert layer_forward._team(available=8, owners=1, products=10**6, panels=3, projected=False) == 3
-    assert layer_forward._team(available=8, owners=5, products=10**6, panels=16, projected=False) == 1
-    assert layer_forward._team(available=8, owners=1, products=1000, panels=16, projected=False) == 1
-    assert layer_forward._team(available=8, owners=1, products=10**6, panels=16, projected=True) == 1
+    assert forward_plan._team(available=4, owners=2, products=10**6, panels=16, projected=False) == 2
+    assert forward_plan._team(available=8, owners=1, products=10**6, panels=3, projected=False) == 3
+    assert forward_plan._team(available=8, owners=5, products=10**6, panels=16, projected=False) == 1
+    assert forward_plan._team(available=8, owners=1, products=1000, panels=16, projected=False) == 1
+    assert forward_plan._team(available=8, owners=1, products=10**6, panels=16, projected=True) == 1
 
 
 def test_small_work_stays_on_one_thread() -> None:
-    assert layer_forward.split(batch=8, directions=1, steps=1, products=100, available=8) == (1, 1)
+    assert forward_plan.split(batch=8, directions=1, steps=1, products=100, available=8) == (1, 1)
     slices, threads = layer_backward.split(batch=8, directions=2, steps=1000, products=100_000, available=4)
     assert (slices, threads) == (2, 4)
-    assert layer_forward.split(batch=1, directions=1, steps=1000, products=10**6, available=8) == (1, 1)
+    assert forward_plan.split(batch=1, directions=1, steps=1000, products=10**6, available=8) == (1, 1)
 
 
 def test_many_python_threads_at_once() -> None:

@@ -25,6 +25,7 @@ import torch
 from fastrnn.backends import aten, reference
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
+from fastrnn.backends.numba import unpacked
 from fastrnn.backends.preference import ON_CUDA, why_torch
 
 BACKENDS: tuple[str, ...] = ("numba", "triton", "cuda", "aten", "reference")
@@ -145,4 +146,6 @@ def why_aten(first: Layer, training: bool) -> str | None:
     reason = module("numba").supports(first)
     if reason is not None:
         return f"numba cannot serve it: {reason}"
-    return why_torch(first, training)
+    if not training and unpacked.serves(first):
+        return None
+    return why_torch(first.cell_name, first.x.shape[0], first.hidden_size, first.x.dtype, training)

@@ -10,9 +10,6 @@ from typing import NamedTuple
 
 import torch
 
-from fastrnn.backends.layer import Layer
-from fastrnn.backends.numba import unpacked
-
 _ANY = 2**62
 
 
@@ -42,18 +39,15 @@ ON_CUDA = "cuDNN's kernels are known to be fast; fastrnn's have not been timed o
 """Why torch's kernels are taken on a GPU, wherever they serve the call."""
 
 
-def why_torch(layer: Layer, training: bool) -> str | None:
+def why_torch(cell: str, steps: int, hidden: int, dtype: torch.dtype, training: bool) -> str | None:
     """Why torch's kernels are the better choice for a layer on the CPU, or None if they are not known to be."""
-    if not training and unpacked.serves(layer):
-        return None
-    steps, hidden = layer.x.shape[0], layer.hidden_size
     for row in ROWS:
         if (
-            row.cell == layer.cell_name
+            row.cell == cell
             and training in row.training
             and steps < row.fewer_steps_than
             and hidden in row.hidden
-            and layer.x.dtype in row.dtypes
+            and dtype in row.dtypes
         ):
             return row.reason
     return None

@@ -1,10 +1,11 @@
 """What the host hands to a kernel: blocks of int64, one for each direction or packing job, named here once.
 
 A block is a `*Shape`, which depends on sizes only and is computed once for each, followed by a `*Addresses`, which is
-new in every call. Fields without a comment are sizes, in the words of `docs/design.md`. Addresses and what ends in
-`_at` (where something lies in `memory`, or in a task's own scratch there) are in bytes, an address of 0 meaning "not
-there"; distances (`*_step` from one t to the next, `*_row` from one row of the batch to the next) count elements.
-Arrays are those of one direction, already offset to it, in the state dtype, and their last dimension is dense.
+new in every call, and a forward's by `ForwardArrays`, its tensors. Fields without a comment are sizes, in the words of
+`docs/design.md`. Addresses and what ends in `_at` (where something lies in `memory`, or in a task's own scratch there)
+are in bytes, an address of 0 meaning "not there"; distances (`*_step` from one t to the next, `*_row` from one row of
+the batch to the next) count elements. Arrays are those of one direction, already offset to it, in the state dtype, and
+their last dimension is dense.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class PackShape(NamedTuple):
 
 
 class PackAddresses(NamedTuple):
-    counter: int  # the ticket counter
+    counter: int  # the ticket counter, as `memory` read from the first block only
     memory: int
     source: int  # (rows, columns)
     source_row: int
@@ -71,6 +72,9 @@ class ForwardShape(NamedTuple):
 class ForwardAddresses(NamedTuple):
     counter: int  # the ticket counter, shared by both directions
     memory: int
+
+
+class ForwardArrays(NamedTuple):
     lengths: int  # (B,) int64
     resets: int  # (T, B) bytes
     x: int  # (T, B, I)
@@ -161,7 +165,7 @@ class BackwardAddresses(NamedTuple):
 
 FIELDS = {
     "pack": PackShape._fields + PackAddresses._fields,
-    "forward": ForwardShape._fields + ForwardAddresses._fields,
+    "forward": ForwardShape._fields + ForwardAddresses._fields + ForwardArrays._fields,
     "unpacked": UnpackedShape._fields + UnpackedAddresses._fields,
     "backward": BackwardShape._fields + BackwardAddresses._fields,
 }

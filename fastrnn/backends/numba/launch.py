@@ -88,10 +88,15 @@ def run(address: int, threads: int, blocks: Iterable[Iterable[int]], counter_fie
     In the first, field number `counter_field` becomes the address of the ticket counter. The GIL is released meanwhile.
     What the addresses among the arguments point to must outlive the call.
     """
-    memory = array("q", (0,))
+    memory = no_blocks()
     for block in blocks:
         memory.extend(block)
     start(address, threads, memory, counter_field)
+
+
+def no_blocks() -> array[int]:
+    """A launch's memory, to which blocks of arguments are to be added: the ticket counter."""
+    return array("q", (0,))
 
 
 def start(address: int, threads: int, memory: array[int], counter_field: int) -> None:

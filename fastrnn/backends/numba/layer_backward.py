@@ -13,8 +13,8 @@ from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, BackwardAddresses, BackwardShape
 from fastrnn.backends.numba.compile import kernel
+from fastrnn.backends.numba.forward_plan import PLANS
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up
-from fastrnn.backends.numba.layer_forward import PLANS
 from fastrnn.backends.numba.packing import Packing
 from fastrnn.backends.numba.split import split
 from fastrnn.backends.numba.tensors import address, cast, dense, dense_rows, direction_address, masks
@@ -96,7 +96,7 @@ def _run(
     d_last = [None if d is None else dense(d, dtype) for d in grads.finals]
     lengths, resets = masks(layer)
     memory = torch.empty(plan.memory, dtype=torch.uint8)
-    plan.packing.pack(memory.data_ptr(), [cast(w, dtype) for w in (*(w[0] for w in layer.w_hh), *layer.extras)])
+    plan.packing.prepare([cast(w, dtype) for w in (*(w[0] for w in layer.w_hh), *layer.extras)]).run(memory.data_ptr())
     blocks = [
         shape
         + BackwardAddresses(

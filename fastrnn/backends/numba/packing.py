@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, Geometry, pane
 PACK_PER_THREAD = 64 * 1024
 """Numbers: below this, waking a second thread costs as much as it saves."""
 _COUNTER = FIELDS["pack"].index("counter")
+_MEMORY = 1 + FIELDS["pack"].index("memory")
+"""Where in a launch's blocks, which the ticket counter precedes."""
 
 
 class Packing:
@@ -48,12 +52,26 @@ class Packing:
         self._jobs[0] = self._jobs[0]._replace(jobs=len(self._jobs), tasks=tasks)
         return target
 
-    def pack(self, memory: int, sources: Iterable[Tensor]) -> None:
-        """Packs the matrices, in the order in which they were planned for, into the memory at this address."""
+    def prepare(self, sources: Iterable[Tensor]) -> Packed:
+        """What packs the matrices, in the order in which they were planned for."""
         kept = [source if source.stride(1) == 1 else source.contiguous() for source in sources]
-        blocks = [
-            (*job, *PackAddresses(0, memory, source.data_ptr(), source.stride(0)))
-            for job, source in zip(self._jobs, kept, strict=True)
-        ]
+        blocks = launch.no_blocks()
+        for job, source in zip(self._jobs, kept, strict=True):
+            blocks.extend((*job, *PackAddresses(0, 0, source.data_ptr(), source.stride(0))))
         threads = max(1, min(self._threads, self._numbers // PACK_PER_THREAD))
-        launch.run(self._kernel.address, threads, blocks, _COUNTER)
+        return Packed(self._kernel.address, threads, blocks, kept)
+
+
+class Packed(NamedTuple):
+    """A launch that packs matrices, but for the memory into which."""
+
+    kernel: int
+    threads: int
+    blocks: array[int]
+    sources: list[Tensor]
+
+    def run(self, memory: int) -> None:
+        """Packs them into the memory at this address. Several threads may do so at the same time."""
+        blocks = self.blocks[:]
+        blocks[_MEMORY] = memory
+        launch.start(self.kernel, self.threads, blocks, _COUNTER)

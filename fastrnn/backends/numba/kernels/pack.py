@@ -18,11 +18,11 @@ from fastrnn.backends.numba.kernels.simd import (
 
 
 @njit(error_model="numpy")
-def _pack_rows(like: Any, a: Any, panel: int) -> None:
+def _pack_rows(like: Any, a: Any, memory: int, panel: int) -> None:
     """target[panel, k, u, g, lane] = source[g rows + (panel units + u) lanes + lane, k], 0 past the gate's rows."""
     width = lanes(like)
     step = a.units * a.gates * width
-    target = address(like, a.memory + a.target_at, panel * a.columns * step)
+    target = address(like, memory + a.target_at, panel * a.columns * step)
     for u in range(a.units):
         unit = (panel * a.units + u) * width
         for gate in range(a.gates):
@@ -34,11 +34,11 @@ def _pack_rows(like: Any, a: Any, panel: int) -> None:
 
 
 @njit(error_model="numpy")
-def _pack_columns(like: Any, a: Any, panel: int) -> None:
+def _pack_columns(like: Any, a: Any, memory: int, panel: int) -> None:
     """target[panel, k, u, lane] = source[k, (panel units + u) lanes + lane], 0 past the columns."""
     width = lanes(like)
     step = a.units * width
-    target = address(like, a.memory + a.target_at, panel * a.rows * step)
+    target = address(like, memory + a.target_at, panel * a.rows * step)
     for k in range(a.rows):
         for u in range(a.units):
             unit = (panel * a.units + u) * width
@@ -62,8 +62,8 @@ def pack_kernel(dtype: Any) -> Any:
                 task -= blocks[job].panels
                 job += 1
             if blocks[job].straight:
-                _pack_columns(like, blocks[job], task)
+                _pack_columns(like, blocks[job], blocks[0].memory, task)
             else:
-                _pack_rows(like, blocks[job], task)
+                _pack_rows(like, blocks[job], blocks[0].memory, task)
 
     return pack

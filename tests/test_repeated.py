@@ -1,4 +1,4 @@
-"""Single steps in inference: what is remembered of a call never outlives what was checked."""
+"""Repeated calls in inference: what is remembered of a call never outlives what was checked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn import functional, streaming
+from fastrnn import functional, repeated
 from fastrnn.backends import module
 from tests.torch_parity import assert_close
 
@@ -53,15 +53,28 @@ def usual_way(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return calls
 
 
-def like_torch(kind: str, **options: Any) -> tuple[nn.Module, nn.Module]:
-    ours, theirs = (getattr(library, kind)(INPUT, HIDDEN, **options).eval() for library in (fastrnn, nn))
+def like_torch(kind: str, backend: str | None = None, **options: Any) -> tuple[nn.Module, nn.Module]:
+    ours = getattr(fastrnn, kind)(INPUT, HIDDEN, backend=backend, **options).eval()
+    theirs = getattr(nn, kind)(INPUT, HIDDEN, **options).eval()
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 
 
-def inputs(batch: int | None, steps: int, options: dict[str, Any]) -> list[Tensor]:
-    shape = (1,) if batch is None else (batch, 1) if options.get("batch_first") else (1, batch)
-    return [torch.randn(*shape, INPUT, dtype=options.get("dtype")) for _ in range(steps)]
+def inputs(batch: int | None, count: int, options: dict[str, Any], steps: int = 1) -> list[Tensor]:
+    shape = (steps,) if batch is None else (batch, steps) if options.get("batch_first") else (steps, batch)
+    return [torch.randn(*shape, INPUT, dtype=options.get("dtype")) for _ in range(count)]
+
+
+def carry(ours: nn.Module, theirs: nn.Module, sequences: list[Tensor]) -> None:
+    """Both get the sequences one after the other, and the state that they gave before."""
+    state = expected_state = None
+    for x in sequences:
+        output, state = ours(x, state)
+        expected, expected_state = theirs(x, expected_state)
+        assert_close((output, state), (expected, expected_state), TOLERANCE[x.dtype])
+        assert output.shape == expected.shape
+        assert output.stride() == expected.stride()
+        assert output.data_ptr() != (state[0] if isinstance(state, tuple) else state).data_ptr()
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -70,16 +83,26 @@ def inputs(batch: int | None, steps: int, options: dict[str, Any]) -> list[Tenso
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers(kind: str, options: dict[str, Any], batch: int | None, mode: Any, usual_way: list[str]) -> None:
     ours, theirs = like_torch(kind, **options)
-    state = expected_state = None
     with mode():
-        for x in inputs(batch, 4, options):
-            output, state = ours(x, state)
-            expected, expected_state = theirs(x, expected_state)
-            tolerance = TOLERANCE[x.dtype]
-            assert_close((output, state), (expected, expected_state), tolerance)
-            assert output.shape == expected.shape
-            assert output.data_ptr() != (state[0] if isinstance(state, tuple) else state).data_ptr()
+        carry(ours, theirs, inputs(batch, 4, options))
     assert len(usual_way) == 1
+
+
+@pytest.mark.parametrize("batch", [None, 1, 3])
+@pytest.mark.parametrize("steps", [2, 7])
+@pytest.mark.parametrize("options", [*OPTIONS, {"bidirectional": True, "num_layers": 2, "batch_first": True}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_sequences(kind: str, options: dict[str, Any], steps: int, batch: int | None, usual_way: list[str]) -> None:
+    ours, theirs = like_torch(kind, **options, backend="numba")
+    carry(ours, theirs, inputs(batch, 3, options, steps))
+    assert len(usual_way) == 1
+
+
+def test_torch_is_still_preferred(monkeypatch: pytest.MonkeyPatch, usual_way: list[str]) -> None:
+    monkeypatch.setattr(repeated, "why_torch", lambda *_, **__: "it is faster")
+    ours, theirs = like_torch("LSTM")
+    carry(ours, theirs, inputs(3, 3, {}, steps=40))
+    assert len(usual_way) == 3
 
 
 @pytest.mark.parametrize("batch", [None, 1, 3])
@@ -106,7 +129,7 @@ def warm(kind: str = "LSTM", **options: Any) -> tuple[nn.Module, nn.Module, Tens
     ours, theirs = like_torch(kind, **options)
     x = inputs(2, 1, options)[0]
     ours(x)
-    assert streaming._steps[ours].serves(ours, x, ())
+    assert repeated._calls[ours].serves(ours, x, ())
     return ours, theirs, x
 
 
@@ -270,9 +293,9 @@ def test_modules_are_copied_and_saved_without_what_is_remembered() -> None:
 
 def test_what_is_remembered_goes_with_the_module() -> None:
     ours, _, _ = warm()
-    count = len(streaming._steps)
+    count = len(repeated._calls)
     del ours
-    assert len(streaming._steps) == count - 1
+    assert len(repeated._calls) == count - 1
 
 
 def test_hooks_run() -> None:

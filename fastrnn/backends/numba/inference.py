@@ -1,0 +1,79 @@
+"""A layer's forward of which nothing is kept but the output and the final states, prepared once for many calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends.numba import launch, layer_forward, unpacked
+from fastrnn.backends.numba.arguments import ForwardArrays
+from fastrnn.backends.numba.forward_plan import plan
+
+
+class Sizes(NamedTuple):
+    """Of the input: numbers of steps and rows, and the distances between them in elements."""
+
+    steps: int
+    batch: int
+    x_step: int
+    x_row: int
+
+
+class Launch(NamedTuple):
+    """As `unpacked.Launch`, with weights that are laid out in every call: their values may have changed."""
+
+    prepared: layer_forward.Prepared
+    sizes: Sizes
+    directions: int
+    output_bytes: int
+    """of one direction's part of a row of the output"""
+    state_bytes: int
+    """of a state of one direction"""
+
+    def run(self, x: int, h0: int, c0: int, ys: int, h_last: int, c_last: int) -> None:
+        """Computes everything, with these addresses. Several threads may do so at the same time."""
+        arrays = []
+        for direction in range(self.directions):
+            state = direction * self.state_bytes
+            arrays.append(
+                ForwardArrays(
+                    lengths=0,
+                    resets=0,
+                    x=x,
+                    x_step=self.sizes.x_step,
+                    x_row=self.sizes.x_row,
+                    h0=h0 + state,
+                    c0=c0 + state,
+                    ys=ys + direction * self.output_bytes,
+                    history=0,
+                    saved=0,
+                    h_last=h_last + state,
+                    c_last=c_last + state,
+                )
+            )
+        self.prepared.run(arrays)
+
+
+def prepare(cell: str, sizes: Sizes, weights: Sequence[Sequence[Tensor]]) -> unpacked.Launch | Launch:
+    """A layer's forward with these weights: for each direction (G·H, I), (G·H, H), and two (G·H,) or none; contiguous.
+
+    `run` of what is returned takes the addresses of x (T, B, I), whose rows are dense, of the states (directions, B, H)
+    before the first step, and of where the output (T, B, directions·H) and the states after the last step are to be
+    written. Those of h and of c are the same where the cell has no c.
+    """
+    w_ih, w_hh = [w[0] for w in weights], [w[1] for w in weights]
+    biases = [bias for w in weights for bias in w[2:]]
+    inputs, hidden, directions, dtype = w_ih[0].shape[1], w_hh[0].shape[1], len(weights), w_ih[0].dtype
+    steps, batch, x_step, x_row = sizes
+    available = launch.available_threads()
+    dense = (steps == 1 or x_step == batch * inputs) and (batch == 1 or x_row == inputs)
+    if directions == 1 and dense and unpacked.pays(steps, batch):
+        made = unpacked.plan(cell, dtype, steps, batch, inputs, hidden, False, available)
+        return unpacked.prepare(made, w_ih[0], w_hh[0], biases)
+    laid_out = plan(cell, dtype, (steps, batch, inputs), hidden, hidden, directions, False, False, available)
+    row_bytes = hidden * torch.finfo(dtype).bits // 8
+    prepared = layer_forward.prepare(laid_out, w_ih, w_hh, biases, [])
+    return Launch(prepared, sizes, directions, row_bytes, batch * row_bytes)
