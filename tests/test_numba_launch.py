@@ -89,6 +89,14 @@ def large_layer_once() -> Layer:
     return large_layer()
 
 
+def test_threads_share_units_where_weights_are_large_and_rows_few() -> None:
+    assert forward_plan._shares_units(batch=16, weight_bytes=4 << 20, threads=2)
+    assert not forward_plan._shares_units(batch=17, weight_bytes=4 << 20, threads=2)
+    assert forward_plan._shares_units(batch=4, weight_bytes=1 << 20, threads=2)
+    assert not forward_plan._shares_units(batch=8, weight_bytes=1 << 20, threads=2)
+    assert not forward_plan._shares_units(batch=1, weight_bytes=4 << 20, threads=0)
+
+
 def test_a_team_is_formed_only_where_it_can_help() -> None:
     assert forward_plan._team(available=4, owners=2, products=10**6, panels=16, projected=False) == 2
     assert forward_plan._team(available=8, owners=1, products=10**6, panels=3, projected=False) == 3

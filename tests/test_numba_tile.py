@@ -27,7 +27,7 @@ def compiled(dtype: Any, vecs: int) -> Any:
 
     @njit
     def run(rows: int, bias: int, a: int, a_row: int, w: int, k: int, out: int, out_row: int) -> None:
-        product(simd.zeros(dtype), rows, bias, a, a_row, w, k, out, out_row)
+        product(simd.zeros(dtype), rows, bias, a, a_row, w, k, out, out_row, w, 64)
 
     return run
 

@@ -23,7 +23,7 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
-from fastrnn.backends.numba.kernels.tile import product, share, tile_rows
+from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
 
 def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
@@ -67,12 +67,15 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
         out = base + a.tile_at
         blocks = (rows + tile_most - 1) // tile_most
         k = a.products if later >= 0 else 0
-        for panel in range(carry_row // width):
+        panels = carry_row // width
+        for panel in range(panels):
             w = address(like, a.memory + a.w_hh_at, panel * a.products * width)
+            following = next_panel(like, a.memory + a.w_hh_at, panel, panels, a.products, width)
             for block in range(blocks):
                 begin, count = share(rows, blocks, block)
+                soon, soon_step = part_of_panel(like, following, a.products, width, blocks, block)
                 dgh = address(like, a.dgates, (later * a.batch + first + begin) * a.gates_row + a.products_at)
-                tile(like, count, base, dgh, a.gates_row, w, k, out, width)
+                tile(like, count, base, dgh, a.gates_row, w, k, out, width, soon, soon_step)
                 for r in range(count):
                     row = begin + r
                     b = first + row
@@ -105,12 +108,15 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
         dh_row = (a.outputs + width - 1) // width * width
         out = base + a.tile_at
         blocks = (rows + tile_most - 1) // tile_most
-        for panel in range((a.hidden + width - 1) // width):
+        panels = (a.hidden + width - 1) // width
+        for panel in range(panels):
             w = address(like, a.memory + a.w_hr_at, panel * a.outputs * width)
+            following = next_panel(like, a.memory + a.w_hr_at, panel, panels, a.outputs, width)
             for block in range(blocks):
                 begin, count = share(rows, blocks, block)
+                soon, soon_step = part_of_panel(like, following, a.outputs, width, blocks, block)
                 dh = address(like, base + a.dh_at, begin * dh_row)
-                tile(like, count, base, dh, dh_row, w, a.outputs, out, width)
+                tile(like, count, base, dh, dh_row, w, a.outputs, out, width, soon, soon_step)
                 for r in range(count):
                     row = begin + r
                     if t >= length(a, first + row):

@@ -26,7 +26,7 @@ from fastrnn.backends.numba.kernels.simd import (
     zeros,
 )
 from fastrnn.backends.numba.kernels.team import meet, team_size
-from fastrnn.backends.numba.kernels.tile import product, share, tile_rows
+from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
 
 def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, dtype: Any) -> Any:
@@ -57,15 +57,19 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         inner, inner_x, inner_gx = (steps, step_x, step_gx) if along_time else (rows, a.x_row, row_gx)
         outer, outer_x, outer_gx = (rows, a.x_row, row_gx) if along_time else (steps, step_x, step_gx)
         blocks = (inner + tile_most - 1) // tile_most
+        weights = address(like, a.memory + a.w_ih_at, first_panel * a.inputs * width)
         for panel in range(first_panel, first_panel + panels):
             bias = address(like, a.memory + a.bias_ih_at, panel * width)
             w = address(like, a.memory + a.w_ih_at, panel * a.inputs * width)
+            following = next_panel(like, weights, panel - first_panel, panels, a.inputs, width)
             for o in range(outer):
                 for block in range(blocks):
                     begin, count = share(inner, blocks, block)
+                    number = o * blocks + block
+                    soon, soon_step = part_of_panel(like, following, a.inputs, width, outer * blocks, number)
                     at = address(like, x, o * outer_x + begin * inner_x)
                     to = address(like, gx, o * outer_gx + begin * inner_gx + panel * width)
-                    tile(like, count, bias, at, inner_x, w, a.inputs, to, inner_gx)
+                    tile(like, count, bias, at, inner_x, w, a.inputs, to, inner_gx, soon, soon_step)
 
     @njit(error_model="numpy")
     def put_output(a: Any, like: Any, h: Any, h_new: int, t: int, row: int, unit: int) -> None:
@@ -95,12 +99,16 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         c, m, out = base + a.c_at, base + a.m_at, base + a.tile_at + member * a.tile_size
         blocks = (rows + tile_most - 1) // tile_most
         first_panel, panels = share(a.panels, members, member)
+        weights = address(like, a.memory + a.w_hh_at, first_panel * a.outputs * width)
         for panel in range(first_panel, first_panel + panels):
             bias = address(like, a.memory + a.bias_hh_at, panel * width)
             w = address(like, a.memory + a.w_hh_at, panel * a.outputs * width)
+            following = next_panel(like, weights, panel - first_panel, panels, a.outputs, width)
             for block in range(blocks):
                 begin, count = share(rows, blocks, block)
-                tile(like, count, bias, address(like, h, begin * h_row), h_row, w, a.outputs, out, width)
+                soon, soon_step = part_of_panel(like, following, a.outputs, width, blocks, block)
+                h_block = address(like, h, begin * h_row)
+                tile(like, count, bias, h_block, h_row, w, a.outputs, out, width, soon, soon_step)
                 for r in range(count):
                     row = begin + r
                     b = first + row
@@ -141,12 +149,15 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         m_row = a.panels * units * lane_count
         out = base + a.tile_at
         blocks = (rows + plain_most - 1) // plain_most
-        for panel in range((a.outputs + width - 1) // width):
+        panels = (a.outputs + width - 1) // width
+        for panel in range(panels):
             w = address(like, a.memory + a.w_hr_at, panel * a.hidden * width)
+            following = next_panel(like, a.memory + a.w_hr_at, panel, panels, a.hidden, width)
             for block in range(blocks):
                 begin, count = share(rows, blocks, block)
+                soon, soon_step = part_of_panel(like, following, a.hidden, width, blocks, block)
                 m = address(like, base + a.m_at, begin * m_row)
-                plain_tile(like, count, base, m, m_row, w, a.hidden, out, width)
+                plain_tile(like, count, base, m, m_row, w, a.hidden, out, width, soon, soon_step)
                 for r in range(count):
                     if t >= length(a, first + begin + r):
                         continue

@@ -357,13 +357,17 @@ def load_byte(typing: Any, base: Any, index: Any) -> Any:
     return types.uint8(types.intp, types.intp), emit
 
 
-def prefetch(builder: Any, at: Any) -> None:
-    """Asks for the cache line at a pointer to come into the first-level cache; it need not be there at all."""
+FIRST_LEVEL, SECOND_LEVEL = 3, 2
+"""How LLVM calls caches where it prefetches."""
+
+
+def prefetch(builder: Any, at: Any, cache: int = FIRST_LEVEL) -> None:
+    """Asks for the cache line at a pointer to come into a cache; there need not be memory at all."""
     integer = ir.IntType(32)
     kind = ir.FunctionType(ir.VoidType(), [ir.PointerType(), integer, integer, integer])
     fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    reading, keep, data = 0, 3, 1
-    builder.call(fetch, [builder.bitcast(at, ir.PointerType()), integer(reading), integer(keep), integer(data)])
+    reading, data = 0, 1
+    builder.call(fetch, [builder.bitcast(at, ir.PointerType()), integer(reading), integer(cache), integer(data)])
 
 
 @intrinsic
