@@ -64,17 +64,18 @@ class _Layers(nn.RNNBase):
         repeats = lengths is None and resets is None and self._is_plain() and repeated.is_possible(input)
         if repeats:
             form = Form(_MODES[self.mode], 1 + self.bidirectional, self.batch_first)
-            known = repeated.call(self, self.backend, form, input, hx if hx is None or self.mode == "LSTM" else (hx,))
+            before = hx if hx is None or self.mode == "LSTM" else (hx,)
+            known = repeated.call(self, self.backend, form, input, before)
             if known is not None:
                 return known
         output, finals = functional.recurrent(self._options(), self._weights(), input, hx, lengths, resets)
         if repeats:
-            repeated.remember(self, self.backend, form, self._all_weights, input, finals[0])
+            repeated.remember(self, self.backend, form, self._all_weights, input, before, finals[0])
         return output, finals
 
     def _is_plain(self) -> bool:
-        """Whether a call computes layers without projections, and no more than layers."""
-        return not self.proj_size and not (self.dropout and self.training and self.num_layers > 1)
+        """Whether a call computes layers without projections, keeps all gates, and does no more than layers."""
+        return not (self.proj_size or self.recompute or (self.dropout and self.training and self.num_layers > 1))
 
 
 class RNN(_Layers):
@@ -246,7 +247,7 @@ class _Cell(nn.RNNCellBase):
                 return known[1]
         label = f"{cell_name.split('_')[0].upper()}Cell"
         checks.cell_input(label, input, hx)
-        given, batched = input, input.dim() == 2
+        given, given_hx, batched = input, hx, input.dim() == 2
         if not batched:
             input, hx = input.unsqueeze(0), hx and tuple(state.unsqueeze(0) for state in hx)
         checks.cell_sizes(input, hx or (), self.input_size, self.hidden_size)
@@ -255,7 +256,8 @@ class _Cell(nn.RNNCellBase):
         after = functional.step(options, [self.weight_ih, self.weight_hh, *biases], input, hx)
         after = after if batched else tuple(state.squeeze(0) for state in after)
         if repeats:
-            repeated.remember(self, self.backend, form, [_CELL_PARAMETERS[: 2 + len(biases)]], given, after[0])
+            names = [_CELL_PARAMETERS[: 2 + len(biases)]]
+            repeated.remember(self, self.backend, form, names, given, given_hx, after[0])
         return after
 
 

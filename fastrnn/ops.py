@@ -192,11 +192,17 @@ class _Recurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, cell: Cell, flags: tuple[Any, ...], sizes: list[int], *tensors: Tensor | None) -> Any:
-        reverse, history, gates, backend = flags
+    def forward(
+        ctx: Any,
+        cell: Cell,
+        compute: Callable[..., Any],
+        flags: tuple[Any, ...],
+        sizes: list[int],
+        *tensors: Tensor | None,
+    ) -> Any:
+        reverse, *_, backend = flags
         x, *lists, (lengths,), (resets,) = _grouped(tensors, sizes)
-        arguments = (*x, *lists, lengths, resets, reverse, history, gates, backend)
-        states, finals, saved = _below_autograd(cell, "forward", arguments)
+        states, finals, saved = compute(*x, *lists, lengths, resets, *flags)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*saved)
         ctx.save_for_backward(*tensors, *states, *saved)
@@ -209,7 +215,7 @@ class _Recurrence(torch.autograd.Function):
         (x,), *lists, (lengths,), (resets,), states, saved = _grouped(ctx.saved_tensors, ctx.sizes)
         arguments = (x, *lists, lengths, resets, ctx.reverse)
         d_states, d_finals = list(grads[: len(states)]), list(grads[len(states) : ctx.outputs])
-        first = 3
+        first = 4
         need_x, need_rest = ctx.needs_input_grad[first], ctx.needs_input_grad[first + 1 :]
         need_weights = any(need_rest[: sum(map(len, lists[:4]))])
         create_graph = torch.is_grad_enabled()
@@ -248,13 +254,27 @@ def _autograd_kernel(cell: Cell) -> Callable[..., Forward]:
         tensors = [tensor for group in groups for tensor in group]
         if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
             return _below_autograd(cell, "forward", arguments)  # type: ignore[no-any-return]
-        flags, sizes = (reverse, history, gates, backend), [len(group) for group in groups]
-        flat = list(_Recurrence.apply(cell, flags, sizes, *tensors))  # type: ignore[no-untyped-call]
-        states = 1 + (len(cell.states) - 1 if history else 0)
-        finals = states + len(cell.states)
-        return Forward(flat[:states], flat[states:finals], flat[finals:])
+
+        def compute(*arguments: Any) -> Any:
+            return _below_autograd(cell, "forward", arguments)
+
+        return differentiable(cell, compute, (reverse, history, gates, backend), groups)
 
     return kernel
+
+
+def differentiable(
+    cell: Cell, compute: Callable[..., Any], flags: tuple[bool, bool, bool, str], groups: Sequence[Sequence[Any]]
+) -> Forward:
+    """What `compute` gives for the operator's arguments, with the operator's gradients.
+
+    `groups` are its tensors, each in a list, and `flags` the arguments after them.
+    """
+    sizes, tensors = [len(group) for group in groups], [tensor for group in groups for tensor in group]
+    flat = list(_Recurrence.apply(cell, compute, flags, sizes, *tensors))  # type: ignore[no-untyped-call]
+    states = 1 + (len(cell.states) - 1 if flags[1] else 0)
+    finals = states + len(cell.states)
+    return Forward(flat[:states], flat[states:finals], flat[finals:])
 
 
 @torch.enable_grad()

@@ -1,4 +1,4 @@
-"""Repeated calls in inference, with as little as possible between the call and the kernel.
+"""Repeated calls, with as little as possible between the call and the kernel.
 
 A module that is called again and again with arguments of the same shape would spend most of a small call on checks
 whose outcome is the same every time. Here it is kept: a call goes straight to the kernel as long as the module's
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from fastrnn import ops
 from fastrnn.backends import requested
-from fastrnn.backends.numba import inference, ready, unpacked
+from fastrnn.backends.layer import Forward
+from fastrnn.backends.numba import prepared, ready, unpacked
 from fastrnn.backends.preference import why_torch
 from fastrnn.cells import CELLS
 
@@ -47,19 +48,10 @@ class _Call:
         self.form, self.dtype, self.threads = form, input.dtype, torch.get_num_threads()
         self.input_shape, self.state_shape = input.shape, state.shape
         self.zeros = torch.zeros_like(state, memory_format=torch.contiguous_format)
-        sizes = _sizes(form, input)
-        hidden = state.shape[-1]
+        self.sizes = _sizes(form, input)
+        self.hidden = state.shape[-1]
         self.swaps = form.batch_first and input.dim() == 3
-        output_shape = (sizes.steps, sizes.batch) if input.dim() == 3 else input.shape[:-1]
-        self.output_like = self.zeros.new_empty((*output_shape, form.directions * hidden))
-        self.state_bytes = form.directions * sizes.batch * hidden * state.itemsize
-        self.one_step = sizes.steps == 1 and form.directions == 1
-        self.launches = []
-        for layer in layers:
-            self.launches.append(inference.prepare(form.cell_name, sizes, [list(group.values()) for group in layer]))
-            sizes = inference.Sizes(
-                sizes.steps, sizes.batch, sizes.batch * form.directions * hidden, form.directions * hidden
-            )
+        self.weights = [[list(group.values()) for group in layer] for layer in layers]
 
     def serves(self, module: nn.Module, input: Tensor, states: Sequence[Any]) -> bool:
         """Whether nothing that was checked has changed."""
@@ -89,6 +81,28 @@ class _Call:
             and not tensor.is_neg()
         )
 
+    def layer_sizes(self) -> list[prepared.Sizes]:
+        """Of each layer's input."""
+        steps, batch = self.sizes[:2]
+        width = self.form.directions * self.hidden
+        return [self.sizes, *[prepared.Sizes(steps, batch, batch * width, width)] * (len(self.weights) - 1)]
+
+
+class _Inference(_Call):
+    """Without gradients: nothing is kept but the output and the final states."""
+
+    def __init__(self, form: Form, layers: Sequence[Sequence[dict[str, nn.Parameter]]], input: Tensor, state: Tensor):
+        super().__init__(form, layers, input, state)
+        steps, batch = self.sizes[:2]
+        output_shape = (steps, batch) if input.dim() == 3 else input.shape[:-1]
+        self.output_like = self.zeros.new_empty((*output_shape, form.directions * self.hidden))
+        self.state_bytes = form.directions * batch * self.hidden * state.itemsize
+        self.one_step = steps == 1 and form.directions == 1
+        self.launches = [
+            prepared.prepare_inference(form.cell_name, sizes, weights)
+            for sizes, weights in zip(self.layer_sizes(), self.weights, strict=True)
+        ]
+
     def run(self, input: Tensor, before: Sequence[Tensor]) -> tuple[Tensor | None, States]:
         """The last layer's output, but for a cell, and the states after the last step."""
         after = tuple([torch.empty_like(self.zeros) for _ in before])
@@ -96,8 +110,10 @@ class _Call:
         h, c = after[0].data_ptr(), after[-1].data_ptr()
         output, last = None, self.launches[-1]
         for one in self.launches:
-            between = self.one_step and (one is not last or self.form.cell)
-            below, output = output, None if between else torch.empty_like(self.output_like)
+            below = output  # which this layer reads
+            # In a single step a layer's output is its h.
+            needless = self.one_step and (one is not last or self.form.cell)
+            output = None if needless else torch.empty_like(self.output_like)
             ys = h if output is None else output.data_ptr()
             one.run(x, h0, c0, ys, h, c)
             x, size = ys, self.state_bytes
@@ -106,18 +122,94 @@ class _Call:
         return output.transpose(0, 1) if output is not None and self.swaps else output, after
 
 
-_calls: WeakKeyDictionary[nn.Module, _Call] = WeakKeyDictionary()
+class _Training(_Call):
+    """With gradients."""
+
+    def __init__(self, form: Form, layers: Sequence[Sequence[dict[str, nn.Parameter]]], input: Tensor, state: Tensor):
+        super().__init__(form, layers, input, state)
+        self.cell = CELLS[form.cell_name]
+        self.launches = [
+            prepared.prepare(form.cell_name, sizes, weights)
+            for sizes, weights in zip(self.layer_sizes(), self.weights, strict=True)
+        ]
+
+    def run(self, input: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, States]:
+        """The last layer's output and the states after the last step."""
+        batched = input.dim() == 3
+        x = input.unsqueeze(1) if not batched else input.transpose(0, 1) if self.swaps else input
+        states0 = before if batched else [state.unsqueeze(1) for state in before]
+        results = []
+        for number in range(len(self.launches)):
+            results.append(self._layer(number, x, states0))
+            x = results[-1].states[0]
+        after = tuple(results[0].finals)
+        if len(results) > 1:
+            after = tuple(torch.cat(parts) for parts in zip(*(result.finals for result in results), strict=True))
+        if not batched:
+            return x.squeeze(1), tuple(state.squeeze(1) for state in after)
+        return x.transpose(0, 1) if self.swaps else x, after
+
+    def _layer(self, number: int, x: Tensor, states0: Sequence[Tensor]) -> Forward:
+        weights, directions = self.weights[number], self.form.directions
+        first = number * directions
+        if len(self.launches) > 1:
+            states0 = [state[first : first + directions] for state in states0]
+        one, cell = self.launches[number], self.cell
+        steps, batch, hidden = self.sizes.steps, self.sizes.batch, self.hidden
+
+        def compute(x: Tensor, *lists: Any) -> Forward:
+            states0 = lists[4]
+            outputs = [x.new_empty((steps, batch, directions * hidden)) for _ in cell.states]
+            finals = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states0]
+            saved = [x.new_empty((directions, steps, batch, len(cell.saved) * hidden))] if cell.saved else []
+            one.run(
+                x.data_ptr(),
+                states0[0].data_ptr(),
+                states0[-1].data_ptr(),
+                outputs[0].data_ptr(),
+                finals[0].data_ptr(),
+                finals[-1].data_ptr(),
+                outputs[1].data_ptr() if len(outputs) > 1 else 0,
+                saved[0].data_ptr() if saved else 0,
+            )
+            return Forward(outputs, finals, saved)
+
+        groups: list[Sequence[Any]] = [
+            [x],
+            [w[0] for w in weights],
+            [w[1].unsqueeze(0) for w in weights],
+            [bias for w in weights for bias in w[2:]],
+            [],
+            states0,
+            [None],
+            [None],
+        ]
+        return ops.differentiable(cell, compute, (False, True, True, "numba"), groups)
+
+
+_calls: dict[type[_Call], WeakKeyDictionary[nn.Module, Any]] = {
+    _Inference: WeakKeyDictionary(),
+    _Training: WeakKeyDictionary(),
+}
+"""The last call of each module, of either kind."""
 
 
 def is_possible(input: Any) -> bool:
-    """Whether nobody asks for gradients or watches what is called, so that only the results matter."""
+    """Whether nobody watches what is called, so that only the results and their gradients matter."""
     return (
-        not torch.is_grad_enabled()
-        and type(input) is Tensor
+        type(input) is Tensor
         and not ops.dispatcher_is_watched()
         and torch.autograd.forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def _kind(module: nn.Module, input: Tensor, before: Sequence[Any] | None) -> type[_Call]:
+    """Whether gradients will be asked for."""
+    if not torch.is_grad_enabled():
+        return _Inference
+    given = (*module._parameters.values(), input, *(before if type(before) is tuple else ()))
+    return _Training if any(isinstance(one, Tensor) and one.requires_grad for one in given) else _Inference
 
 
 def call(
@@ -127,7 +219,7 @@ def call(
 
     `before` are the states before the first step, as the module was called; None for zeros.
     """
-    known = _calls.get(module)
+    known = _calls[_kind(module, input, before)].get(module)
     if known is None or known.form != form or requested(backend) not in _BACKENDS:
         return None
     states = len(CELLS[form.cell_name].states)
@@ -135,18 +227,27 @@ def call(
         before = (known.zeros,) * states
     elif type(before) is not tuple or len(before) != states:
         return None
-    return known.run(input, before) if known.serves(module, input, before) else None
+    if not known.serves(module, input, before):
+        return None
+    return known.run(input, before)  # type: ignore[no-any-return]
 
 
 def remember(
-    module: nn.Module, backend: str | None, form: Form, names: Sequence[Sequence[str]], input: Tensor, state: Tensor
+    module: nn.Module,
+    backend: str | None,
+    form: Form,
+    names: Sequence[Sequence[str]],
+    input: Tensor,
+    before: Sequence[Any] | None,
+    state: Tensor,
 ) -> None:
     """Keeps what is needed to repeat a call, which was checked and has succeeded.
 
-    `names` are those of the parameters of each layer and direction: weight_ih, weight_hh, and the biases if any.
-    `state` has the shape of the module's states.
+    `before` are the states as in `call`, `names` those of the parameters of each layer and direction: weight_ih,
+    weight_hh, and the biases if any. `state` has the shape of the module's states.
     """
-    known = _calls.get(module)
+    kind = _kind(module, input, before)
+    known = _calls[kind].get(module)
     if known is not None and known.form == form and known.serves(module, input, ()):
         return
     groups: list[dict[str, Any]] = [{name: module._parameters.get(name) for name in group} for group in names]
@@ -155,32 +256,34 @@ def remember(
         input.dtype in unpacked.DTYPES
         and input.is_cpu
         and input.numel() > 0
-        and _is_chosen(backend, form, input, state)
+        and (kind is _Inference or not form.cell)
+        and _is_chosen(backend, form, input, state, kind is _Training)
         and all(type(p) is nn.Parameter and p.is_contiguous() and p.dtype is input.dtype for p in parameters)
     ):
         layers = [groups[first : first + form.directions] for first in range(0, len(groups), form.directions)]
-        _calls[module] = _Call(form, layers, input, state)
+        with torch.no_grad():
+            _calls[kind][module] = kind(form, layers, input, state)
 
 
-def _is_chosen(backend: str | None, form: Form, input: Tensor, state: Tensor) -> bool:
+def _is_chosen(backend: str | None, form: Form, input: Tensor, state: Tensor, training: bool) -> bool:
     """Whether this backend is the one that serves the call."""
     asked = requested(backend)
     if asked not in _BACKENDS or ready() is not None:
         return False
     steps, batch, _, _ = _sizes(form, input)
-    if asked == "numba" or (form.directions == 1 and unpacked.pays(steps, batch)):
+    if asked == "numba" or (not training and form.directions == 1 and unpacked.pays(steps, batch)):
         return True
-    return why_torch(form.cell_name, steps, state.shape[-1], input.dtype, training=False) is None
+    return why_torch(form.cell_name, steps, state.shape[-1], input.dtype, training) is None
 
 
-def _sizes(form: Form, input: Tensor) -> inference.Sizes:
+def _sizes(form: Form, input: Tensor) -> prepared.Sizes:
     """Of a contiguous input of a module: (T, B, I), (B, T, I) or (T, I), of a cell (B, I) or (I,)."""
     width = input.shape[-1]
     if form.cell:
-        return inference.Sizes(1, input.numel() // width, input.numel(), width)
+        return prepared.Sizes(1, input.numel() // width, input.numel(), width)
     if input.dim() == 2:
-        return inference.Sizes(input.shape[0], 1, width, width)
+        return prepared.Sizes(input.shape[0], 1, width, width)
     first, second, _ = input.shape
     if form.batch_first:
-        return inference.Sizes(second, first, width, second * width)
-    return inference.Sizes(first, second, second * width, width)
+        return prepared.Sizes(second, first, width, second * width)
+    return prepared.Sizes(first, second, second * width, width)

@@ -129,7 +129,7 @@ def warm(kind: str = "LSTM", **options: Any) -> tuple[nn.Module, nn.Module, Tens
     ours, theirs = like_torch(kind, **options)
     x = inputs(2, 1, options)[0]
     ours(x)
-    assert repeated._calls[ours].serves(ours, x, ())
+    assert repeated._calls[repeated._Inference][ours].serves(ours, x, ())
     return ours, theirs, x
 
 
@@ -293,9 +293,9 @@ def test_modules_are_copied_and_saved_without_what_is_remembered() -> None:
 
 def test_what_is_remembered_goes_with_the_module() -> None:
     ours, _, _ = warm()
-    count = len(repeated._calls)
+    count = len(repeated._calls[repeated._Inference])
     del ours
-    assert len(repeated._calls) == count - 1
+    assert len(repeated._calls[repeated._Inference]) == count - 1
 
 
 def test_hooks_run() -> None:

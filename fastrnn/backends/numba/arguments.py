@@ -163,10 +163,42 @@ class BackwardAddresses(NamedTuple):
     dh_out: int  # (T, B, P): the gradient of every projected h, written
 
 
+class WeightsShape(NamedTuple):
+    """One product whose result is a gradient of weights. `jobs` is read from the first block only."""
+
+    jobs: int
+    tasks: int  # into how many its panels are split
+    panels: int  # of columns
+    inputs: int  # numbers of a row that these weights multiply: columns of the gradient
+    columns: int  # of the gates' gradients that belong to these weights: its rows
+    gates_row: int
+    early: int  # how many rows of `early_x` and `early_d` there are
+    rows: int  # and of `x` and `d`
+    x_row: int
+    scratch_at: int  # as in a forward
+    scratch_size: int
+    results_at: int  # (panels of a task, inputs, vectors of a panel, lanes)
+    sums_at: int  # (panels of a task, vectors of a panel, lanes)
+    panel_at: int  # (rows of a chunk, vectors of a panel, lanes)
+    rows_at: int  # (inputs, rows of a chunk), in blocks of inputs, and a vector more
+
+
+class WeightsAddresses(NamedTuple):
+    counter: int  # the ticket counter, as `memory` read from the first block only
+    memory: int
+    early_x: int  # (early, inputs), dense
+    early_d: int  # (early, columns), rows `gates_row` apart, as d
+    x: int  # (rows, inputs)
+    d: int  # (rows, columns)
+    d_weights: int  # (columns, inputs), dense, written
+    d_bias: int  # (columns,), written
+
+
 FIELDS = {
     "pack": PackShape._fields + PackAddresses._fields,
     "forward": ForwardShape._fields + ForwardAddresses._fields + ForwardArrays._fields,
     "unpacked": UnpackedShape._fields + UnpackedAddresses._fields,
     "backward": BackwardShape._fields + BackwardAddresses._fields,
+    "weights": WeightsShape._fields + WeightsAddresses._fields,
 }
 """A block's fields for each kind of kernel."""

@@ -22,13 +22,15 @@ from typing import Any, NamedTuple
 import torch
 
 from fastrnn.backends.numba.arguments import FIELDS
-from fastrnn.backends.numba.geometry import PANEL_VECTORS, Geometry, panel_units
+from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Geometry, panel_units
 from fastrnn.cells import CELLS
 
 SOURCES = Path(__file__).parent
 HOST_SOURCES = ("arguments.py", "compile.py", "geometry.py")
 """Sources outside kernels/ that a kernel depends on."""
 DIGEST_LENGTH = 16
+SHARED = ("pack", "weights")
+"""Tasks whose kernels serve every cell."""
 
 
 class Kernel(NamedTuple):
@@ -54,11 +56,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def kernel(cell: str, task: str, dtype: torch.dtype) -> Kernel:
-    """The kernel for a cell's `task` ("forward", "unpacked", "backward"), or for "pack" whatever the cell, in `dtype`.
+    """The kernel for a cell's `task` ("forward", "unpacked", "backward"), or for one of `SHARED`, in `dtype`.
 
     The first call in a process loads it from disk, or compiles it and says so on stderr. Thread-safe.
     """
-    key = ("" if task == "pack" else cell, task, dtype)
+    key = ("" if task in SHARED else cell, task, dtype)
     found = _kernels.get(key)
     if found is None:
         with _lock:
@@ -78,12 +80,15 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     from fastrnn.backends.numba.kernels.forward import forward_kernel
     from fastrnn.backends.numba.kernels.pack import pack_kernel
     from fastrnn.backends.numba.kernels.unpacked import unpacked_kernel
+    from fastrnn.backends.numba.kernels.weights import weights_kernel
 
     number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
     gates = len(CELLS[cell].gates) if cell else 1
     name = "_".join(part for part in (cell, task, number.name) if part)
     if task == "pack":
         function = pack_kernel(number)
+    elif task == "weights":
+        function = weights_kernel(PANEL_VECTORS, CHUNK_ROWS, number)
     elif task == "forward":
         function = forward_kernel(CELL_KERNELS[cell], gates, panel_units(gates), PANEL_VECTORS, number)
     elif task == "unpacked":

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 PANEL_VECTORS = 4
 """Vectors of a panel: with 6 rows they fill the 32 registers of AVX-512 (174 to 186 of 186 GFLOP/s a core measured)."""
 CACHE_LINE = 64
+CHUNK_ROWS = 128
+"""Rows of gradients that are copied at a time where they are summed up: with a panel's vectors of each, 32 KB."""
 
 
 def panel_units(gates: int) -> int:

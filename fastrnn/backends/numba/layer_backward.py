@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastrnn.backends import gate_gradients, products
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
-from fastrnn.backends.numba import launch
+from fastrnn.backends.numba import launch, weight_gradients
 from fastrnn.backends.numba.arguments import FIELDS, BackwardAddresses, BackwardShape
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.forward_plan import PLANS
@@ -192,4 +192,6 @@ def _weight_gradients(
             outputs = unprojected_output(parts, products.direction_slice(layer, direction, states[1]))
             d_w_hr = dh_out[direction].flatten(0, 1).T @ outputs.flatten(0, 1)
             d_extras.append(d_w_hr.to(layer.x.dtype))
-    return (*gate_gradients.weight_gradients(layer, dgates, states[0]), d_extras)
+    own = weight_gradients.serves(layer)
+    found = (weight_gradients if own else gate_gradients).weight_gradients(layer, dgates, states[0])
+    return (*found, d_extras)

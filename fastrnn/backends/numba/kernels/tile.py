@@ -75,12 +75,34 @@ def _emit_rows(builder: Any, vector: Vector, rows: int, vecs: int, arguments: An
             store_vector(builder, vector, out, builder.add(start, INDEX(v * width)), builder.load(sums[row][v]))
 
 
-def _tile_function(module: Any, vector: Vector, vecs: int) -> Any:
-    """The function (rows, bias, a, a_row, w, k, out, out_row, soon, soon_step) in this LLVM module."""
-    name = f"fastrnn_tile_{vector.name}_{vecs}"
+def _emit_outer_rows(builder: Any, vector: Vector, rows: int, vecs: int, arguments: Any) -> None:
+    a, a_row, w, k, out, out_row = arguments
+    width = vector.lanes
+    zero = ir.Constant(vector.ir, [0.0] * width)
+    sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vecs)] for _ in range(rows)]
+    with cgutils.for_range(builder, k, intp=INDEX) as loop:
+        at = builder.mul(loop.index, INDEX(vecs * width))
+        weights = [load_vector(builder, vector, w, builder.add(at, INDEX(v * width))) for v in range(vecs)]
+        numbers = pointer(builder, vector, a, builder.mul(loop.index, a_row))
+        for row in range(rows):
+            number = splat(builder, builder.load(builder.gep(numbers, [INDEX(row)])), width)
+            for v in range(vecs):
+                total = multiply_add(builder, vector, number, weights[v], builder.load(sums[row][v]))
+                builder.store(total, sums[row][v])
+    for row in range(rows):
+        start = builder.mul(out_row, INDEX(row))
+        for v in range(vecs):
+            place = builder.add(start, INDEX(v * width))
+            before = load_vector(builder, vector, out, place)
+            store_vector(builder, vector, out, place, builder.fadd(before, builder.load(sums[row][v])))
+
+
+def _tile_function(module: Any, vector: Vector, vecs: int, kind: str, emit_rows: Any, arguments: int) -> Any:
+    """The function (rows, ...) with so many arguments in this LLVM module: `emit_rows` for each number of rows."""
+    name = f"fastrnn_{kind}_{vector.name}_{vecs}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INDEX] * 10), name)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INDEX] * arguments), name)
     function.linkage = "linkonce_odr"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
@@ -90,7 +112,7 @@ def _tile_function(module: Any, vector: Vector, vecs: int) -> Any:
         block = function.append_basic_block(f"rows{rows}")
         switch.add_case(INDEX(rows), block)
         builder.position_at_end(block)
-        _emit_rows(builder, vector, rows, vecs, function.args[1:])
+        emit_rows(builder, vector, rows, vecs, function.args[1:])
         builder.branch(end)
     builder.position_at_end(end)
     builder.ret_void()
@@ -121,10 +143,26 @@ def product(vecs: int) -> Any:
         soon_step: Any,
     ) -> Any:
         def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            builder.call(_tile_function(builder.module, like, vecs), args[1:])
+            function = _tile_function(builder.module, like, vecs, "tile", _emit_rows, 10)
+            builder.call(function, args[1:])
             return context.get_dummy_value()
 
         return types.void(like, *[types.intp] * 10), emit
+
+    return tile
+
+
+def outer_product(vecs: int) -> Any:
+    """An intrinsic that adds to out[r] the sum over k of a[k, r] w[k]; arguments as in `product`, `a_row` is a k's."""
+
+    @intrinsic
+    def tile(typing: Any, like: Any, rows: Any, a: Any, a_row: Any, w: Any, k: Any, out: Any, out_row: Any) -> Any:
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            function = _tile_function(builder.module, like, vecs, "outer", _emit_outer_rows, 7)
+            builder.call(function, args[1:])
+            return context.get_dummy_value()
+
+        return types.void(like, *[types.intp] * 7), emit
 
     return tile
 
@@ -137,7 +175,7 @@ def share(total: int, parts: int, part: int) -> tuple[int, int]:
 
 
 @njit(error_model="numpy", forceinline=True)
-def next_panel(like: Any, first: int, panel: int, panels: int, k: int, width: int) -> int:
+def next_panel(like: Any, first: int, panel: int, panels: int, k: int, width: int) -> Any:
     """The address of the panel that follows number `panel` of those from `first` on, the last one's being the first."""
     return address(like, first, (panel + 1 if panel + 1 < panels else 0) * k * width)
 

@@ -1,4 +1,4 @@
-"""A layer's forward of which nothing is kept but the output and the final states, prepared once for many calls."""
+"""A layer's forward without lengths and resets, prepared once for many calls."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from fastrnn.backends.numba import launch, layer_forward, unpacked
 from fastrnn.backends.numba.arguments import ForwardArrays
 from fastrnn.backends.numba.forward_plan import plan
+from fastrnn.cells import CELLS
 
 
 class Sizes(NamedTuple):
@@ -32,9 +33,16 @@ class Launch(NamedTuple):
     """of one direction's part of a row of the output"""
     state_bytes: int
     """of a state of one direction"""
+    saved_bytes: int
+    """of what one direction saves"""
 
-    def run(self, x: int, h0: int, c0: int, ys: int, h_last: int, c_last: int) -> None:
-        """Computes everything, with these addresses. Several threads may do so at the same time."""
+    def run(
+        self, x: int, h0: int, c0: int, ys: int, h_last: int, c_last: int, history: int = 0, saved: int = 0
+    ) -> None:
+        """Computes everything, with these addresses. Several threads may do so at the same time.
+
+        What backward needs is kept at `history` (T, B, directions·H), every c, and `saved` (directions, T, B, S·H).
+        """
         arrays = []
         for direction in range(self.directions):
             state = direction * self.state_bytes
@@ -48,8 +56,8 @@ class Launch(NamedTuple):
                     h0=h0 + state,
                     c0=c0 + state,
                     ys=ys + direction * self.output_bytes,
-                    history=0,
-                    saved=0,
+                    history=history and history + direction * self.output_bytes,
+                    saved=saved and saved + direction * self.saved_bytes,
                     h_last=h_last + state,
                     c_last=c_last + state,
                 )
@@ -57,7 +65,7 @@ class Launch(NamedTuple):
         self.prepared.run(arrays)
 
 
-def prepare(cell: str, sizes: Sizes, weights: Sequence[Sequence[Tensor]]) -> unpacked.Launch | Launch:
+def prepare(cell: str, sizes: Sizes, weights: Sequence[Sequence[Tensor]]) -> Launch:
     """A layer's forward with these weights: for each direction (G·H, I), (G·H, H), and two (G·H,) or none; contiguous.
 
     `run` of what is returned takes the addresses of x (T, B, I), whose rows are dense, of the states (directions, B, H)
@@ -67,13 +75,23 @@ def prepare(cell: str, sizes: Sizes, weights: Sequence[Sequence[Tensor]]) -> unp
     w_ih, w_hh = [w[0] for w in weights], [w[1] for w in weights]
     biases = [bias for w in weights for bias in w[2:]]
     inputs, hidden, directions, dtype = w_ih[0].shape[1], w_hh[0].shape[1], len(weights), w_ih[0].dtype
-    steps, batch, x_step, x_row = sizes
+    steps, batch = sizes[:2]
     available = launch.available_threads()
-    dense = (steps == 1 or x_step == batch * inputs) and (batch == 1 or x_row == inputs)
-    if directions == 1 and dense and unpacked.pays(steps, batch):
-        made = unpacked.plan(cell, dtype, steps, batch, inputs, hidden, False, available)
-        return unpacked.prepare(made, w_ih[0], w_hh[0], biases)
     laid_out = plan(cell, dtype, (steps, batch, inputs), hidden, hidden, directions, False, False, available)
     row_bytes = hidden * torch.finfo(dtype).bits // 8
     prepared = layer_forward.prepare(laid_out, w_ih, w_hh, biases, [])
-    return Launch(prepared, sizes, directions, row_bytes, batch * row_bytes)
+    saved_bytes = steps * batch * len(CELLS[cell].saved) * row_bytes
+    return Launch(prepared, sizes, directions, row_bytes, batch * row_bytes, saved_bytes)
+
+
+def prepare_inference(cell: str, sizes: Sizes, weights: Sequence[Sequence[Tensor]]) -> unpacked.Launch | Launch:
+    """As `prepare`, for calls of which nothing is kept but the output and the final states."""
+    steps, batch, x_step, x_row = sizes
+    inputs, hidden = weights[0][0].shape[1], weights[0][1].shape[1]
+    dense = (steps == 1 or x_step == batch * inputs) and (batch == 1 or x_row == inputs)
+    if len(weights) > 1 or not dense or not unpacked.pays(steps, batch):
+        return prepare(cell, sizes, weights)
+    dtype, available = weights[0][0].dtype, launch.available_threads()
+    made = unpacked.plan(cell, dtype, steps, batch, inputs, hidden, False, available)
+    w_ih, w_hh, *biases = weights[0]
+    return unpacked.prepare(made, w_ih, w_hh, biases)

@@ -1,0 +1,201 @@
+"""The gradients of a layer's weights and biases from those of its gates: one launch of own tiles.
+
+It takes layers without lengths and resets, whose states before each step lie where the states after each step do.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends.layer import Layer
+from fastrnn.backends.numba import launch
+from fastrnn.backends.numba.arguments import FIELDS, WeightsAddresses, WeightsShape
+from fastrnn.backends.numba.compile import Kernel, kernel
+from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Arena, divide_up
+from fastrnn.backends.numba.split import WORK_PER_THREAD
+from fastrnn.backends.numba.tensors import cast, dense
+from fastrnn.cells import CELLS
+
+PLANS = 512
+"""How many are kept."""
+RESULT_BYTES = 768 * 1024
+"""Of a task: they stay in a second-level cache of 2 MB beside a chunk of rows."""
+LARGEST_BESIDE_MKL = 256
+"""Inputs and units: beyond, Intel's library takes 0.8 to 1.0 of the time of these tiles on Intel's own processors,
+below it 1.0 to 1.8 times as long. On AMD's it was seen to reach half of their speed."""
+_COUNTER = FIELDS["weights"].index("counter")
+
+
+class _Job(NamedTuple):
+    """One product, and where its matrices begin, counted in elements: those of one direction."""
+
+    direction: int
+    recurrent: bool
+    """whether its result is d w_hh, else d w_ih"""
+    shape: WeightsShape
+    early_d: int
+    x: int
+    """in ys where it is recurrent"""
+    d: int
+    first_row: int
+    """of the gradient"""
+
+
+class _Plan(NamedTuple):
+    """What depends on sizes only."""
+
+    kernel: int
+    threads: int
+    jobs: list[_Job]
+    memory: int
+    """bytes"""
+
+
+def serves(layer: Layer) -> bool:
+    """Whether these are the layers that it takes, and it is fast for them."""
+    if layer.lengths is not None or layer.resets is not None or layer.projected or 0 in layer.x.shape:
+        return False
+    return max(layer.x.shape[2], layer.hidden_size) <= LARGEST_BESIDE_MKL or not _has_fast_products()
+
+
+@cache
+def _has_fast_products() -> bool:
+    """Whether torch multiplies matrices by Intel's library, on one of Intel's processors."""
+    if not torch.backends.mkl.is_available():
+        return False
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """d w_ih, d w_hh and the biases' gradients, as in `Backward`, from dgates (directions, T, B, S·H) and ys.
+
+    dgates and ys (T, B, directions·H) are dense and in the state dtype.
+    """
+    dtype, storage = layer.state_dtype, layer.x.dtype
+    x, h0 = dense(layer.x, dtype), dense(layer.states0[0], dtype)
+    results = [[w.new_empty(w.shape, dtype=dtype) for w in group] for group in (layer.w_ih, layer.w_hh, layer.biases)]
+    d_w_ih, d_w_hh, d_biases = results
+    made = _plan(
+        layer.cell_name,
+        dtype,
+        tuple(x.shape),
+        layer.hidden_size,
+        layer.directions,
+        layer.reverse,
+        launch.available_threads(),
+    )
+    memory = torch.empty(made.memory, dtype=torch.uint8)
+    item = x.itemsize
+    blocks = []
+    for job in made.jobs:
+        d = dgates.data_ptr() + job.direction * dgates.stride(0) * item
+        to, source = (d_w_hh, ys) if job.recurrent else (d_w_ih, x)
+        d_bias = 0
+        if d_biases:
+            d_bias = d_biases[2 * job.direction + job.recurrent].data_ptr() + job.first_row * item
+        addresses = WeightsAddresses(
+            counter=0,
+            memory=memory.data_ptr(),
+            early_x=h0.data_ptr() + job.direction * h0.stride(0) * item,
+            early_d=d + job.early_d * item,
+            x=source.data_ptr() + job.x * item,
+            d=d + job.d * item,
+            d_weights=to[job.direction].data_ptr() + job.first_row * job.shape.inputs * item,
+            d_bias=d_bias,
+        )
+        blocks.append(job.shape + addresses)
+    launch.run(made.kernel, made.threads, blocks, _COUNTER)
+    return tuple([cast(d, storage) for d in group] for group in results)  # type: ignore[return-value]
+
+
+@lru_cache(PLANS)
+def _plan(
+    cell: str,
+    dtype: torch.dtype,
+    x_shape: tuple[int, int, int],
+    hidden: int,
+    directions: int,
+    reverse: bool,
+    available: int,
+) -> _Plan:
+    steps, batch, inputs = x_shape
+    compiled = kernel("", "weights", dtype)
+    columns, gates_row = len(CELLS[cell].gates) * hidden, (len(CELLS[cell].saved) or 1) * hidden
+    work = directions * columns * (inputs + hidden) * steps * batch
+    threads = max(1, min(available, work // WORK_PER_THREAD))
+    arena, jobs = Arena(), []
+    for direction in range(directions):
+        backwards = reverse or direction == 1
+        # Which columns of dgates belong to which rows of w_ih: see `gate_gradients`.
+        parts = [(0, columns, 0)]
+        if not CELLS[cell].adds_pre_activations:
+            parts = [(0, hidden, columns - hidden), (hidden, columns - hidden, 0)]
+        for first, count, first_row in parts:
+            shape = _shape(compiled, arena, threads, inputs, count, gates_row, 0, steps * batch, inputs)
+            jobs.append(_Job(direction, False, shape, early_d=0, x=0, d=first, first_row=first_row))
+        # What enters the first step is the initial state, what enters another is what the step before left.
+        output_row, first = directions * hidden, gates_row - columns
+        early, late = (steps - 1, 0) if backwards else (0, 1)
+        shape = _shape(compiled, arena, threads, hidden, columns, gates_row, batch, (steps - 1) * batch, output_row)
+        jobs.append(
+            _Job(
+                direction,
+                True,
+                shape,
+                early_d=early * batch * gates_row + first,
+                x=direction * hidden + (batch * output_row if backwards else 0),
+                d=late * batch * gates_row + first,
+                first_row=0,
+            )
+        )
+    jobs[0] = jobs[0]._replace(shape=jobs[0].shape._replace(jobs=len(jobs)))
+    return _Plan(compiled.address, threads, jobs, arena.size)
+
+
+def _shape(
+    compiled: Kernel,
+    arena: Arena,
+    threads: int,
+    inputs: int,
+    columns: int,
+    gates_row: int,
+    early: int,
+    rows: int,
+    x_row: int,
+) -> WeightsShape:
+    """One job's, its scratch memory in the arena."""
+    geometry, item = compiled.geometry, compiled.geometry.itemsize
+    width = PANEL_VECTORS * geometry.lanes
+    panels = geometry.panels(columns, PANEL_VECTORS)
+    largest = max(1, RESULT_BYTES // (inputs * width * item))
+    tasks = min(panels, max(divide_up(panels, largest), threads))
+    each = divide_up(panels, tasks)
+    scratch = Arena()
+    places = {
+        "results_at": scratch.take(each * inputs * width * item),
+        "sums_at": scratch.take(each * width * item),
+        "panel_at": scratch.take(CHUNK_ROWS * width * item),
+        "rows_at": scratch.take((CHUNK_ROWS * inputs + geometry.lanes) * item),
+    }
+    return WeightsShape(
+        jobs=0,
+        tasks=tasks,
+        panels=panels,
+        inputs=inputs,
+        columns=columns,
+        gates_row=gates_row,
+        early=early,
+        rows=rows,
+        x_row=x_row,
+        scratch_at=arena.take(tasks * scratch.size),
+        scratch_size=scratch.size,
+        **places,
+    )
