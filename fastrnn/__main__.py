@@ -1,4 +1,7 @@
-"""`python -m fastrnn`: which backends can run here, and why the others cannot; `--json` for programs."""
+"""`python -m fastrnn`: which backends can run here, and why the others cannot; `--json` for programs.
+
+With `--warm-up` it compiles the CPU's kernels instead. The exit status is 1 if a later call may wait for one after all.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastrnn import __version__, backends, extension
+from fastrnn import __version__, backends, extension, warm_up
 from fastrnn.backends.triton import c_compiler, python_headers
+from fastrnn.cells import CELLS
 
 PACKAGES = ("torch", "numba", "llvmlite", "triton", "numpy")
 PIPED_WIDTH = 10_000
@@ -179,28 +183,59 @@ def tables(found: dict[str, Any]) -> Iterator[Table]:
     yield table
 
 
-def show(found: dict[str, Any]) -> None:
+def show(*tables: Table) -> None:
     """Prints the tables: within the terminal's width, or for a file in whole lines without trailing spaces."""
     console = Console()
     if console.is_terminal:
-        console.print(*tables(found), sep="\n")
+        console.print(*tables, sep="\n")
         return
     console = Console(width=PIPED_WIDTH)
     with console.capture() as capture:
-        console.print(*tables(found), sep="\n")
+        console.print(*tables, sep="\n")
     print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def compile_kernels(options: argparse.Namespace) -> int:
+    """What `--warm-up` does. Returns the exit status."""
+    report = warm_up.warm_up(options.cells or CELLS, options.dtype or warm_up.DEFAULT_DTYPES)
+    if options.json:
+        print(json.dumps(report.to_json(), indent=2))
+    elif report.kernels:
+        show(warm_up.table(report))
+        print(f"\nkept in {report.directory}")
+    if report.reason is not None:
+        print(f"fastrnn: {report.reason}", file=sys.stderr)
+    return 0 if report.reason is None else 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m fastrnn", description=__doc__)
+    add = parser.add_argument
+    add("--json", action="store_true", help="print one JSON object instead of tables")
+    add("--warm-up", action="store_true", help="compile the CPU's kernels, or find them on disk: no later call waits")
+    add("--cells", nargs="+", choices=tuple(CELLS), help="whose kernels; default: all")
+    add(
+        "--dtype",
+        nargs="+",
+        choices=tuple(warm_up.DTYPES),
+        help=f"default: {', '.join(warm_up.DEFAULT_DTYPES)}, which serves 16-bit tensors too",
+    )
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command with `arguments`, the process's own by default. Returns its exit status."""
-    parser = argparse.ArgumentParser("python -m fastrnn", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser = build_parser()
     options = parser.parse_args(arguments)
+    if options.warm_up:
+        return compile_kernels(options)
+    if options.cells or options.dtype:
+        parser.error("--cells and --dtype go with --warm-up")
     found = describe()
     if options.json:
         print(json.dumps(found, indent=2))
     else:
-        show(found)
+        show(*tables(found))
     return 0
 
 
