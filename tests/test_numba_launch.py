@@ -16,7 +16,8 @@ pytest.importorskip("numba")
 
 from fastrnn.backends import numba as backend
 from fastrnn.backends.layer import Gradients, Layer, Residuals
-from fastrnn.backends.numba import forward_plan, launch, layer_backward
+from fastrnn.backends.numba import launch
+from fastrnn.backends.numba.split import Split, split
 from tests.layers import Shape, cast, random_layer
 
 LARGE = Shape(steps=40, batch=13, inputs=48, hidden=80, directions=2, lengths=True, resets=True)
@@ -25,6 +26,8 @@ ONE_ROW = Shape(steps=150, batch=1, inputs=200, hidden=128, directions=2, resets
 """Fewer rows than threads."""
 TEAM = Shape(steps=30, batch=1, inputs=20, hidden=170, lengths=True, resets=True)
 """One row, of steps that are long enough for LSTM and GRU to be shared by threads."""
+FEW_ROWS = Shape(steps=9, batch=3, inputs=20, hidden=370, lengths=True, resets=True)
+"""Rows and weights of LSTM and GRU whose units threads share."""
 DEADLINE = 60
 """Seconds that a child may take: far more than it needs."""
 
@@ -53,7 +56,7 @@ def assert_equal(results: list[Tensor], expected: list[Tensor]) -> None:
         assert torch.equal(result, truth)
 
 
-@pytest.mark.parametrize("shape", [LARGE, ONE_ROW, TEAM], ids=str)
+@pytest.mark.parametrize("shape", [LARGE, ONE_ROW, TEAM, FEW_ROWS], ids=str)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
 def test_any_number_of_threads_gives_the_same_bits(cell: str, shape: Shape) -> None:
     layer = cast(random_layer(cell, shape), torch.float32)
@@ -64,7 +67,7 @@ def test_any_number_of_threads_gives_the_same_bits(cell: str, shape: Shape) -> N
         assert_equal(everything(layer), expected)
 
 
-@pytest.mark.parametrize("shape", [LARGE, TEAM], ids=str)
+@pytest.mark.parametrize("shape", [LARGE, TEAM, FEW_ROWS], ids=str)
 def test_fewer_threads_than_planned_do_all_the_work(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = cast(random_layer("lstm", shape), torch.float32)
     torch.set_num_threads(4)
@@ -89,27 +92,33 @@ def large_layer_once() -> Layer:
     return large_layer()
 
 
+def tasks(batch: int, units: int, threads: int, **options: int) -> Split:
+    """How a GRU with so many units and rows is split, which is long enough for any number of threads."""
+    products = 3 * units * units
+    sizes = {"directions": 1, "steps": 1000, "products": products, "recurrent": products, "item": 4, "panels": 16}
+    return split(batch=batch, available=threads, **(sizes | options))
+
+
 def test_threads_share_units_where_weights_are_large_and_rows_few() -> None:
-    assert forward_plan._shares_units(batch=16, weight_bytes=4 << 20, threads=2)
-    assert not forward_plan._shares_units(batch=17, weight_bytes=4 << 20, threads=2)
-    assert forward_plan._shares_units(batch=4, weight_bytes=1 << 20, threads=2)
-    assert not forward_plan._shares_units(batch=8, weight_bytes=1 << 20, threads=2)
-    assert not forward_plan._shares_units(batch=1, weight_bytes=4 << 20, threads=0)
+    assert tasks(batch=16, units=512, threads=2) == Split(slices=1, team=2, threads=2)
+    assert tasks(batch=17, units=512, threads=2) == Split(slices=2, team=1, threads=2)
+    assert tasks(batch=4, units=256, threads=2) == Split(slices=1, team=2, threads=2)
+    assert tasks(batch=8, units=256, threads=2) == Split(slices=2, team=1, threads=2)
+    assert tasks(batch=4, units=512, threads=2, directions=2) == Split(slices=1, team=1, threads=2)
+    assert tasks(batch=4, units=512, threads=4, directions=2) == Split(slices=1, team=2, threads=4)
 
 
 def test_a_team_is_formed_only_where_it_can_help() -> None:
-    assert forward_plan._team(available=4, owners=2, products=10**6, panels=16, projected=False) == 2
-    assert forward_plan._team(available=8, owners=1, products=10**6, panels=3, projected=False) == 3
-    assert forward_plan._team(available=8, owners=5, products=10**6, panels=16, projected=False) == 1
-    assert forward_plan._team(available=8, owners=1, products=1000, panels=16, projected=False) == 1
-    assert forward_plan._team(available=8, owners=1, products=10**6, panels=16, projected=True) == 1
+    assert tasks(batch=1, units=256, threads=4, directions=2) == Split(slices=1, team=2, threads=4)
+    assert tasks(batch=1, units=256, threads=8, panels=3) == Split(slices=1, team=3, threads=3)
+    assert tasks(batch=5, units=64, threads=8).team == 1
+    assert tasks(batch=1, units=64, threads=8) == Split(slices=1, team=1, threads=1)
+    assert tasks(batch=1, units=256, threads=8, recurrent=0) == Split(slices=1, team=1, threads=1)
 
 
 def test_small_work_stays_on_one_thread() -> None:
-    assert forward_plan.split(batch=8, directions=1, steps=1, products=100, available=8) == (1, 1)
-    slices, threads = layer_backward.split(batch=8, directions=2, steps=1000, products=100_000, available=4)
-    assert (slices, threads) == (2, 4)
-    assert forward_plan.split(batch=1, directions=1, steps=1000, products=10**6, available=8) == (1, 1)
+    assert tasks(batch=8, units=4, threads=8, steps=1) == Split(slices=1, team=1, threads=1)
+    assert tasks(batch=8, units=128, threads=4, directions=2) == Split(slices=2, team=1, threads=4)
 
 
 def test_many_python_threads_at_once() -> None:

@@ -117,9 +117,9 @@ class UnpackedAddresses(NamedTuple):
 
 
 class BackwardShape(NamedTuple):
-    """One direction of a backward. Tasks are numbered as a forward's slices."""
+    """One direction of a backward."""
 
-    tasks: int
+    owners: int  # as in a forward
     slices: int
     steps: int
     batch: int
@@ -127,6 +127,9 @@ class BackwardShape(NamedTuple):
     outputs: int
     reverse: int
     projected: int
+    team: int  # as in a forward
+    thread_count: int
+    barrier: int
     products: int  # G·H, the K of the product with w_hh
     products_at: int  # at which element of a row of dgates dgh starts
     gates_row: int  # S·H, or H where the cell saves nothing
@@ -136,6 +139,7 @@ class BackwardShape(NamedTuple):
     scratch_at: int  # as in a forward
     scratch_size: int
     tile_at: int
+    tile_size: int
     carry_at: int  # (rows, padded P or H)
     dc_at: int  # (rows, padded H)
     dh_at: int  # (rows, padded P)

@@ -20,13 +20,6 @@ GX_BYTES = 384 * 1024
 SPREAD_BYTES = 16 * 1024 * 1024
 """Up to this much, where there are more threads than rows but no teams, the input's product is computed by all threads
 beforehand: a tenth less time for an LSTM of 256 units at B = 1, T = 100 on 2 cores."""
-TEAM_PRODUCTS = 50_000
-"""Multiplications of a step: below this, meeting after it costs two threads more than sharing it saves."""
-TEAM_ROWS = ((2, 512 * 1024), (8, 1536 * 1024))
-"""Up to so many rows for each thread, and from so many bytes of recurrent weights on, threads share the units of all
-rows rather than have rows of their own: each then reads only its part of the weights. 0.72 to 0.97 of the time for
-LSTM and GRU of 256 to 1024 units on 2 cores with second-level caches of 2 MB; more rows, or fewer units, lost up to a
-tenth."""
 PLANS = 512
 """How many are kept."""
 
@@ -59,16 +52,16 @@ def plan(
     units = panel_units(gates)
     compiled, pack = kernel(cell, "forward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize
-    slices, threads = split(batch, directions, steps, gates * hidden * (inputs + outputs), available)
-    products = gates * hidden * outputs
-    if threads > 1 and not projected and _shares_units(batch, products * item, available // directions):
-        slices = 1
+    recurrent, panels = gates * hidden * outputs, geometry.panels(hidden, units)
+    products = gates * hidden * inputs + recurrent
+    slices, team, threads = split(
+        batch, directions, steps, products, 0 if projected else recurrent, item, panels, available
+    )
     rows = divide_up(batch, slices)
     padded = geometry.padded(hidden, units)
     step = rows * gates * padded * item
     chunk = min(steps, max(1, GX_BYTES // (step * geometry.rows)) * geometry.rows)
     owners = directions * slices
-    team = _team(available, owners, rows * products, geometry.panels(hidden, units), projected)
     spread = min(available, directions * steps * batch * gates * hidden * inputs // WORK_PER_THREAD)
     spreads = team == 1 and spread > owners and steps * step <= SPREAD_BYTES
     parts = divide_up(spread, owners) if spreads else 0
@@ -97,7 +90,7 @@ def plan(
             inputs=inputs,
             hidden=hidden,
             outputs=outputs,
-            panels=geometry.panels(hidden, units),
+            panels=panels,
             reverse=int(reverse or direction == 1),
             projected=int(projected),
             ys_row=directions * outputs,
@@ -119,20 +112,7 @@ def plan(
         )
         for direction in range(directions)
     ]
-    launches = [(owners * team if team > 1 else threads, shapes)]
+    launches = [(threads, shapes)]
     if parts:
         launches.insert(0, (spread, [shape._replace(parts=parts) for shape in shapes]))
     return Plan(compiled.address, packing, launches, arena.size)
-
-
-def _shares_units(batch: int, weight_bytes: int, threads: int) -> bool:
-    """Whether the threads of one direction share the units of all rows."""
-    return any(batch <= rows * threads and weight_bytes >= size for rows, size in TEAM_ROWS)
-
-
-def _team(available: int, owners: int, products: int, panels: int, projected: bool) -> int:
-    """How many threads share the hidden units of each of `owners` slices, at `products` multiplications a step."""
-    members = min(available // owners, panels)
-    if projected or members < 2 or products < TEAM_PRODUCTS:
-        return 1
-    return members

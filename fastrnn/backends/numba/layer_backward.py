@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fastrnn.backends import gate_gradients, products
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
-from fastrnn.backends.numba import launch, weight_gradients
+from fastrnn.backends.numba import launch, weight_gradients, workspace
 from fastrnn.backends.numba.arguments import FIELDS, BackwardAddresses, BackwardShape
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.forward_plan import PLANS
-from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up
+from fastrnn.backends.numba.geometry import CACHE_LINE, PANEL_VECTORS, Arena, divide_up
 from fastrnn.backends.numba.packing import Packing
 from fastrnn.backends.numba.split import split
 from fastrnn.backends.numba.tensors import address, cast, dense, dense_rows, direction_address, masks
@@ -95,7 +95,7 @@ def _run(
     dys, dhistory = (incoming + [None] * 2)[:2]
     d_last = [None if d is None else dense(d, dtype) for d in grads.finals]
     lengths, resets = masks(layer)
-    memory = torch.empty(plan.memory, dtype=torch.uint8)
+    memory = workspace.take(plan.memory)
     plan.packing.prepare([cast(w, dtype) for w in (*(w[0] for w in layer.w_hh), *layer.extras)]).run(memory.data_ptr())
     blocks = [
         shape
@@ -123,6 +123,7 @@ def _run(
         for direction, shape in enumerate(plan.shapes)
     ]
     launch.run(plan.kernel, plan.threads, blocks, _COUNTER)
+    workspace.give_back(memory)
 
 
 @lru_cache(PLANS)
@@ -141,12 +142,15 @@ def _plan(
     gates, saves = len(CELLS[cell].gates), len(CELLS[cell].saved) or 1
     compiled, pack = kernel(cell, "backward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize
-    slices, threads = split(batch, directions, steps, gates * hidden * outputs, available)
+    products, panels = gates * hidden * outputs, geometry.panels(outputs, PANEL_VECTORS)
+    shared = 0 if projected else products
+    slices, team, threads = split(batch, directions, steps, products, shared, item, panels, available)
     rows = divide_up(batch, slices)
+    tile_size = divide_up(geometry.tile * geometry.lanes * item, CACHE_LINE) * CACHE_LINE
     scratch = Arena()
     scratch.take(PANEL_VECTORS * geometry.lanes * item)
     offsets = {
-        "tile_at": scratch.take(geometry.tile * geometry.lanes * item),
+        "tile_at": scratch.take(tile_size * team),
         "carry_at": scratch.take(rows * geometry.padded(outputs) * item),
         "dc_at": scratch.take(rows * geometry.padded(hidden) * item),
         "dh_at": scratch.take(rows * geometry.padded(outputs) * item if projected else 0),
@@ -158,7 +162,7 @@ def _plan(
     w_hr = [packing.columns(outputs, hidden) if projected else 0 for _ in range(directions)]
     shapes = [
         BackwardShape(
-            tasks=directions * slices,
+            owners=directions * slices,
             slices=slices,
             steps=steps,
             batch=batch,
@@ -166,6 +170,10 @@ def _plan(
             outputs=outputs,
             reverse=int(reverse or direction == 1),
             projected=int(projected),
+            team=team,
+            thread_count=launch.runtime_address("omp_get_num_threads"),
+            barrier=launch.runtime_address("GOMP_barrier"),
+            tile_size=tile_size,
             products=gates * hidden,
             products_at=(saves - gates) * hidden,
             gates_row=saves * hidden,

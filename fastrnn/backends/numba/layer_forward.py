@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends.layer import Forward, Layer, as_gates
-from fastrnn.backends.numba import launch, unpacked
+from fastrnn.backends.numba import launch, unpacked, workspace
 from fastrnn.backends.numba.arguments import FIELDS, ForwardAddresses, ForwardArrays, ForwardShape
 from fastrnn.backends.numba.forward_plan import Plan, plan
 from fastrnn.backends.numba.packing import Packed
@@ -30,7 +30,7 @@ class Prepared(NamedTuple):
 
     def run(self, arrays: list[ForwardArrays]) -> None:
         """Computes everything, with the arrays of each direction. Several threads may do so at the same time."""
-        memory = torch.empty(self.plan.memory, dtype=torch.uint8)
+        memory = workspace.take(self.plan.memory)
         place = memory.data_ptr()
         self.packed.run(place)
         for threads, shapes in self.launches:
@@ -40,6 +40,7 @@ class Prepared(NamedTuple):
                 values = array("q", (*ForwardAddresses(counter=0, memory=place), *each))
                 blocks[first : first + len(values)] = values
             launch.start(self.plan.kernel, threads, blocks, _COUNTER)
+        workspace.give_back(memory)
 
 
 def prepare(made: Plan, w_ih: list[Tensor], w_hh: list[Tensor], biases: list[Tensor], extras: list[Tensor]) -> Prepared:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.numba import launch
+from fastrnn.backends.numba import launch, workspace
 from fastrnn.backends.numba.arguments import FIELDS, WeightsAddresses, WeightsShape
 from fastrnn.backends.numba.compile import Kernel, kernel
 from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Arena, divide_up
@@ -92,7 +92,7 @@ def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Ten
         layer.reverse,
         launch.available_threads(),
     )
-    memory = torch.empty(made.memory, dtype=torch.uint8)
+    memory = workspace.take(made.memory)
     item = x.itemsize
     blocks = []
     for job in made.jobs:
@@ -113,6 +113,7 @@ def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Ten
         )
         blocks.append(job.shape + addresses)
     launch.run(made.kernel, made.threads, blocks, _COUNTER)
+    workspace.give_back(memory)
     return tuple([cast(d, storage) for d in group] for group in results)  # type: ignore[return-value]
 
 

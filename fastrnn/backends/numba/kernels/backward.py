@@ -23,6 +23,7 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
+from fastrnn.backends.numba.kernels.team import meet, team_members
 from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
 
@@ -55,22 +56,25 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
         return derivative(like, dh, address(like, a.saved, at), a.hidden, before, after, dc, dgates, some)
 
     @njit(error_model="numpy")
-    def arrive(a: Any, like: Any, t: int, later: int, first: int, rows: int, base: int) -> None:
+    def arrive(
+        a: Any, like: Any, t: int, later: int, first: int, rows: int, member: int, members: int, base: int
+    ) -> None:
         """What reaches h after step t through step `later`, and on through the cell unless a projection is between.
 
-        `later` is the step that was done before this one, -1 at the first; t is -1 after the last, when what has
-        arrived is the initial state's gradient.
+        A member of a team has its share of the panels. `later` is the step that was done before this one, -1 at the
+        first; t is -1 after the last, when what has arrived is the initial state's gradient.
         """
         lane_count = lanes(like)
         width = units * lane_count
         carry_row = (a.outputs + width - 1) // width * width
-        out = base + a.tile_at
+        out = base + a.tile_at + member * a.tile_size
         blocks = (rows + tile_most - 1) // tile_most
         k = a.products if later >= 0 else 0
-        panels = carry_row // width
-        for panel in range(panels):
+        first_panel, panels = share(carry_row // width, members, member)
+        weights = address(like, a.memory + a.w_hh_at, first_panel * a.products * width)
+        for panel in range(first_panel, first_panel + panels):
             w = address(like, a.memory + a.w_hh_at, panel * a.products * width)
-            following = next_panel(like, a.memory + a.w_hh_at, panel, panels, a.products, width)
+            following = next_panel(like, weights, panel - first_panel, panels, a.products, width)
             for block in range(blocks):
                 begin, count = share(rows, blocks, block)
                 soon, soon_step = part_of_panel(like, following, a.products, width, blocks, block)
@@ -128,23 +132,32 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
                             differentiate(a, like, dm, t, first + row, row, unit, base)
 
     @njit(error_model="numpy")
-    def run(a: Any, like: Any, row_slice: int, base: int) -> None:
+    def run(a: Any, like: Any, row_slice: int, member: int, members: int, base: int) -> None:
+        """A slice's steps, by one thread, or by one of the members of a team, who meet after every step.
+
+        What members write twice, they write alike and before they meet; of carries each touches its own units only.
+        """
         first, rows = share(a.batch, a.slices, row_slice)
         width = units * lanes(like)
         carry_row = (a.outputs + width - 1) // width * width
         dc_row = (a.hidden + width - 1) // width * width
+        first_panel, panels = share(carry_row // width, members, member)
+        own = first_panel * width
+        own_outputs = min(panels * width, a.outputs - own)
+        # With a projection there is one member, and h and c differ in size.
+        own_hidden = own_outputs if members > 1 else a.hidden
         clear_row(like, base, width)
         for row in range(rows):
             b = first + row
-            source = address(like, a.dh_last, b * a.outputs) if a.dh_last != 0 else 0
-            fetch_row(like, source, address(like, base + a.carry_at, row * carry_row), a.outputs)
+            source = address(like, a.dh_last, b * a.outputs + own) if a.dh_last != 0 else 0
+            fetch_row(like, source, address(like, base + a.carry_at, row * carry_row + own), own_outputs)
             if has_c:
-                source = address(like, a.dc_last, b * a.hidden) if a.dc_last != 0 else 0
-                fetch_row(like, source, address(like, base + a.dc_at, row * dc_row), a.hidden)
+                source = address(like, a.dc_last, b * a.hidden + own) if a.dc_last != 0 else 0
+                fetch_row(like, source, address(like, base + a.dc_at, row * dc_row + own), own_hidden)
         later = -1
         for s in range(a.steps):
             t = s if a.reverse else a.steps - 1 - s
-            arrive(a, like, t, later, first, rows, base)
+            arrive(a, like, t, later, first, rows, member, members, base)
             if projects and a.projected:
                 unproject(a, like, t, first, rows, base)
             for row in range(rows):
@@ -154,28 +167,32 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
                     if projects and a.projected:
                         clear_row(like, address(like, a.dh_out, (t * a.batch + b) * a.outputs), a.outputs)
                 if is_cut(a, t, b):
-                    clear_row(like, address(like, base + a.carry_at, row * carry_row), a.outputs)
+                    clear_row(like, address(like, base + a.carry_at, row * carry_row + own), own_outputs)
                     if has_c:
-                        clear_row(like, address(like, base + a.dc_at, row * dc_row), a.hidden)
+                        clear_row(like, address(like, base + a.dc_at, row * dc_row + own), own_hidden)
+            if members > 1:
+                meet(a.barrier)
             later = t
-        arrive(a, like, -1, later, first, rows, base)
+        arrive(a, like, -1, later, first, rows, member, members, base)
         for row in range(rows):
             b = first + row
-            carry = address(like, base + a.carry_at, row * carry_row)
-            copy_row(like, carry, address(like, a.dh0, b * a.outputs), a.outputs)
+            carry = address(like, base + a.carry_at, row * carry_row + own)
+            copy_row(like, carry, address(like, a.dh0, b * a.outputs + own), own_outputs)
             if has_c:
-                dc = address(like, base + a.dc_at, row * dc_row)
-                copy_row(like, dc, address(like, a.dc0, b * a.hidden), a.hidden)
+                dc = address(like, base + a.dc_at, row * dc_row + own)
+                copy_row(like, dc, address(like, a.dc0, b * a.hidden + own), own_hidden)
 
     def backward(pointer: Any) -> None:
         like = zeros(dtype)
         blocks = carray(pointer, 2)
+        a = blocks[0]
+        members = team_members(a)
         while True:
-            task = take_ticket(blocks[0].counter)
-            if task >= blocks[0].tasks:
+            task = take_ticket(a.counter)
+            if task >= a.owners * members:
                 break
-            direction = task // blocks[0].slices
-            base = blocks[0].memory + blocks[0].scratch_at + task * blocks[0].scratch_size
-            run(blocks[direction], like, task % blocks[0].slices, base)
+            owner, member = task // members, task % members
+            base = a.memory + a.scratch_at + owner * a.scratch_size
+            run(blocks[owner // a.slices], like, owner % a.slices, member, members, base)
 
     return backward

@@ -25,7 +25,7 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
-from fastrnn.backends.numba.kernels.team import meet, team_size
+from fastrnn.backends.numba.kernels.team import meet, team_members
 from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
 
@@ -196,9 +196,14 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         own = first_panel * units * lane_count
         own_units = min(panels * units * lane_count, a.hidden - own)
         clear_row(like, base, plain_width)
+        first_t = a.steps - 1 if a.reverse else 0
         for row in range(rows):
             b = first + row
-            copy_row(like, address(like, a.h0, b * a.outputs), address(like, h, row * h_row), a.outputs)
+            # A late member must not bring back what another has cleared for the first step.
+            if is_cut(a, first_t, b):
+                clear_row(like, address(like, h, row * h_row), a.outputs)
+            else:
+                copy_row(like, address(like, a.h0, b * a.outputs), address(like, h, row * h_row), a.outputs)
             if has_c:
                 c0 = address(like, a.c0, b * a.hidden + own)
                 copy_row(like, c0, address(like, c, row * c_row + own), own_units)
@@ -248,8 +253,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         a = blocks[0]
         parts = a.parts
         if parts <= 0:
-            # All threads of the region meet, so each must be a member of a team: with fewer, each slice has one thread.
-            parts = a.team if a.team > 1 and team_size(a.thread_count) == a.owners * a.team else 1
+            parts = team_members(a)
         while True:
             task = take_ticket(a.counter)
             if task >= a.owners * parts:

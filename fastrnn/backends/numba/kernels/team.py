@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
 from fastrnn.backends.numba.kernels.simd import INDEX
@@ -36,3 +36,12 @@ def meet(typing: Any, barrier: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp), emit
+
+
+@njit(error_model="numpy", forceinline=True)
+def team_members(a: Any) -> Any:
+    """How many threads share a slice's units: as many as was planned for, if all threads that this takes are here.
+
+    All threads of the region meet, so each must be a member of a team: with fewer, each slice has one thread.
+    """
+    return a.team if a.team > 1 and team_size(a.thread_count) == a.owners * a.team else 1
