@@ -271,7 +271,7 @@ def _is_chosen(backend: str | None, form: Form, input: Tensor, state: Tensor, tr
     if asked not in _BACKENDS or ready() is not None:
         return False
     steps, batch, _, _ = _sizes(form, input)
-    if asked == "numba" or (not training and form.directions == 1 and unpacked.pays(steps, batch)):
+    if asked == "numba" or (not training and form.directions == 1 and unpacked.pays(steps, batch, state.shape[-1])):
         return True
     return why_torch(form.cell_name, steps, state.shape[-1], input.dtype, training) is None
 

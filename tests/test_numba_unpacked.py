@@ -23,6 +23,7 @@ SHAPES = (
     Shape(steps=5, batch=2, inputs=17, hidden=15),
     Shape(steps=3, batch=1, inputs=40, hidden=33, bias=False),
     Shape(steps=2, batch=4, inputs=3, hidden=70, reverse=True),
+    Shape(steps=2, batch=13, inputs=9, hidden=18),
 )
 
 
@@ -109,10 +110,12 @@ def test_which_layers_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
         return unpacked.serves(cast(random_layer("lstm", Shape(**{"steps": 2, "batch": 3} | changed)), torch.float32))  # type: ignore[arg-type]
 
     assert serves()
-    assert serves(steps=8, batch=1)
-    assert serves(steps=1, batch=16)
-    for beyond in ({"steps": 9, "batch": 1}, {"steps": 1, "batch": 17}, {"steps": 0}, {"batch": 0}):
-        assert not serves(**beyond)
+    for within in ((16, 1), (4, 8), (1, 32)):
+        assert serves(steps=within[0], batch=within[1])
+    assert serves(steps=8, batch=1, hidden=257)
+    for beyond in ((17, 1), (5, 4), (4, 9), (1, 33), (0, 3), (2, 0)):
+        assert not serves(steps=beyond[0], batch=beyond[1])
+    assert not serves(steps=9, batch=1, hidden=257)
     for more in ("lengths", "resets"):
         assert not serves(**{more: True})
     assert not serves(directions=2)

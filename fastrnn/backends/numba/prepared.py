@@ -89,7 +89,7 @@ def prepare_inference(cell: str, sizes: Sizes, weights: Sequence[Sequence[Tensor
     steps, batch, x_step, x_row = sizes
     inputs, hidden = weights[0][0].shape[1], weights[0][1].shape[1]
     dense = (steps == 1 or x_step == batch * inputs) and (batch == 1 or x_row == inputs)
-    if len(weights) > 1 or not dense or not unpacked.pays(steps, batch):
+    if len(weights) > 1 or not dense or not unpacked.pays(steps, batch, hidden):
         return prepare(cell, sizes, weights)
     dtype, available = weights[0][0].dtype, launch.available_threads()
     made = unpacked.plan(cell, dtype, steps, batch, inputs, hidden, False, available)

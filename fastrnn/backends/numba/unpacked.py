@@ -20,9 +20,9 @@ from fastrnn.cells import CELLS
 
 TEAM_PRODUCTS = 400_000
 """Multiplications of a step: below this, waking a second thread costs more than sharing the step saves."""
-MOST_ROWS = {True: 16, False: 8}
-"""Rows of all steps together, for one step and for several. Up to here it took 0.3 to 0.9 of the time of laying out the
-weights, for 32 to 1024 units on 2 cores with AVX-512, and a GRU of 256 units 1.06; at twice as many up to 1.4."""
+RANGES = ((4, 2**62, 32), (8, 2**62, 8), (16, 256, 16))
+"""Up to so many steps, hidden units, and rows of all steps together. There it took 0.3 to 0.9 of the time of laying out
+the weights, up to 1.1 at the edges, for 64 to 1024 units on 2 cores with AVX-512; at twice as many rows up to 1.6."""
 DTYPES = (torch.float32, torch.float64)
 PLANS = 512
 """How many are kept."""
@@ -93,20 +93,24 @@ def prepare(plan: Plan, w_ih: Tensor, w_hh: Tensor, biases: Sequence[Tensor]) ->
     return Launch(plan, array("q", (0, *plan.shape, *addresses)))
 
 
-def pays(steps: int, batch: int) -> bool:
+def pays(steps: int, batch: int, hidden: int) -> bool:
     """Whether this is faster than laying out the weights."""
-    return 0 < steps * batch <= MOST_ROWS[steps == 1]
+    return steps * batch > 0 and any(
+        steps <= most_steps and hidden <= most_hidden and steps * batch <= most_rows
+        for most_steps, most_hidden, most_rows in RANGES
+    )
 
 
 def serves(layer: Layer) -> bool:
     """Whether the kernel can compute a layer's output and final states, and is faster than the one that lays out."""
+    steps, batch, _ = layer.x.shape
     return (
         layer.x.dtype in DTYPES
         and layer.directions == 1
         and not layer.projected
         and layer.lengths is None
         and layer.resets is None
-        and pays(*layer.x.shape[:2])
+        and pays(steps, batch, layer.hidden_size)
     )
 
 

@@ -17,21 +17,27 @@ from fastrnn.backends.numba.kernels.simd import address, lanes, load, load_some,
 from fastrnn.backends.numba.kernels.team import meet, team_size
 from fastrnn.backends.numba.kernels.tile import share
 
+ROWS = 8
+"""Of the batch that meet one gate's weights in turn, while those are in the first-level cache."""
+
 
 def unpacked_kernel(cell: CellKernel, gates: int, dtype: Any) -> Any:
     """The kernel of one cell and dtype, over a block of `UnpackedShape` and `UnpackedAddresses`."""
     step, has_c = cell.step, cell.has_c
-    gates_memory, states_memory = stack_memory(gates), stack_memory(2)
+    gates_memory, states_memory = stack_memory(ROWS * gates), stack_memory(2)
 
     @njit(error_model="numpy")
-    def products(like: Any, some: int, x: int, k: int, w: int, bias: int, unit: int, hidden: int, out: int) -> None:
-        """out (gates, lanes): the gates of `some` units from `unit` on, w (gates·hidden, k) times x, and the bias."""
+    def products(
+        like: Any, some: int, x: int, rows: int, k: int, w: int, bias: int, unit: int, hidden: int, out: int
+    ) -> None:
+        """out (rows, gates, lanes): w (gates·hidden, k) times x (rows, k), and the bias, of units from `unit` on."""
         for gate in range(gates):
-            row = gate * hidden + unit
-            at = gate * lanes(like)
-            dots(like, some, x, k, address(like, w, row * k), k, address(like, out, at))
-            if bias != 0:
-                store(out, at, load(like, out, at) + load_some(like, bias, row, some))
+            first = gate * hidden + unit
+            for row in range(rows):
+                at = (row * gates + gate) * lanes(like)
+                dots(like, some, address(like, x, row * k), k, address(like, w, first * k), k, address(like, out, at))
+                if bias != 0:
+                    store(out, at, load(like, out, at) + load_some(like, bias, first, some))
 
     @njit(error_model="numpy")
     def run(a: Any, like: Any, member: int, members: int) -> None:
@@ -46,23 +52,24 @@ def unpacked_kernel(cell: CellKernel, gates: int, dtype: Any) -> Any:
             for block in range(first, first + blocks):
                 unit = block * width
                 some = min(width, a.hidden - unit)
-                for b in range(a.batch):
-                    row, at = t * a.batch + b, b * a.hidden + unit
-                    products(
-                        like, some, address(like, a.x, row * a.inputs), a.inputs, a.w_ih, a.bias_ih, unit, a.hidden, gx
-                    )
-                    products(
-                        like, some, address(like, h_all, b * a.hidden), a.hidden, a.w_hh, a.bias_hh, unit, a.hidden, gh
-                    )
-                    store(h, 0, load_some(like, h_all, at, some))
-                    if has_c:
-                        store(c, 0, load_some(like, c_all, at, some))
-                    new = step(like, gx, gh, h, c, 0, 0, some)
-                    store_some(a.ys, row * a.hidden + unit, new, some)
-                    if has_c:
-                        store_some(a.c_last, at, load(like, c, 0), some)
-                    if s == a.steps - 1:
-                        store_some(a.h_last, at, new, some)
+                for start in range(0, a.batch, ROWS):
+                    rows = min(ROWS, a.batch - start)
+                    x = address(like, a.x, (t * a.batch + start) * a.inputs)
+                    products(like, some, x, rows, a.inputs, a.w_ih, a.bias_ih, unit, a.hidden, gx)
+                    h_rows = address(like, h_all, start * a.hidden)
+                    products(like, some, h_rows, rows, a.hidden, a.w_hh, a.bias_hh, unit, a.hidden, gh)
+                    for row in range(rows):
+                        at = (start + row) * a.hidden + unit
+                        store(h, 0, load_some(like, h_all, at, some))
+                        if has_c:
+                            store(c, 0, load_some(like, c_all, at, some))
+                        gates_at = row * gates * width
+                        new = step(like, address(like, gx, gates_at), address(like, gh, gates_at), h, c, 0, 0, some)
+                        store_some(a.ys, t * a.batch * a.hidden + at, new, some)
+                        if has_c:
+                            store_some(a.c_last, at, load(like, c, 0), some)
+                        if s == a.steps - 1:
+                            store_some(a.h_last, at, new, some)
             if members > 1 and s < a.steps - 1:
                 meet(a.barrier)
 

@@ -35,16 +35,19 @@ def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
 
     @njit(error_model="numpy")
     def copy_panel(like: Any, source: int, row: int, rows: int, columns: int, panel: int, sums: int) -> None:
-        """panel (rows, vecs, lanes) from a matrix whose rows are `row` apart; adds each column to `sums`."""
+        """panel (rows, vecs, lanes) from a matrix whose rows are `row` apart; adds each column's sum to `sums`.
+
+        Sums of chunks are added up, because the error of one long sum would grow with all T·B rows.
+        """
         lane_count = lanes(like)
         for v in range(vecs):
             some = columns - v * lane_count
-            total = load(like, sums, v * lane_count)
+            total = like
             for r in range(rows):
                 value = load_some(like, source, r * row + v * lane_count, some)
                 store(panel, (r * vecs + v) * lane_count, value)
                 total = total + value
-            store(sums, v * lane_count, total)
+            store(sums, v * lane_count, load(like, sums, v * lane_count) + total)
 
     @njit(error_model="numpy")
     def copy_rows(like: Any, source: int, row: int, rows: int, inputs: int, blocks: int, target: int) -> None:
