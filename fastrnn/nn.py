@@ -63,7 +63,7 @@ class _Layers(nn.RNNBase):
     def _run(self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[Any, Any]:
         repeats = lengths is None and resets is None and self._is_plain() and repeated.is_possible(input)
         if repeats:
-            form = Form(_MODES[self.mode], 1 + self.bidirectional, self.batch_first)
+            form = Form(_MODES[self.mode], 1 + self.bidirectional, self.batch_first, training=self.training)
             before = hx if hx is None or self.mode == "LSTM" else (hx,)
             known = repeated.call(self, self.backend, form, input, before)
             if known is not None:

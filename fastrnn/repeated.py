@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fastrnn import ops
-from fastrnn.backends import requested
+from fastrnn.backends import aten, requested
+from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Forward
 from fastrnn.backends.numba import prepared, ready, unpacked
 from fastrnn.backends.preference import why_torch
@@ -36,6 +37,8 @@ class Form(NamedTuple):
     batch_first: bool = False
     cell: bool = False
     """whether it is a cell's module, whose input has no dimension of time"""
+    training: bool = False
+    """as `nn.Module.training`, which torch's kernels are told"""
 
 
 class _Call:
@@ -80,6 +83,18 @@ class _Call:
             and tensor.is_contiguous()
             and not tensor.is_neg()
         )
+
+    def batched(self, input: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        """The input of layers as (T, B, I), and the states with a batch."""
+        if input.dim() == 2:
+            return input.unsqueeze(1), [state.unsqueeze(1) for state in before]
+        return input.transpose(0, 1) if self.swaps else input, before
+
+    def as_given(self, output: Tensor, after: States) -> tuple[Tensor, States]:
+        """The other way round: what came of `batched` in the input's layout."""
+        if len(self.input_shape) == 2:
+            return output.squeeze(1), tuple(state.squeeze(1) for state in after)
+        return output.transpose(0, 1) if self.swaps else output, after
 
     def layer_sizes(self) -> list[prepared.Sizes]:
         """Of each layer's input."""
@@ -135,9 +150,7 @@ class _Training(_Call):
 
     def run(self, input: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, States]:
         """The last layer's output and the states after the last step."""
-        batched = input.dim() == 3
-        x = input.unsqueeze(1) if not batched else input.transpose(0, 1) if self.swaps else input
-        states0 = before if batched else [state.unsqueeze(1) for state in before]
+        x, states0 = self.batched(input, before)
         results = []
         for number in range(len(self.launches)):
             results.append(self._layer(number, x, states0))
@@ -145,9 +158,7 @@ class _Training(_Call):
         after = tuple(results[0].finals)
         if len(results) > 1:
             after = tuple(torch.cat(parts) for parts in zip(*(result.finals for result in results), strict=True))
-        if not batched:
-            return x.squeeze(1), tuple(state.squeeze(1) for state in after)
-        return x.transpose(0, 1) if self.swaps else x, after
+        return self.as_given(x, after)
 
     def _layer(self, number: int, x: Tensor, states0: Sequence[Tensor]) -> Forward:
         weights, directions = self.weights[number], self.form.directions
@@ -185,6 +196,20 @@ class _Training(_Call):
             [None],
         ]
         return ops.differentiable(cell, compute, (False, True, True, "numba"), groups)
+
+
+class _Torch(_Call):
+    """By torch's kernels, with or without gradients."""
+
+    def run(self, input: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, States]:
+        """The output and the states after the last step."""
+        form = self.form
+        weights = [group for layer in self.weights for group in layer]
+        x, states0 = self.batched(input, before)
+        call = Call(
+            form.cell_name, x, tuple(states0), weights, bidirectional=form.directions == 2, training=form.training
+        )
+        return self.as_given(*aten.run(call))
 
 
 _calls: dict[type[_Call], WeakKeyDictionary[nn.Module, Any]] = {
@@ -256,24 +281,26 @@ def remember(
         input.dtype in unpacked.DTYPES
         and input.is_cpu
         and input.numel() > 0
-        and (kind is _Inference or not form.cell)
-        and _is_chosen(backend, form, input, state, kind is _Training)
         and all(type(p) is nn.Parameter and p.is_contiguous() and p.dtype is input.dtype for p in parameters)
     ):
-        layers = [groups[first : first + form.directions] for first in range(0, len(groups), form.directions)]
-        with torch.no_grad():
-            _calls[kind][module] = kind(form, layers, input, state)
+        chosen = _chosen(kind, backend, form, input, state)
+        if chosen is not None:
+            layers = [groups[first : first + form.directions] for first in range(0, len(groups), form.directions)]
+            with torch.no_grad():
+                _calls[kind][module] = chosen(form, layers, input, state)
 
 
-def _is_chosen(backend: str | None, form: Form, input: Tensor, state: Tensor, training: bool) -> bool:
-    """Whether this backend is the one that serves the call."""
+def _chosen(kind: type[_Call], backend: str | None, form: Form, input: Tensor, state: Tensor) -> type[_Call] | None:
+    """What serves calls of a kind; None where they keep to the usual way."""
     asked = requested(backend)
     if asked not in _BACKENDS or ready() is not None:
-        return False
+        return None
     steps, batch, _, _ = _sizes(form, input)
-    if asked == "numba" or (not training and form.directions == 1 and unpacked.pays(steps, batch, state.shape[-1])):
-        return True
-    return why_torch(form.cell_name, steps, state.shape[-1], input.dtype, training) is None
+    hidden, training = state.shape[-1], kind is _Training
+    few = not training and form.directions == 1 and unpacked.pays(steps, batch, hidden)
+    if asked == "auto" and not few and why_torch(form.cell_name, steps, hidden, input.dtype, training):
+        kind = _Torch
+    return None if form.cell and kind is not _Inference else kind
 
 
 def _sizes(form: Form, input: Tensor) -> prepared.Sizes:

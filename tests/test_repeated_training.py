@@ -83,6 +83,20 @@ def test_like_torch(
     assert len(usual_way) == 1
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+def test_torchs_kernels_where_they_are_faster(kind: str, batch: int | None, steps: int, usual_way: list[str]) -> None:
+    ours, theirs = pair(kind)
+    ours.backend = None
+    for _ in range(3):
+        x, hx = arguments(kind, batch, {})
+        x = x[:steps].detach().requires_grad_()
+        assert_close(everything(ours, x, hx), everything(theirs, x, hx), 1e-12)
+    assert isinstance(repeated._calls[repeated._Training][ours], repeated._Torch)
+    assert len(usual_way) == 1
+
+
 def warm(kind: str = "LSTM", **options: Any) -> tuple[nn.Module, nn.Module, Tensor, Any]:
     ours, theirs = pair(kind, **options)
     x, hx = arguments(kind, 2, options)
