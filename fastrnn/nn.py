@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -239,7 +240,7 @@ class _Cell(nn.RNNCellBase):
         return options if self.backend is None else f"{options}, backend={self.backend!r}"
 
     def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        repeats = repeated.is_possible(input)
+        repeats = not torch.is_grad_enabled() and repeated.is_possible(input)
         if repeats:
             form = Form(cell_name, cell=True)
             known = repeated.call(self, self.backend, form, input, hx)

@@ -55,6 +55,8 @@ class _Call:
         self.hidden = state.shape[-1]
         self.swaps = form.batch_first and input.dim() == 3
         self.weights = [[list(group.values()) for group in layer] for layer in layers]
+        self.other: tuple[Form, torch.Size] | None = None
+        """what the last call that it did not serve looked like"""
 
     def serves(self, module: nn.Module, input: Tensor, states: Sequence[Any]) -> bool:
         """Whether nothing that was checked has changed."""
@@ -266,15 +268,21 @@ def remember(
     before: Sequence[Any] | None,
     state: Tensor,
 ) -> None:
-    """Keeps what is needed to repeat a call, which was checked and has succeeded.
+    """Keeps what is needed to repeat a call, which was checked and has succeeded, in place of one that is kept once it
+    has come twice.
 
     `before` are the states as in `call`, `names` those of the parameters of each layer and direction: weight_ih,
     weight_hh, and the biases if any. `state` has the shape of the module's states.
     """
     kind = _kind(module, input, before)
     known = _calls[kind].get(module)
-    if known is not None and known.form == form and known.serves(module, input, ()):
-        return
+    if known is not None:
+        if known.form == form and known.serves(module, input, ()):
+            return
+        if known.other != (form, input.shape):
+            # Where every call is of another length, none is worth keeping.
+            known.other = (form, input.shape)
+            return
     groups: list[dict[str, Any]] = [{name: module._parameters.get(name) for name in group} for group in names]
     parameters = [p for group in groups for p in group.values()]
     if (

@@ -297,6 +297,14 @@ def test_modules_are_copied_and_saved_without_what_is_remembered() -> None:
     assert b"repeated" not in pickle.dumps(ours)
 
 
+def test_another_shape_is_kept_when_it_comes_twice(usual_way: list[str]) -> None:
+    ours, theirs, _ = warm()
+    for steps, calls in ((3, 2), (4, 3), (5, 4), (5, 5), (5, 5), (1, 6)):
+        x = inputs(2, 1, {}, steps)[0]
+        assert_close(ours(x), theirs(x), 2e-6)
+        assert len(usual_way) == calls
+
+
 def test_what_is_remembered_goes_with_the_module() -> None:
     ours, _, _ = warm()
     count = len(repeated._calls[repeated._Inference])
