@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import checks, functional, repeated
-from fastrnn.backends import check_name
+from fastrnn.backends import check_name, requested
 from fastrnn.functional import Options, Weights
 from fastrnn.repeated import Form
 
@@ -64,14 +64,20 @@ class _Layers(nn.RNNBase):
     def _run(self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[Any, Any]:
         repeats = lengths is None and resets is None and self._is_plain() and repeated.is_possible(input)
         if repeats:
-            form = Form(_MODES[self.mode], 1 + self.bidirectional, self.batch_first, training=self.training)
+            form = Form(
+                _MODES[self.mode],
+                1 + self.bidirectional,
+                self.batch_first,
+                training=self.training,
+                backend=requested(self.backend),
+            )
             before = hx if hx is None or self.mode == "LSTM" else (hx,)
-            known = repeated.call(self, self.backend, form, input, before)
+            known = repeated.call(self, form, input, before)
             if known is not None:
                 return known
         output, finals = functional.recurrent(self._options(), self._weights(), input, hx, lengths, resets)
         if repeats:
-            repeated.remember(self, self.backend, form, self._all_weights, input, before, finals[0])
+            repeated.remember(self, form, self._all_weights, input, before, finals[0])
         return output, finals
 
     def _is_plain(self) -> bool:
@@ -242,8 +248,8 @@ class _Cell(nn.RNNCellBase):
     def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         repeats = not torch.is_grad_enabled() and repeated.is_possible(input)
         if repeats:
-            form = Form(cell_name, cell=True)
-            known = repeated.call(self, self.backend, form, input, hx)
+            form = Form(cell_name, cell=True, backend=requested(self.backend))
+            known = repeated.call(self, form, input, hx)
             if known is not None:
                 return known[1]
         label = f"{cell_name.split('_')[0].upper()}Cell"
@@ -258,7 +264,7 @@ class _Cell(nn.RNNCellBase):
         after = after if batched else tuple(state.squeeze(0) for state in after)
         if repeats:
             names = [_CELL_PARAMETERS[: 2 + len(biases)]]
-            repeated.remember(self, self.backend, form, names, given, given_hx, after[0])
+            repeated.remember(self, form, names, given, given_hx, after[0])
         return after
 
 

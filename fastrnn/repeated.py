@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrnn import ops
-from fastrnn.backends import aten, requested
+from fastrnn.backends import aten
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Forward
 from fastrnn.backends.numba import prepared, ready, unpacked
@@ -39,6 +39,8 @@ class Form(NamedTuple):
     """whether it is a cell's module, whose input has no dimension of time"""
     training: bool = False
     """as `nn.Module.training`, which torch's kernels are told"""
+    backend: str = "auto"
+    """the one that was asked for"""
 
 
 class _Call:
@@ -112,7 +114,7 @@ class _Inference(_Call):
         super().__init__(form, layers, input, state)
         steps, batch = self.sizes[:2]
         output_shape = (steps, batch) if input.dim() == 3 else input.shape[:-1]
-        self.output_like = self.zeros.new_empty((*output_shape, form.directions * self.hidden))
+        self.output_shape = (*output_shape, form.directions * self.hidden)
         self.state_bytes = form.directions * batch * self.hidden * state.itemsize
         self.one_step = steps == 1 and form.directions == 1
         self.launches = [
@@ -130,7 +132,7 @@ class _Inference(_Call):
             below = output  # which this layer reads
             # In a single step a layer's output is its h.
             needless = self.one_step and (one is not last or self.form.cell)
-            output = None if needless else torch.empty_like(self.output_like)
+            output = None if needless else self.zeros.new_empty(self.output_shape)
             ys = h if output is None else output.data_ptr()
             one.run(x, h0, c0, ys, h, c)
             x, size = ys, self.state_bytes
@@ -240,14 +242,14 @@ def _kind(module: nn.Module, input: Tensor, before: Sequence[Any] | None) -> typ
 
 
 def call(
-    module: nn.Module, backend: str | None, form: Form, input: Tensor, before: Sequence[Any] | None
+    module: nn.Module, form: Form, input: Tensor, before: Sequence[Any] | None
 ) -> tuple[Tensor | None, States] | None:
     """The output, but for a cell, and the states after the last step; None where no such call is remembered.
 
     `before` are the states before the first step, as the module was called; None for zeros.
     """
     known = _calls[_kind(module, input, before)].get(module)
-    if known is None or known.form != form or requested(backend) not in _BACKENDS:
+    if known is None or known.form != form:
         return None
     states = len(CELLS[form.cell_name].states)
     if before is None:
@@ -261,7 +263,6 @@ def call(
 
 def remember(
     module: nn.Module,
-    backend: str | None,
     form: Form,
     names: Sequence[Sequence[str]],
     input: Tensor,
@@ -291,22 +292,21 @@ def remember(
         and input.numel() > 0
         and all(type(p) is nn.Parameter and p.is_contiguous() and p.dtype is input.dtype for p in parameters)
     ):
-        chosen = _chosen(kind, backend, form, input, state)
+        chosen = _chosen(kind, form, input, state)
         if chosen is not None:
             layers = [groups[first : first + form.directions] for first in range(0, len(groups), form.directions)]
             with torch.no_grad():
                 _calls[kind][module] = chosen(form, layers, input, state)
 
 
-def _chosen(kind: type[_Call], backend: str | None, form: Form, input: Tensor, state: Tensor) -> type[_Call] | None:
+def _chosen(kind: type[_Call], form: Form, input: Tensor, state: Tensor) -> type[_Call] | None:
     """What serves calls of a kind; None where they keep to the usual way."""
-    asked = requested(backend)
-    if asked not in _BACKENDS or ready() is not None:
+    if form.backend not in _BACKENDS or ready() is not None:
         return None
     steps, batch, _, _ = _sizes(form, input)
     hidden, training = state.shape[-1], kind is _Training
     few = not training and form.directions == 1 and unpacked.pays(steps, batch, hidden)
-    if asked == "auto" and not few and why_torch(form.cell_name, steps, hidden, input.dtype, training):
+    if form.backend == "auto" and not few and why_torch(form.cell_name, steps, hidden, input.dtype, training):
         kind = _Torch
     return None if form.cell and kind is not _Inference else kind
 

@@ -297,6 +297,15 @@ def test_modules_are_copied_and_saved_without_what_is_remembered() -> None:
     assert b"repeated" not in pickle.dumps(ours)
 
 
+def test_another_backend_takes_effect(usual_way: list[str]) -> None:
+    """Torch's kernels may have been chosen for what is remembered."""
+    module, x = fastrnn.LSTM(INPUT, HIDDEN, bidirectional=True), torch.randn(3, 2, INPUT)
+    for backend, calls in (("auto", 1), ("auto", 1), ("numba", 2), ("numba", 3), ("numba", 3), ("reference", 4)):
+        with fastrnn.use_backend(backend):
+            module(x)
+        assert len(usual_way) == calls
+
+
 def test_another_shape_is_kept_when_it_comes_twice(usual_way: list[str]) -> None:
     ours, theirs, _ = warm()
     for steps, calls in ((3, 2), (4, 3), (5, 4), (5, 5), (5, 5), (1, 6)):
