@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
+from typing import Any
 
 # Layers are so small that a second thread costs more than it gives, on a busy machine many times more: in this process
 # and in those that tests start. Before torch and numpy, which read it.
@@ -18,6 +19,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms ask of cuBLAS
 
+from fastrnn import functional
 from fastrnn.backends.triton.interpreter import INTERPRETED  # after TRITON_INTERPRET, which it reads
 from tests.devices import device_of
 from tests.triton_interpreter import patch_once
@@ -67,3 +69,18 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
     yield
     torch.compiler.reset()
+
+
+@pytest.fixture
+def usual_way(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A line for each call of a module that took the usual way, checks and all: see `fastrnn.repeated`."""
+    calls: list[str] = []
+    for name in ("recurrent", "step"):
+        usual = getattr(functional, name)
+
+        def counted(*arguments: Any, usual: Any = usual, **options: Any) -> Any:
+            calls.append("usual")
+            return usual(*arguments, **options)
+
+        monkeypatch.setattr(functional, name, counted)
+    return calls

@@ -12,7 +12,7 @@ numba = pytest.importorskip("numba")
 
 from numba import njit  # noqa: E402
 
-from fastrnn.backends.numba.kernels import simd  # noqa: E402
+from fastrnn.backends.numba.kernels import simd, transpose  # noqa: E402
 from fastrnn.backends.numba.kernels.rows import clear_row, fetch_row  # noqa: E402
 
 DTYPES = [(numba.float32, np.float32), (numba.float64, np.float64)]
@@ -103,7 +103,7 @@ def test_transposed_block(dtype: Any, number: type) -> None:
 
     @njit
     def run(source: int, row: int, rows: int, columns: int, target: int, step: int) -> None:
-        simd.transpose(simd.zeros(dtype), source, row, rows, columns, target, step)
+        transpose.transpose(simd.zeros(dtype), source, row, rows, columns, target, step)
 
     for rows, columns in ((width, width), (1, width), (width - 1, 3), (width + 5, 1), (0, 2)):
         source = np.random.default_rng(0).standard_normal((width, width + 3)).astype(number)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn import functional, repeated
+from fastrnn import repeated
 from fastrnn.backends import module
 from tests.torch_parity import assert_close
 
@@ -36,21 +36,6 @@ TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
 def without_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
-
-
-@pytest.fixture
-def usual_way(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A line for each call that took the usual way."""
-    calls: list[str] = []
-    for name in ("recurrent", "step"):
-        usual = getattr(functional, name)
-
-        def counted(*arguments: Any, usual: Any = usual, **options: Any) -> Any:
-            calls.append("usual")
-            return usual(*arguments, **options)
-
-        monkeypatch.setattr(functional, name, counted)
-    return calls
 
 
 def like_torch(kind: str, backend: str | None = None, **options: Any) -> tuple[nn.Module, nn.Module]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn import functional, repeated
+from fastrnn import repeated
 from fastrnn.backends import module
 from tests.torch_parity import assert_close
 
@@ -23,20 +23,6 @@ OPTIONS: list[dict[str, Any]] = [
     {"bidirectional": True, "num_layers": 2, "batch_first": True},
     {"bias": False},
 ]
-
-
-@pytest.fixture
-def usual_way(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A line for each call that took the usual way."""
-    calls: list[str] = []
-    usual = functional.recurrent
-
-    def counted(*arguments: Any) -> Any:
-        calls.append("usual")
-        return usual(*arguments)
-
-    monkeypatch.setattr(functional, "recurrent", counted)
-    return calls
 
 
 def pair(kind: str, **options: Any) -> tuple[nn.Module, nn.Module]:

@@ -10,7 +10,7 @@ import torch
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import ForwardShape
 from fastrnn.backends.numba.compile import kernel
-from fastrnn.backends.numba.geometry import CACHE_LINE, PANEL_VECTORS, Arena, divide_up, panel_units
+from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up, panel_units
 from fastrnn.backends.numba.packing import Packing
 from fastrnn.backends.numba.split import WORK_PER_THREAD, split
 from fastrnn.cells import CELLS
@@ -70,9 +70,8 @@ def plan(
 
     scratch = Arena()
     scratch.take(PANEL_VECTORS * geometry.lanes * item)
-    tile_size = divide_up(geometry.tile * geometry.lanes * item, CACHE_LINE) * CACHE_LINE
     offsets = {
-        "tile_at": scratch.take(tile_size * team),
+        "tile_at": scratch.take(geometry.tile_bytes * team),
         "h_at": scratch.take(2 * rows * geometry.padded(outputs) * item),
         "c_at": scratch.take(rows * padded * item),
         "m_at": scratch.take(rows * padded * item if projected else 0),
@@ -98,9 +97,8 @@ def plan(
             chunk=chunk,
             parts=-1 if parts else 0,
             team=team,
-            thread_count=launch.runtime_address("omp_get_num_threads"),
-            barrier=launch.runtime_address("GOMP_barrier"),
-            tile_size=tile_size,
+            **launch.team_functions(),
+            tile_size=geometry.tile_bytes,
             w_ih_at=packing.rows(hidden, inputs, gates),
             bias_ih_at=packing.rows(hidden, 1, gates),
             w_hh_at=packing.rows(hidden, outputs, gates),

@@ -33,6 +33,11 @@ class Geometry:
     tile: int
     """the most vectors of a tile"""
 
+    @property
+    def tile_bytes(self) -> int:
+        """Of a tile's results, in whole cache lines."""
+        return divide_up(self.tile * self.lanes * self.itemsize, CACHE_LINE) * CACHE_LINE
+
     def panels(self, units: int, vectors: int) -> int:
         """How many panels hold `units` hidden units, `vectors` vectors of them in each."""
         return divide_up(units, vectors * self.lanes)

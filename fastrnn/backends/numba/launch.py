@@ -72,6 +72,14 @@ def runtime_address(name: str) -> int:
     return 0 if runtime is None else ctypes.cast(runtime[name], ctypes.c_void_p).value or 0
 
 
+def team_functions() -> dict[str, int]:
+    """The addresses of what the threads of a team call, by the names of arguments."""
+    return {
+        "thread_count": runtime_address("omp_get_num_threads"),
+        "barrier": runtime_address("GOMP_barrier"),
+    }
+
+
 @cache
 def _callable(address: int) -> Callable[[int], None]:
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)

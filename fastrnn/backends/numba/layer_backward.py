@@ -14,7 +14,7 @@ from fastrnn.backends.numba import launch, weight_gradients, workspace
 from fastrnn.backends.numba.arguments import FIELDS, BackwardAddresses, BackwardShape
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.forward_plan import PLANS
-from fastrnn.backends.numba.geometry import CACHE_LINE, PANEL_VECTORS, Arena, divide_up
+from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up
 from fastrnn.backends.numba.packing import Packing
 from fastrnn.backends.numba.split import split
 from fastrnn.backends.numba.tensors import address, cast, dense, dense_rows, direction_address, masks
@@ -146,11 +146,10 @@ def _plan(
     shared = 0 if projected else products
     slices, team, threads = split(batch, directions, steps, products, shared, item, panels, available)
     rows = divide_up(batch, slices)
-    tile_size = divide_up(geometry.tile * geometry.lanes * item, CACHE_LINE) * CACHE_LINE
     scratch = Arena()
     scratch.take(PANEL_VECTORS * geometry.lanes * item)
     offsets = {
-        "tile_at": scratch.take(tile_size * team),
+        "tile_at": scratch.take(geometry.tile_bytes * team),
         "carry_at": scratch.take(rows * geometry.padded(outputs) * item),
         "dc_at": scratch.take(rows * geometry.padded(hidden) * item),
         "dh_at": scratch.take(rows * geometry.padded(outputs) * item if projected else 0),
@@ -171,9 +170,8 @@ def _plan(
             reverse=int(reverse or direction == 1),
             projected=int(projected),
             team=team,
-            thread_count=launch.runtime_address("omp_get_num_threads"),
-            barrier=launch.runtime_address("GOMP_barrier"),
-            tile_size=tile_size,
+            **launch.team_functions(),
+            tile_size=geometry.tile_bytes,
             products=gates * hidden,
             products_at=(saves - gates) * hidden,
             gates_row=saves * hidden,

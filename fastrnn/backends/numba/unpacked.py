@@ -68,8 +68,7 @@ def plan(
         hidden=hidden,
         reverse=int(reverse),
         team=team,
-        thread_count=launch.runtime_address("omp_get_num_threads"),
-        barrier=launch.runtime_address("GOMP_barrier"),
+        **launch.team_functions(),
     )
     return Plan(compiled.address, team, shape)
 

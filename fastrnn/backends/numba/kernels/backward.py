@@ -186,7 +186,7 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
         like = zeros(dtype)
         blocks = carray(pointer, 2)
         a = blocks[0]
-        members = team_members(a)
+        members = team_members(a, a.owners)
         while True:
             task = take_ticket(a.counter)
             if task >= a.owners * members:

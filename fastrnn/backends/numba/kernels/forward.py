@@ -253,7 +253,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         a = blocks[0]
         parts = a.parts
         if parts <= 0:
-            parts = team_members(a)
+            parts = team_members(a, a.owners)
         while True:
             task = take_ticket(a.counter)
             if task >= a.owners * parts:

@@ -12,9 +12,9 @@ from fastrnn.backends.numba.kernels.simd import (
     load_some,
     store,
     take_ticket,
-    transpose,
     zeros,
 )
+from fastrnn.backends.numba.kernels.transpose import transpose
 
 
 @njit(error_model="numpy")

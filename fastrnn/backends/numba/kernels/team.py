@@ -39,9 +39,9 @@ def meet(typing: Any, barrier: Any) -> Any:
 
 
 @njit(error_model="numpy", forceinline=True)
-def team_members(a: Any) -> Any:
-    """How many threads share a slice's units: as many as was planned for, if all threads that this takes are here.
+def team_members(a: Any, owners: int) -> Any:
+    """How many threads share the units of each of the owners: as was planned, if all threads that this takes are here.
 
-    All threads of the region meet, so each must be a member of a team: with fewer, each slice has one thread.
+    All threads of the region meet, so each must be a member of a team: with fewer, each owner has one thread.
     """
-    return a.team if a.team > 1 and team_size(a.thread_count) == a.owners * a.team else 1
+    return a.team if a.team > 1 and team_size(a.thread_count) == owners * a.team else 1

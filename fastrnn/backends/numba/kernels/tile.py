@@ -50,6 +50,13 @@ def tile_rows(vecs: int) -> int:
     return min(ROWS_WIDE, (register_count() - others) // vecs)
 
 
+def _add_products(builder: Any, vector: Vector, number: Any, weights: list[Any], sums: list[Any]) -> None:
+    """Adds the number at a pointer times each vector of weights to the sums at pointers."""
+    factor = splat(builder, builder.load(number), vector.lanes)
+    for weight, total in zip(weights, sums, strict=True):
+        builder.store(multiply_add(builder, vector, factor, weight, builder.load(total)), total)
+
+
 def _emit_rows(builder: Any, vector: Vector, rows: int, vecs: int, arguments: Any) -> None:
     bias, a, a_row, w, k, out, out_row, soon, soon_step = arguments
     width = vector.lanes
@@ -65,10 +72,7 @@ def _emit_rows(builder: Any, vector: Vector, rows: int, vecs: int, arguments: An
         line = builder.add(soon, builder.mul(loop.index, soon_step))
         prefetch(builder, builder.inttoptr(line, ir.PointerType()), SECOND_LEVEL)
         for row in range(rows):
-            number = splat(builder, builder.load(builder.gep(numbers[row], [loop.index])), width)
-            for v in range(vecs):
-                total = multiply_add(builder, vector, number, weights[v], builder.load(sums[row][v]))
-                builder.store(total, sums[row][v])
+            _add_products(builder, vector, builder.gep(numbers[row], [loop.index]), weights, sums[row])
     for row in range(rows):
         start = builder.mul(out_row, INDEX(row))
         for v in range(vecs):
@@ -85,10 +89,7 @@ def _emit_outer_rows(builder: Any, vector: Vector, rows: int, vecs: int, argumen
         weights = [load_vector(builder, vector, w, builder.add(at, INDEX(v * width))) for v in range(vecs)]
         numbers = pointer(builder, vector, a, builder.mul(loop.index, a_row))
         for row in range(rows):
-            number = splat(builder, builder.load(builder.gep(numbers, [INDEX(row)])), width)
-            for v in range(vecs):
-                total = multiply_add(builder, vector, number, weights[v], builder.load(sums[row][v]))
-                builder.store(total, sums[row][v])
+            _add_products(builder, vector, builder.gep(numbers, [INDEX(row)]), weights, sums[row])
     for row in range(rows):
         start = builder.mul(out_row, INDEX(row))
         for v in range(vecs):

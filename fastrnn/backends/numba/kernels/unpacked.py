@@ -14,7 +14,7 @@ from numba import carray, njit
 from fastrnn.backends.numba.kernels.cells import CellKernel
 from fastrnn.backends.numba.kernels.dots import dots, stack_memory
 from fastrnn.backends.numba.kernels.simd import address, lanes, load, load_some, store, store_some, take_ticket, zeros
-from fastrnn.backends.numba.kernels.team import meet, team_size
+from fastrnn.backends.numba.kernels.team import meet, team_members
 from fastrnn.backends.numba.kernels.tile import share
 
 ROWS = 8
@@ -76,8 +76,7 @@ def unpacked_kernel(cell: CellKernel, gates: int, dtype: Any) -> Any:
     def unpacked(pointer: Any) -> None:
         like = zeros(dtype)
         a = carray(pointer, 1)[0]
-        # All threads of the region meet, so each must be a member: with another number of threads, one does all.
-        members = a.team if a.team > 1 and team_size(a.thread_count) == a.team else 1
+        members = team_members(a, 1)
         member = take_ticket(a.counter)
         if member < members:
             run(a, like, member, members)

@@ -20,10 +20,10 @@ from fastrnn.backends.numba.kernels.simd import (
     store,
     store_some,
     take_ticket,
-    transpose_some,
     zeros,
 )
 from fastrnn.backends.numba.kernels.tile import outer_product, share, tile_rows
+from fastrnn.backends.numba.kernels.transpose import transpose_some
 
 
 def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
