@@ -19,7 +19,7 @@ from fastrnn import ops
 from fastrnn.backends import aten
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Forward
-from fastrnn.backends.numba import prepared, ready, unpacked
+from fastrnn.backends.numba import prepared, ready, unpacked, workspace
 from fastrnn.backends.preference import why_torch
 from fastrnn.cells import CELLS
 
@@ -174,9 +174,10 @@ class _Training(_Call):
 
         def compute(x: Tensor, *lists: Any) -> Forward:
             states0 = lists[4]
-            outputs = [x.new_empty((steps, batch, directions * hidden)) for _ in cell.states]
+            outputs = [workspace.empty((steps, batch, directions * hidden), x.dtype) for _ in cell.states]
             finals = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states0]
-            saved = [x.new_empty((directions, steps, batch, len(cell.saved) * hidden))] if cell.saved else []
+            kept = (directions, steps, batch, len(cell.saved) * hidden)
+            saved = [workspace.empty(kept, x.dtype)] if cell.saved else []
             one.run(
                 x.data_ptr(),
                 states0[0].data_ptr(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -55,3 +57,32 @@ def test_what_was_left_in_it_does_not_matter() -> None:
     memory.fill_(255)  # NaN, as numbers
     assert torch.equal(lstm(x)[0], expected)
     assert workspace._free[0].data_ptr() == memory.data_ptr()
+
+
+def flags_of(address: int) -> list[str]:
+    """Of the mapping of memory that holds this address."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = line.split()[0]
+        if "-" in head and not head.endswith(":"):
+            first, end = (int(place, 16) for place in head.split("-"))
+            inside = first <= address < end
+        elif inside and head == "VmFlags:":
+            return line.split()[1:]
+    raise AssertionError(f"nothing is mapped at {address}")
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no huge pages"
+)
+def test_large_results_are_asked_for_in_huge_pages() -> None:
+    large, small = (workspace.empty((2, numbers // 8), torch.float32) for numbers in (workspace.FRESH, 1 << 20))
+    assert large.shape == (2, workspace.FRESH // 8)
+    assert large.dtype == torch.float32
+    assert "hg" in flags_of(large.data_ptr() + large.nbytes // 2)
+    assert "hg" not in flags_of(small.data_ptr() + small.nbytes // 2)
+
+
+def test_where_no_huge_pages_are_known_results_are_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "_madvise", lambda: None)
+    assert workspace.empty((workspace.FRESH,), torch.uint8).numel() == workspace.FRESH

@@ -47,7 +47,7 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     elif layer.cell.saved:
         recomputed = (_recomputed(layer, direction, states) for direction in range(directions))
         saved = [torch.stack([torch.cat(parts, -1) for parts in recomputed])]
-    dgates = torch.empty((directions, steps, batch, width * hidden), dtype=dtype)
+    dgates = workspace.empty((directions, steps, batch, width * hidden), dtype)
     dh_out = torch.empty((directions, steps, batch, layer.output_size), dtype=dtype) if layer.projected else None
     d_states0 = [torch.zeros(state.shape, dtype=dtype) for state in layer.states0]
     if batch == 0 or steps == 0:

@@ -72,9 +72,9 @@ def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     steps, batch, _ = layer.x.shape
     hidden, saves = layer.hidden_size, len(layer.cell.saved)
     has_c = len(layer.states0) > 1
-    ys = torch.empty((steps, batch, directions * layer.output_size), dtype=dtype)
-    c_history = torch.empty((steps, batch, directions * hidden), dtype=dtype) if history and has_c else None
-    saved = torch.empty((directions, steps, batch, saves * hidden), dtype=dtype) if gates and saves else None
+    ys = workspace.empty((steps, batch, directions * layer.output_size), dtype)
+    c_history = workspace.empty((steps, batch, directions * hidden), dtype) if history and has_c else None
+    saved = workspace.empty((directions, steps, batch, saves * hidden), dtype) if gates and saves else None
     if batch == 0 or steps == 0:
         finals = [state.clone() for state in layer.states0]
     else:

@@ -1,14 +1,25 @@
-"""Memory for one call, kept for the next one where giving it back would cost much.
+"""Memory for one call, kept for the next one where giving it back would cost much; and memory for results.
 
 The C library hands large pieces of memory back to the system, which clears them page by page when they are asked for
-again: 10 ms for the laid-out weights of an LSTM of 1024 units, in a call that takes 20.
+again: 10 ms for the laid-out weights of an LSTM of 1024 units, in a call that takes 20. Results, which cannot be kept,
+are asked for in huge pages.
 """
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+from collections.abc import Callable, Sequence
+from functools import cache
+from math import prod
+
 import torch
 from torch import Tensor
 
+FRESH = 32 << 20
+"""Bytes of a result from which the GNU C library always asks the system for memory and never reuses any. Training an
+LSTM and a GRU of 512 units, T = 100, B = 64, took 0.9 and 0.8 of the time with huge pages for these; smaller results,
+which are reused, gained nothing."""
 KEPT = range(16 << 20, 257 << 20)
 """Bytes of a piece that is kept: the C library keeps smaller ones, and what larger ones hold takes long to compute."""
 
@@ -33,3 +44,29 @@ def give_back(memory: Tensor) -> None:
     """Keeps what `take` gave, if it is worth it and nothing is kept."""
     if not _free and memory.numel() in KEPT:
         _free.append(memory)
+
+
+def empty(sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """A new tensor for results, of which every element will be written."""
+    tensor = torch.empty(sizes, dtype=dtype)
+    if prod(sizes) * dtype.itemsize >= FRESH:
+        _ask_for_huge_pages(tensor)
+    return tensor
+
+
+def _ask_for_huge_pages(tensor: Tensor) -> None:
+    """Where the system gives them to who asks; else nothing happens, which is right as well."""
+    advise = _madvise()
+    if advise is not None:
+        first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        advise(first, tensor.data_ptr() + tensor.nbytes - first, mmap.MADV_HUGEPAGE)
+
+
+@cache
+def _madvise() -> Callable[[int, int, int], int] | None:
+    """madvise(address, length, advice) of the C library; None where there is none that knows huge pages."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function
