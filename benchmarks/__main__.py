@@ -117,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f'of {", ".join(PEERS)}, without names all; on cpu, in all modes but training; pip install ".[peers]"',
     )
+    add("--prepack", action="store_true", help="on cpu, measure fastrnn with weights laid out once, too")
     add("--layers", type=positive_int, default=1, metavar="N")
     add("--bidirectional", action="store_true")
     add("--dtype", nargs="+", default=[DTYPES[0]], metavar="DTYPE", help=f"of {', '.join(DTYPES)}; {TF32} on cuda only")
@@ -207,6 +208,10 @@ def choose_contenders(options: argparse.Namespace) -> list[Contender]:
     Raises UsageError.
     """
     ours = [FastRNN(name) for name in options.backends]
+    if options.prepack:
+        if options.device != "cpu":
+            raise UsageError("--prepack: on cpu only")
+        ours += [FastRNN(name, prepacked=True) for name in options.backends]
     if options.resets:
         if not options.torchrl:
             raise UsageError("--no-torchrl: with --resets everything is compared with TorchRL")

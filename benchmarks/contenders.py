@@ -146,16 +146,20 @@ class FastRNN:
 
     backend: str
     dtype: torch.dtype | None = None
+    prepacked: bool = False
 
     @property
     def name(self) -> str:
-        return f"fastrnn {self.backend}"
+        return f"fastrnn {self.backend}{', prepacked' if self.prepacked else ''}"
 
     def build(self, problem: Problem) -> Run:
         import fastrnn
 
+        if self.prepacked and problem.case.training:
+            raise NotServed("weights are laid out once in inference only")
         dtype = self.dtype or problem.x.dtype
-        module = build_module(fastrnn, problem.case, dtype, backend=self.backend)
+        module: Any = build_module(fastrnn, problem.case, dtype, backend=self.backend)
+        module.prepack(self.prepacked)
         arguments = {} if problem.resets is None else {"resets": problem.resets}
         run = module_run(module, problem, dtype, **arguments)
         try:

@@ -6,8 +6,10 @@ numba nor triton; a backend loads what it needs at its first kernel.
 
 from fastrnn import functional
 from fastrnn.backends import use_backend
+from fastrnn.convert import accelerate, to_torch
 from fastrnn.explain import explain
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrnn.probe import probe
 
 __version__ = "0.1.0"
 
@@ -18,7 +20,10 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "RNNCell",
+    "accelerate",
     "explain",
     "functional",
+    "probe",
+    "to_torch",
     "use_backend",
 ]

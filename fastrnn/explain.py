@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,13 +32,19 @@ class Explanation:
 
 
 def explain(
-    module: nn.Module, input: Any, hx: Any = None, *, lengths: Tensor | None = None, resets: Tensor | None = None
+    module: nn.Module,
+    input: Any,
+    hx: Any = None,
+    *,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+    return_states: bool = False,
 ) -> Explanation:
     """Says which backend would serve `module(input, hx, lengths=..., resets=...)`, and why; computes nothing.
 
     Args:
         module: a fastrnn.RNN, GRU or LSTM.
-        input, hx, lengths, resets: what its forward would be called with.
+        input, hx, lengths, resets, return_states: what its forward would be called with.
 
     Returns:
         An `Explanation`; print it, or read its fields.
@@ -57,7 +63,7 @@ def explain(
     if not isinstance(module, _Layers):
         raise TypeError(f"explain: module must be a fastrnn.RNN, GRU or LSTM, got {type(module).__name__}")
     prepared = functional.prepare(module._options(), module._weights(), input, hx, lengths, resets)
-    call, asked = prepared.call, prepared.backend
+    call, asked = replace(prepared.call, return_states=return_states), prepared.backend
     first = call.layer(0, call.x)
     training = functional.needs_gradients(first)
     try:

@@ -14,14 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import checks, ops
-from fastrnn.backends import aten, aten_serves, check_name, reference, requested
+from fastrnn import checks, ops, transforms
+from fastrnn.backends import aten, aten_serves, check_name, products, requested
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Forward, Layer
 from fastrnn.cells import CELLS
 
 Weights = Sequence[Sequence[Tensor]]
 States = tuple[Tensor, ...]
+
+Watch = Callable[[int, Layer, Forward], None]
+"""Is told, while a stack of layers runs, each layer's number, arguments and results, all states' histories included."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Prepared:
     call: Call
     backend: str
     finish: Callable[[Tensor, States], tuple[Any, States]]
+    lay_out: Callable[[Tensor], Tensor]
+    """what does the same for every step of a state, (layers·directions, T, B, F)"""
     dropout: Callable[[Tensor], Tensor]
 
 
@@ -56,10 +61,42 @@ def recurrent(
     hx: Tensor | Sequence[Tensor] | None,
     lengths: Tensor | None,
     resets: Tensor | None,
-) -> tuple[Any, States]:
-    """Runs a stack of layers; returns the output as the input was laid out, and the tuple of final states."""
+    return_states: bool = False,
+    watch: Watch | None = None,
+) -> tuple[Any, ...]:
+    """Runs a stack of layers; returns the output as the input was laid out, and the tuple of final states.
+
+    With `return_states`, the tuple of the states of all steps comes third.
+    """
     prepared = prepare(options, weights, input, hx, lengths, resets)
-    return prepared.finish(*run(prepared))
+    if not return_states:
+        return prepared.finish(*run(prepared, watch))
+    prepared = replace(prepared, call=replace(prepared.call, return_states=True))
+    histories: list[list[Tensor]] = []
+
+    def keep(index: int, layer: Layer, result: Forward) -> None:
+        histories.append(result.states)
+        if watch is not None:
+            watch(index, layer, result)
+
+    results = prepared.finish(*run(prepared, keep))
+    return *results, tuple(prepared.lay_out(state) for state in _states(prepared.call, histories))
+
+
+def _states(call: Call, histories: Sequence[Sequence[Tensor]]) -> States:
+    """The states of every step, (layers·directions, T, B, F) each in the call's dtype, from `Forward.states` of each
+    layer; zero at t >= length.
+    """
+    live = products.live_steps(call.layer(0, call.x))
+
+    def of_layer(history: Tensor) -> Tensor:
+        if live is not None:
+            history = torch.where(live[..., None], history, 0)
+        by_direction = torch.unflatten(history.to(call.x.dtype), -1, (call.directions, -1))
+        return by_direction.permute(2, 0, 1, 3)
+
+    # A single layer's too: `cat` copies, so that no result shares memory with the output.
+    return tuple(torch.cat([of_layer(history) for history in of_state]) for of_state in zip(*histories, strict=True))
 
 
 def prepare(
@@ -121,7 +158,12 @@ def _prepare_padded(
             return output.squeeze(1), tuple(final.squeeze(1) for final in finals)
         return output.transpose(0, 1) if batch_first else output, finals
 
-    return _prepared(options, weights, input, states, lengths, resets, finish)
+    def lay_out(state: Tensor) -> Tensor:
+        if not batched:
+            return state.squeeze(2)
+        return state.transpose(1, 2) if batch_first else state
+
+    return _prepared(options, weights, input, states, lengths, resets, finish, lay_out)
 
 
 def _prepare_packed(
@@ -147,6 +189,10 @@ def _prepare_packed(
         rows = output if output.dim() == data.dim() else pack(output)
         return PackedSequence(rows, batch_sizes, sorted_indices, unsorted_indices), finals
 
+    def lay_out(state: Tensor) -> Tensor:
+        state = state if unsorted_indices is None else state.index_select(2, unsorted_indices)
+        return state.transpose(1, 2) if options.batch_first else state
+
     if resets is not None:
         names = "BT" if options.batch_first else "TB"
         shape = (batch, steps) if options.batch_first else (steps, batch)
@@ -158,7 +204,7 @@ def _prepare_packed(
         checks.state_sizes(states, expected)
         if sorted_indices is not None:
             states = tuple(state.index_select(1, sorted_indices) for state in states)
-    prepared = _prepared(options, weights, pad(data), states, packed_lengths.to(data.device), resets, finish)
+    prepared = _prepared(options, weights, pad(data), states, packed_lengths.to(data.device), resets, finish, lay_out)
     call = replace(prepared.call, packed=(data.to(prepared.call.x.dtype), batch_sizes))
     # torch draws the mask over the packed rows: so does this, for the same numbers from the same generator.
     return replace(prepared, call=call, dropout=lambda y: pad(F.dropout(pack(y), options.dropout, training=True)))
@@ -180,6 +226,7 @@ def _prepared(
     lengths: Tensor | None,
     resets: Tensor | None,
     finish: Callable[[Tensor, States], tuple[Any, States]],
+    lay_out: Callable[[Tensor], Tensor],
 ) -> Prepared:
     expected = _state_shapes(options, weights, x.shape[1])
     if states is not None:
@@ -207,31 +254,45 @@ def _prepared(
         call,
         requested(options.backend and check_name(options.backend)),
         finish,
+        lay_out,
         lambda y: F.dropout(y, options.dropout, training=True),
     )
 
 
-def step(options: Options, weights: Sequence[Tensor], input: Tensor, states: States | None) -> States:
+def step(
+    options: Options, weights: Sequence[Tensor], input: Tensor, states: States | None, watch: Watch | None = None
+) -> States:
     """One step of a cell: input (B, I) and states (B, H) -> the states after it. Sizes are checked by the caller."""
     hx = states and tuple(state.unsqueeze(0) for state in states)
-    prepared = _prepared(options, [weights], input.unsqueeze(0), hx, None, None, finish=lambda y, finals: (y, finals))
-    return tuple(final.squeeze(0) for final in run(prepared)[1])
+    prepared = _prepared(options, [weights], input.unsqueeze(0), hx, None, None, _as_they_are, lambda state: state)
+    return tuple(final.squeeze(0) for final in run(prepared, watch)[1])
 
 
-def run(prepared: Prepared) -> tuple[Tensor, States]:
-    """The last layer's output (T, B, directions·P or directions·H) and the final states as `Call.states0`."""
+def _as_they_are(output: Tensor, finals: States) -> tuple[Tensor, States]:
+    return output, finals
+
+
+def run(prepared: Prepared, watch: Watch | None = None) -> tuple[Tensor, States]:
+    """The last layer's output (T, B, directions·P or directions·H) and the final states as `Call.states0`.
+
+    Where `watch` is to be told of every layer, the operators' backends compute them, since torch's kernels cannot tell.
+    """
     call, backend = prepared.call, prepared.backend
     layer = call.layer(0, call.x)
     transformed = _is_transformed()
-    if not transformed and aten_serves(backend, call, layer, needs_gradients(layer)):
+    if watch is not None and not call.return_states:
+        backend = "auto" if backend == "aten" else backend
+    elif not transformed and aten_serves(backend, call, layer, needs_gradients(layer)):
         return aten.run(call)
     finals = []
     for index in range(1, call.num_layers + 1):
         if transformed:
-            result = reference.forward(layer, history=False, gates=False)
+            result = transforms.forward(layer, history=watch is not None, recompute=call.recompute, backend=backend)
         else:
-            result = _forward(layer, call.recompute, backend)
+            result = _forward(layer, watch is not None, call.recompute, backend)
         finals.append(result.finals)
+        if watch is not None:
+            watch(index - 1, layer, result)
         if index < call.num_layers:
             dropped = call.dropout and call.training
             layer = call.layer(index, prepared.dropout(result.states[0]) if dropped else result.states[0])
@@ -241,7 +302,7 @@ def run(prepared: Prepared) -> tuple[Tensor, States]:
 
 
 def _is_transformed() -> bool:
-    """Whether vmap, jvp, grad or their kind are at work: they get plain PyTorch, which they know how to transform."""
+    """Whether vmap, jvp, grad or their kind are at work: `fastrnn.transforms` serves them."""
     if torch._C._are_functorch_transforms_active():
         return True
     return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
@@ -253,10 +314,11 @@ def needs_gradients(layer: Layer) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def _forward(layer: Layer, recompute: bool, backend: str) -> Forward:
+def _forward(layer: Layer, history: bool, recompute: bool, backend: str) -> Forward:
     """One layer through its operator, which keeps what backward needs if anything requires gradients."""
     differentiable = needs_gradients(layer)
-    return ops.forward(layer, history=differentiable, gates=differentiable and not recompute, backend=backend)
+    gates = differentiable and not recompute
+    return ops.forward(layer, history=history or differentiable, gates=gates, backend=backend)
 
 
 def rnn(
@@ -271,9 +333,10 @@ def rnn(
     training: bool = False,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
+    return_states: bool = False,
     recompute: bool = False,
     backend: str | None = None,
-) -> tuple[Any, Tensor]:
+) -> tuple[Any, ...]:
     """The Elman network of `fastrnn.RNN`, stateless; `nonlinearity` is "tanh" or "relu". Else as `lstm`.
 
     Raises:
@@ -288,8 +351,8 @@ def rnn(
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
     options = Options("RNN", f"rnn_{nonlinearity}", bidirectional, batch_first, dropout, training, recompute, backend)
-    output, (hn,) = _checked_recurrent(options, weights, input, hx, lengths, resets)
-    return output, hn
+    output, *states = _checked_recurrent(options, weights, input, hx, lengths, resets, return_states)
+    return output, *(h for (h,) in states)
 
 
 def gru(
@@ -303,9 +366,10 @@ def gru(
     training: bool = False,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
+    return_states: bool = False,
     recompute: bool = False,
     backend: str | None = None,
-) -> tuple[Any, Tensor]:
+) -> tuple[Any, ...]:
     """The gated recurrent units of `fastrnn.GRU`, stateless. Arguments and errors as `lstm`, with hx a tensor.
 
     Example::
@@ -315,8 +379,8 @@ def gru(
         >>> output, hn = fastrnn.functional.gru(torch.zeros(5, 2, 3), None, module.all_weights)
     """
     options = Options("GRU", "gru", bidirectional, batch_first, dropout, training, recompute, backend)
-    output, (hn,) = _checked_recurrent(options, weights, input, hx, lengths, resets)
-    return output, hn
+    output, *states = _checked_recurrent(options, weights, input, hx, lengths, resets, return_states)
+    return output, *(h for (h,) in states)
 
 
 def lstm(
@@ -330,9 +394,10 @@ def lstm(
     training: bool = False,
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
+    return_states: bool = False,
     recompute: bool = False,
     backend: str | None = None,
-) -> tuple[Any, tuple[Tensor, Tensor]]:
+) -> tuple[Any, ...]:
     """The long short-term memory of `fastrnn.LSTM`, stateless.
 
     Args:
@@ -345,12 +410,14 @@ def lstm(
         dropout: probability of dropping an element of each layer's output but the last's, if `training`.
         lengths: (B,) integers: see `fastrnn.LSTM`.
         resets: bool, (T, B), (B, T) with `batch_first`, or (T,): see `fastrnn.LSTM`.
+        return_states: whether the states of every step are returned, too: see `fastrnn.LSTM`.
         recompute: whether backward computes the gates again instead of keeping them from the forward.
         backend: "auto", "numba", "triton", "cuda", "aten" or "reference"; None for `use_backend`'s or the
             environment's.
 
     Returns:
-        output as the input was laid out, (…, directions·P or directions·H), and (hn, cn) as hx.
+        output as the input was laid out, (…, directions·P or directions·H), and (hn, cn) as hx; with `return_states`
+        a third, (h, c).
 
     Raises:
         ValueError, RuntimeError, TypeError: as torch.nn.LSTM for the same mistakes, and for shapes, dtypes or devices
@@ -366,11 +433,10 @@ def lstm(
         True
     """
     options = Options("LSTM", "lstm", bidirectional, batch_first, dropout, training, recompute, backend)
-    output, (hn, cn) = _checked_recurrent(options, weights, input, hx, lengths, resets)
-    return output, (hn, cn)
+    return _checked_recurrent(options, weights, input, hx, lengths, resets, return_states)
 
 
-def _checked_recurrent(options: Options, weights: Weights, *arguments: Any) -> tuple[Any, States]:
+def _checked_recurrent(options: Options, weights: Weights, *arguments: Any) -> tuple[Any, ...]:
     """`recurrent`, after a check that a module's own parameters do not need."""
     cell = CELLS[options.cell_name]
     checks.weight_counts(options.label.lower(), weights, 1 + options.bidirectional, projection=cell.name == "lstm")

@@ -7,7 +7,8 @@ and `torch.func.functional_call` take effect.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,30 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import checks, functional, repeated
 from fastrnn.backends import check_name, requested
-from fastrnn.functional import Options, Weights
+from fastrnn.functional import Options, Watch, Weights
+from fastrnn.prepacking import Prepacking
 from fastrnn.repeated import Form
 
 _CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _MODES = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
 
+watched: dict[nn.Module, Callable[[], Watch]] = {}
+"""The modules that `fastrnn.probe` records, and what tells it of a call. Not kept in the modules, which are copied and
+pickled."""
 
-class _Layers(nn.RNNBase):
+
+def _refuse_to_be_scripted(module: nn.Module) -> NoReturn:
+    """torch.jit.script asks each module by this name for what it shall compile in its place."""
+    raise NotImplementedError(
+        f"torch.jit.script cannot compile fastrnn.{type(module).__name__}: use torch.compile or torch.export, or "
+        "fastrnn.to_torch(model) for torch.nn's layers, which it can"
+    )
+
+
+class _Layers(Prepacking, nn.RNNBase):
     """What the three modules share: `nn.RNNBase`'s constructor and parameters, fastrnn's options and forward."""
 
+    __prepare_scriptable__ = _refuse_to_be_scripted
     backend: str | None = None
     recompute: bool = False
 
@@ -44,7 +59,7 @@ class _Layers(nn.RNNBase):
             options += f", backend={self.backend!r}"
         if self.recompute:
             options += ", recompute=True"
-        return options
+        return options + (", prepacked" if self.prepacked else "")
 
     def _weights(self) -> Weights:
         return [[getattr(self, name) for name in names] for names in self._all_weights]
@@ -61,7 +76,13 @@ class _Layers(nn.RNNBase):
             self.backend,
         )
 
-    def _run(self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None) -> tuple[Any, Any]:
+    def _run(
+        self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None, return_states: bool
+    ) -> tuple[Any, ...]:
+        if return_states or self in watched:
+            watch = watched[self]() if self in watched else None
+            arguments = (self._options(), self._weights(), input, hx, lengths, resets)
+            return functional.recurrent(*arguments, return_states, watch)
         repeats = lengths is None and resets is None and self._is_plain() and repeated.is_possible(input)
         if repeats:
             form = Form(
@@ -70,6 +91,7 @@ class _Layers(nn.RNNBase):
                 self.batch_first,
                 training=self.training,
                 backend=requested(self.backend),
+                prepacked=self.prepacked,
             )
             before = hx if hx is None or self.mode == "LSTM" else (hx,)
             known = repeated.call(self, form, input, before)
@@ -85,6 +107,15 @@ class _Layers(nn.RNNBase):
         return not (self.proj_size or self.recompute or (self.dropout and self.training and self.num_layers > 1))
 
 
+def _without_tuples(results: tuple[Any, ...]) -> tuple[Any, ...]:
+    """(output, (hn,)) -> (output, hn), and (output, (hn,), (h,)) -> (output, hn, h)."""
+    if len(results) == 2:
+        output, (hn,) = results
+        return output, hn
+    output, (hn,), (h,) = results
+    return output, hn, h
+
+
 class RNN(_Layers):
     """A stack of Elman networks, as `torch.nn.RNN`: `h' = φ(x W_ihᵀ + b_ih + h W_hhᵀ + b_hh)`, φ tanh or relu.
 
@@ -93,7 +124,8 @@ class RNN(_Layers):
             as `torch.nn.RNN`, in the same order.
         backend, recompute: see `LSTM`.
 
-    `forward(input, hx=None, *, lengths=None, resets=None)` returns `output, hn`; everything else is as in `LSTM`.
+    `forward(input, hx=None, *, lengths=None, resets=None, return_states=False)` returns `output, hn`, and h as a third
+    with `return_states`; everything else is as in `LSTM`.
 
     Source: Elman, "Finding structure in time" (1990); the documentation of torch.nn.RNN.
 
@@ -125,9 +157,9 @@ class RNN(_Layers):
         *,
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
-    ) -> tuple[Any, Tensor]:
-        output, (hn,) = self._run(input, hx, lengths, resets)
-        return output, hn
+        return_states: bool = False,
+    ) -> tuple[Any, ...]:
+        return _without_tuples(self._run(input, hx, lengths, resets, return_states))
 
 
 class GRU(_Layers):
@@ -138,7 +170,8 @@ class GRU(_Layers):
             as `torch.nn.GRU`, in the same order.
         backend, recompute: see `LSTM`.
 
-    `forward(input, hx=None, *, lengths=None, resets=None)` returns `output, hn`; everything else is as in `LSTM`.
+    `forward(input, hx=None, *, lengths=None, resets=None, return_states=False)` returns `output, hn`, and h as a third
+    with `return_states`; everything else is as in `LSTM`.
 
     Source: Cho et al., "Learning phrase representations using RNN encoder-decoder" (2014), in the variant of cuDNN;
     the documentation of torch.nn.GRU. `docs/equations.md` has the equations and their derivatives.
@@ -164,9 +197,9 @@ class GRU(_Layers):
         *,
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
-    ) -> tuple[Any, Tensor]:
-        output, (hn,) = self._run(input, hx, lengths, resets)
-        return output, hn
+        return_states: bool = False,
+    ) -> tuple[Any, ...]:
+        return _without_tuples(self._run(input, hx, lengths, resets, return_states))
 
 
 class LSTM(_Layers):
@@ -180,7 +213,7 @@ class LSTM(_Layers):
         recompute: whether backward computes the gates again, from the input and the states, instead of keeping them
             from the forward pass: less memory for one more product of the forward's size.
 
-    `forward(input, hx=None, *, lengths=None, resets=None)`:
+    `forward(input, hx=None, *, lengths=None, resets=None, return_states=False)`:
         input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a PackedSequence.
         hx: (h0, c0), (layers·directions, B, P or H) and (layers·directions, B, H), or without B; zeros if None.
         lengths: (B,) integers in [0, T] on the input's device, in any order; () unbatched. Steps at t >= length leave
@@ -189,10 +222,18 @@ class LSTM(_Layers):
         resets: bool (T, B), (B, T) with `batch_first`, (T,) unbatched; with a PackedSequence padded and in the
             caller's order. True at t cuts the sequence before step t: forward, the state is zero before step t; in
             reverse, it is zero between steps t and t - 1.
+        return_states: whether the states of every step, layer and direction are returned, with gradients.
 
     Returns `output, (hn, cn)`: the output as the input was laid out, (T, B, directions·P or directions·H), and the
     states after each sequence's last step. T = 0 gives empty output and hx back, where torch raises. Under autocast
     everything is computed from, and returned in, the autocast dtype; states and sums are kept in float32.
+
+    With `return_states` it returns `output, (hn, cn), (h, c)`: h is (layers·directions, T, B, P or H) and c
+    (layers·directions, T, B, H), (layers·directions, B, T, ·) with `batch_first`, (layers·directions, T, ·) unbatched,
+    so that `h[k]` goes with `hn[k]`; padded and in the caller's order for a PackedSequence. At t they hold the state
+    after the step that reads the input of t, in either direction, before dropout, and zero at t >= length. They have
+    the output's dtype: c is kept in float32 and rounded once, as cn is. Torch's own kernels cannot give them: "auto"
+    passes over "aten", and "aten" by name raises.
 
     Raises:
         ValueError, RuntimeError: as torch.nn.LSTM for wrong dimensions, sizes and dtypes; for lengths or resets of
@@ -225,14 +266,15 @@ class LSTM(_Layers):
         *,
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
-    ) -> tuple[Any, tuple[Tensor, Tensor]]:
-        output, (hn, cn) = self._run(input, hx, lengths, resets)
-        return output, (hn, cn)
+        return_states: bool = False,
+    ) -> tuple[Any, ...]:
+        return self._run(input, hx, lengths, resets, return_states)
 
 
-class _Cell(nn.RNNCellBase):
+class _Cell(Prepacking, nn.RNNCellBase):
     """What the three cells share: `nn.RNNCellBase`'s parameters, and one step through the same operators."""
 
+    __prepare_scriptable__ = _refuse_to_be_scripted
     backend: str | None = None
 
     def __init__(
@@ -243,12 +285,15 @@ class _Cell(nn.RNNCellBase):
 
     def extra_repr(self) -> str:
         options = super().extra_repr()
-        return options if self.backend is None else f"{options}, backend={self.backend!r}"
+        if self.backend is not None:
+            options += f", backend={self.backend!r}"
+        return options + (", prepacked" if self.prepacked else "")
 
     def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        repeats = not torch.is_grad_enabled() and repeated.is_possible(input)
+        watch = watched[self]() if self in watched else None
+        repeats = watch is None and not torch.is_grad_enabled() and repeated.is_possible(input)
         if repeats:
-            form = Form(cell_name, cell=True, backend=requested(self.backend))
+            form = Form(cell_name, cell=True, backend=requested(self.backend), prepacked=self.prepacked)
             known = repeated.call(self, form, input, hx)
             if known is not None:
                 return known[1]
@@ -260,7 +305,7 @@ class _Cell(nn.RNNCellBase):
         checks.cell_sizes(input, hx or (), self.input_size, self.hidden_size)
         biases = [] if self.bias_ih is None else [self.bias_ih, self.bias_hh]
         options = Options(label, cell_name, backend=self.backend)
-        after = functional.step(options, [self.weight_ih, self.weight_hh, *biases], input, hx)
+        after = functional.step(options, [self.weight_ih, self.weight_hh, *biases], input, hx, watch)
         after = after if batched else tuple(state.squeeze(0) for state in after)
         if repeats:
             names = [_CELL_PARAMETERS[: 2 + len(biases)]]

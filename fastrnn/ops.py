@@ -28,6 +28,8 @@ _LAYER_SCHEMA = (
     "Tensor x, Tensor[] w_ih, Tensor[] w_hh, Tensor[] biases, Tensor[] extras, Tensor[] states0, "
     "Tensor? lengths, Tensor? resets, bool reverse"
 )
+_LISTS = 5
+"""of tensors, after x"""
 _FORWARD_SCHEMA = (
     f"({_LAYER_SCHEMA}, bool history, bool gates, str backend) -> (Tensor[] states, Tensor[] finals, Tensor[] saved)"
 )
@@ -219,21 +221,29 @@ class _Recurrence(torch.autograd.Function):
         need_x, need_rest = ctx.needs_input_grad[first], ctx.needs_input_grad[first + 1 :]
         need_weights = any(need_rest[: sum(map(len, lists[:4]))])
         create_graph = torch.is_grad_enabled()
-        if create_graph or any(grad is not None and _is_batched(grad) for grad in grads):
+        if create_graph or torch.autograd.forward_ad._current_level >= 0 or any(map(_is_batched, grads)):
             layer = Layer(ctx.cell.name, *arguments)
             gradients = _differentiable_gradients(layer, d_states, d_finals, create_graph)
         else:
+            if len(states) < len(ctx.cell.states):
+                # The call of a graph that was traced without gradients: what it did not keep is computed again.
+                states, _, saved = _below_autograd(ctx.cell, "forward", (*arguments, True, True, ctx.backend))
             given = (d_states, d_finals, states, saved, *arguments, need_x, need_weights, ctx.backend)
-            gradients = Backward(*_below_autograd(ctx.cell, "backward", given))
+            if torch._C._are_functorch_transforms_active():
+                from fastrnn import transforms  # which stands above the operators
+
+                gradients = transforms.backward(ctx.cell, given)
+            else:
+                gradients = Backward(*_below_autograd(ctx.cell, "backward", given))
         flat: list[Tensor | None] = []
         for group, asked in zip(gradients, [[x], *lists], strict=True):
             flat += group or [None] * len(asked)
         return (*([None] * first), *flat, None, None)
 
 
-def _is_batched(grad: Tensor) -> bool:
+def _is_batched(grad: Tensor | None) -> bool:
     """Whether a gradient stands for many: in a vectorised Jacobian, or under `is_grads_batched`."""
-    return torch._C._functorch.is_legacy_batchedtensor(grad) or torch._C._functorch.is_batchedtensor(grad)
+    return grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad)
 
 
 def _operator(cell: Cell, direction: str) -> Callable[..., Any]:
@@ -307,12 +317,22 @@ def _differentiable_gradients(
     return Backward(*([next(grads) if tensor.requires_grad else None for tensor in group] for group in groups))  # type: ignore[arg-type]
 
 
+def _from_dispatcher(kernel: Callable[..., Forward]) -> Callable[..., Forward]:
+    """A forward kernel as it is registered: AOTInductor's packages give it None in place of an empty list of tensors."""
+
+    def registered(x: Tensor, *arguments: Any) -> Forward:
+        lists, others = arguments[:_LISTS], arguments[_LISTS:]
+        return kernel(x, *([] if tensors is None else tensors for tensors in lists), *others)
+
+    return registered
+
+
 for _cell in CELLS.values():
     _forward_name, _backward_name = f"{_cell.name}_forward", f"{_cell.name}_backward"
     LIBRARY.define(_forward_name + _FORWARD_SCHEMA)
     LIBRARY.define(_backward_name + _BACKWARD_SCHEMA)
-    LIBRARY.impl(_forward_name, _forward_kernel(_cell), "CompositeExplicitAutograd")
+    LIBRARY.impl(_forward_name, _from_dispatcher(_forward_kernel(_cell)), "CompositeExplicitAutograd")
     LIBRARY.impl(_backward_name, _backward_kernel(_cell), "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastrnn::{_forward_name}", _forward_fake(_cell), lib=LIBRARY)
     torch.library.register_fake(f"fastrnn::{_backward_name}", _backward_fake(_cell), lib=LIBRARY)
-    LIBRARY.impl(_forward_name, _autograd_kernel(_cell), "Autograd")
+    LIBRARY.impl(_forward_name, _from_dispatcher(_autograd_kernel(_cell)), "Autograd")

@@ -41,6 +41,8 @@ class Form(NamedTuple):
     """as `nn.Module.training`, which torch's kernels are told"""
     backend: str = "auto"
     """the one that was asked for"""
+    prepacked: bool = False
+    """whether inference may lay the weights out once"""
 
 
 class _Call:
@@ -67,6 +69,9 @@ class _Call:
         for state in states:
             if type(state) is not Tensor or state.shape != self.state_shape or not self._fits(state):
                 return False
+        return self._knows_parameters(module)
+
+    def _knows_parameters(self, module: nn.Module) -> bool:
         current = module._parameters
         for name, parameter, address, shape in self.parameters:
             if (
@@ -110,6 +115,8 @@ class _Call:
 class _Inference(_Call):
     """Without gradients: nothing is kept but the output and the final states."""
 
+    keeps_weights = False
+
     def __init__(self, form: Form, layers: Sequence[Sequence[dict[str, nn.Parameter]]], input: Tensor, state: Tensor):
         super().__init__(form, layers, input, state)
         steps, batch = self.sizes[:2]
@@ -118,7 +125,7 @@ class _Inference(_Call):
         self.state_bytes = form.directions * batch * self.hidden * state.itemsize
         self.one_step = steps == 1 and form.directions == 1
         self.launches = [
-            prepared.prepare_inference(form.cell_name, sizes, weights)
+            prepared.prepare_inference(form.cell_name, sizes, weights, keep_weights=self.keeps_weights)
             for sizes, weights in zip(self.layer_sizes(), self.weights, strict=True)
         ]
 
@@ -139,6 +146,23 @@ class _Inference(_Call):
             h0, c0, h, c = h0 + size, c0 + size, h + size, c + size
         del below
         return output.transpose(0, 1) if output is not None and self.swaps else output, after
+
+
+class _Prepacked(_Inference):
+    """Without gradients, by weights as they were when the call was remembered."""
+
+    keeps_weights = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.versions = [parameter._version for _, parameter, _, _ in self.parameters]
+
+    def _knows_parameters(self, module: nn.Module) -> bool:
+        current = module._parameters
+        for (name, parameter, address, _), version in zip(self.parameters, self.versions, strict=True):
+            if current.get(name) is not parameter or parameter._version != version or parameter.data_ptr() != address:
+                return False
+        return True
 
 
 class _Training(_Call):
@@ -294,6 +318,8 @@ def remember(
         and all(type(p) is nn.Parameter and p.is_contiguous() and p.dtype is input.dtype for p in parameters)
     ):
         chosen = _chosen(kind, form, input, state)
+        if chosen is _Prepacked and any(parameter.is_inference() for parameter in parameters):
+            chosen = _Inference  # changes of such parameters are not counted
         if chosen is not None:
             layers = [groups[first : first + form.directions] for first in range(0, len(groups), form.directions)]
             with torch.no_grad():
@@ -304,6 +330,8 @@ def _chosen(kind: type[_Call], form: Form, input: Tensor, state: Tensor) -> type
     """What serves calls of a kind; None where they keep to the usual way."""
     if form.backend not in _BACKENDS or ready() is not None:
         return None
+    if form.prepacked and kind is _Inference:
+        return _Prepacked
     steps, batch, _, _ = _sizes(form, input)
     hidden, training = state.shape[-1], kind is _Training
     few = not training and form.directions == 1 and unpacked.pays(steps, batch, hidden)

@@ -36,6 +36,8 @@ def supports(call: Call) -> str | None:
         return "torch's kernels take no resets"
     if call.recompute:
         return "torch's kernels cannot recompute gates in backward"
+    if call.return_states:
+        return "torch's kernels do not give the states of every step"
     if call.x.shape[0] == 0:
         return "torch's kernels take no empty sequence"
     if any(w[1].dim() == 3 for w in call.weights):

@@ -30,6 +30,8 @@ class Call:
     resets: Tensor | None = None
     """(T, B) bool"""
     recompute: bool = False
+    return_states: bool = False
+    """whether the states of every step are asked for"""
     packed: tuple[Tensor, Tensor] | None = None
     """data (sum of lengths, I) and batch_sizes of a PackedSequence, of which x and lengths are the padded form"""
 

@@ -27,12 +27,29 @@ class Prepared(NamedTuple):
     packed: Packed
     launches: list[tuple[int, array[int]]]
     """how many threads, and a launch's memory with the shape of each direction"""
+    kept: list[Tensor]
+    """one piece of memory at most, in which the weights are laid out already, but for the time that a call uses it"""
+
+    def keep_weights(self) -> None:
+        """Lays the weights out once for all calls; one at the same time as another lays them out for itself."""
+        memory = torch.empty(self.plan.memory, dtype=torch.uint8)
+        self.packed.run(memory.data_ptr())
+        self.kept.append(memory)
 
     def run(self, arrays: list[ForwardArrays]) -> None:
         """Computes everything, with the arrays of each direction. Several threads may do so at the same time."""
-        memory = workspace.take(self.plan.memory)
-        place = memory.data_ptr()
-        self.packed.run(place)
+        try:
+            memory = self.kept.pop()
+        except IndexError:
+            memory = workspace.take(self.plan.memory)
+            self.packed.run(memory.data_ptr())
+            self._launch(memory.data_ptr(), arrays)
+            workspace.give_back(memory)
+        else:
+            self._launch(memory.data_ptr(), arrays)
+            self.kept.append(memory)
+
+    def _launch(self, place: int, arrays: list[ForwardArrays]) -> None:
         for threads, shapes in self.launches:
             blocks = shapes[:]
             for direction, each in enumerate(arrays):
@@ -40,7 +57,6 @@ class Prepared(NamedTuple):
                 values = array("q", (*ForwardAddresses(counter=0, memory=place), *each))
                 blocks[first : first + len(values)] = values
             launch.start(self.plan.kernel, threads, blocks, _COUNTER)
-        workspace.give_back(memory)
 
 
 def prepare(made: Plan, w_ih: list[Tensor], w_hh: list[Tensor], biases: list[Tensor], extras: list[Tensor]) -> Prepared:
@@ -61,7 +77,7 @@ def prepare(made: Plan, w_ih: list[Tensor], w_hh: list[Tensor], biases: list[Ten
         for shape in shapes:
             blocks.extend((*shape, *[0] * (len(FIELDS["forward"]) - len(shape))))
         launches.append((threads, blocks))
-    return Prepared(made, made.packing.prepare(sources), launches)
+    return Prepared(made, made.packing.prepare(sources), launches, [])
 
 
 def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:

@@ -84,14 +84,23 @@ def prepare(cell: str, sizes: Sizes, weights: Sequence[Sequence[Tensor]]) -> Lau
     return Launch(prepared, sizes, directions, row_bytes, batch * row_bytes, saved_bytes)
 
 
-def prepare_inference(cell: str, sizes: Sizes, weights: Sequence[Sequence[Tensor]]) -> unpacked.Launch | Launch:
-    """As `prepare`, for calls of which nothing is kept but the output and the final states."""
+def prepare_inference(
+    cell: str, sizes: Sizes, weights: Sequence[Sequence[Tensor]], *, keep_weights: bool = False
+) -> unpacked.Launch | Launch:
+    """As `prepare`, for calls of which nothing is kept but the output and the final states.
+
+    With `keep_weights` the weights' values may be those of now.
+    """
     steps, batch, x_step, x_row = sizes
     inputs, hidden = weights[0][0].shape[1], weights[0][1].shape[1]
     dense = (steps == 1 or x_step == batch * inputs) and (batch == 1 or x_row == inputs)
-    if len(weights) > 1 or not dense or not unpacked.pays(steps, batch, hidden):
-        return prepare(cell, sizes, weights)
+    pays = steps * batch <= unpacked.KEPT_ROWS if keep_weights else unpacked.pays(steps, batch, hidden)
+    if len(weights) > 1 or not dense or not pays:
+        made = prepare(cell, sizes, weights)
+        if keep_weights:
+            made.prepared.keep_weights()
+        return made
     dtype, available = weights[0][0].dtype, launch.available_threads()
-    made = unpacked.plan(cell, dtype, steps, batch, inputs, hidden, False, available)
+    found = unpacked.plan(cell, dtype, steps, batch, inputs, hidden, False, available)
     w_ih, w_hh, *biases = weights[0]
-    return unpacked.prepare(made, w_ih, w_hh, biases)
+    return unpacked.prepare(found, w_ih, w_hh, biases)

@@ -23,6 +23,8 @@ TEAM_PRODUCTS = 400_000
 RANGES = ((4, 2**62, 32), (8, 2**62, 8), (16, 256, 16))
 """Up to so many steps, hidden units, and rows of all steps together. There it took 0.3 to 0.9 of the time of laying out
 the weights, up to 1.1 at the edges, for 64 to 1024 units on 2 cores with AVX-512; at twice as many rows up to 1.6."""
+KEPT_ROWS = 2
+"""Up to so many rows of all steps together it is faster than weights that were laid out before the call."""
 DTYPES = (torch.float32, torch.float64)
 PLANS = 512
 """How many are kept."""

@@ -1,0 +1,38 @@
+"""Weights that are laid out once, for models that are served: what layers and cells share of it."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+Module = TypeVar("Module", bound="Prepacking")
+
+
+class Prepacking:
+    """What layers and cells share: that their weights can be laid out once."""
+
+    prepacked: bool = False
+
+    def prepack(self: Module, on: bool = True) -> Module:
+        """Lets inference on the CPU lay the weights out once, instead of in every call; returns the module.
+
+        For a model that is served: with few steps a call, or one sequence of a large layer, most of a call may go into
+        laying them out (`docs/performance.md` has the figures). It takes effect from the second or third call without
+        gradients and of the same shape on, and costs the memory of a copy of the weights.
+
+        Weights that an optimizer, `load_state_dict`, or any operation in place that autograd counts has changed are
+        laid out again, and so are parameters that were replaced. What autograd does not count is not seen: values that
+        were written through `parameter.data`, through memory shared with NumPy, or under `torch.inference_mode`. Call
+        `prepack(False)` before such a change; training is never affected.
+
+        Args:
+            on: whether weights may be laid out once, or are to be in every call, as they are without `prepack`.
+
+        Example::
+
+            >>> import torch, fastrnn
+            >>> lstm = fastrnn.LSTM(10, 20).eval().prepack()
+            >>> with torch.inference_mode():
+            ...     output, state = lstm(torch.randn(10, 1, 10))
+        """
+        self.prepacked = on
+        return self

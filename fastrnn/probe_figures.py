@@ -1,0 +1,264 @@
+"""What `fastrnn.probe` computes from the arguments and results of one layer: figures for each time step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends import products
+from fastrnn.backends.layer import Layer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Activation = Literal["sigmoid", "tanh", "relu"]
+
+ACTIVATIONS: dict[str, dict[str, Activation]] = {
+    "rnn_tanh": {"h": "tanh"},
+    "rnn_relu": {"h": "relu"},
+    "lstm": {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid"},
+    "gru": {"r": "sigmoid", "z": "sigmoid", "n": "tanh"},
+}
+"""What is shown of each cell; of an RNN, which has no gates, its h."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Beyond which an activation counts as saturated."""
+
+    sigmoid: tuple[float, float]
+    """below the first or above the second"""
+    tanh: float
+    """of the absolute value"""
+
+    def saturated(self, activation: Activation, values: Tensor) -> Tensor:
+        """Whether each value is; of a relu, whether it is zero, where its derivative is."""
+        if activation == "relu":
+            return values == 0
+        if activation == "tanh":
+            return values.abs() > self.tanh
+        low, high = self.sigmoid
+        return (values < low) | (values > high)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one call of a layer gave, at every time step.
+
+    Tensors are float64, (layers·directions, T): a row as in hn, a column as in the input, in either direction. Only
+    sequences that are alive count (t < length); where there is none, a figure is NaN. A cell has one row, and a column
+    for each of its calls.
+    """
+
+    label: str
+    """the layer's class"""
+    cell_name: str
+    """"rnn_tanh", "rnn_relu", "gru" or "lstm" """
+    directions: int
+    sequences: Tensor
+    """(T,) integers: how many sequences are alive"""
+    gate_means: dict[str, Tensor]
+    """the mean of each gate's activation over sequences and units: i, f, g, o of an LSTM, r, z, n of a GRU, h of an
+    RNN"""
+    saturation: dict[str, Tensor]
+    """the fraction of each gate's activations, over sequences and units, that lie beyond the thresholds of `probe`; of
+    a relu's h, that are zero"""
+    state_norms: dict[str, Tensor]
+    """of h, and of an LSTM's c: the norm over units after the step, its mean over sequences"""
+    gradient_norms: dict[str, Tensor] | None
+    """of h, and of an LSTM's c: the norm, over sequences and units, of dL/dh_t and dL/dc_t, the loss's gradient with
+    respect to the state after step t. It is the whole gradient, through the output and through all later steps, of c_t
+    through h_t too, as `retain_grad` gives it in an unrolled loop. None before the first backward; of the last one
+    through this call, with whatever scale its loss had."""
+    gradient_gains: Tensor | None
+    """by what factor step t scales the gradient that passes it: the norm of what it hands on to the states before it,
+    over the norm of what arrives at the states after it (h_t and c_t, each as the step's result), both of all states
+    together. A loss at a single step falls or grows by their product. Where losses enter at many steps, the fresh
+    gradient is among what arrives, and the product is an estimate. Sequences that a reset cuts there are left out. NaN
+    where no gradient arrives."""
+
+    @property
+    def rows(self) -> list[str]:
+        """What each row is: "layer 0", "layer 0 reverse", "layer 1", ..."""
+        names = [" reverse" * direction for direction in range(self.directions)]
+        layers = len(next(iter(self.gate_means.values()))) // self.directions
+        return [f"layer {layer}{name}" for layer in range(layers) for name in names]
+
+    def summary(self) -> str:
+        """A table for people, and below it what stands out."""
+        from fastrnn.probe_report import summary
+
+        return summary({self.label: self})
+
+    def plot(self, path: str | Path | None = None) -> Figure:
+        """A matplotlib Figure: gate means, saturation and gradient norms by time step; written to `path` if given.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from fastrnn.probe_report import plot
+
+        return plot({self.label: self}, path)
+
+
+def joined(parts: Sequence[Figures], dim: int) -> Figures:
+    """The figures of several layers as those of a stack (dim 0), or of several calls as those of one (dim 1)."""
+    first = parts[0]
+
+    def gradients(part: Figures) -> dict[str, Tensor]:
+        missing = {name: torch.full_like(norms, torch.nan) for name, norms in part.state_norms.items()}
+        return part.gradient_norms or missing
+
+    def gains(part: Figures) -> Tensor:
+        missing = torch.full_like(part.state_norms["h"], torch.nan)
+        return missing if part.gradient_gains is None else part.gradient_gains
+
+    def join(groups: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.cat([group[name] for group in groups], dim) for name in groups[0]}
+
+    known = any(part.gradient_norms is not None for part in parts)
+    return replace(
+        first,
+        sequences=first.sequences if dim == 0 else torch.cat([part.sequences for part in parts]),
+        gate_means=join([part.gate_means for part in parts]),
+        saturation=join([part.saturation for part in parts]),
+        state_norms=join([part.state_norms for part in parts]),
+        gradient_norms=join([gradients(part) for part in parts]) if known else None,
+        gradient_gains=torch.cat([gains(part) for part in parts], dim) if known else None,
+    )
+
+
+def of_forward(label: str, layer: Layer, histories: Sequence[Tensor], thresholds: Thresholds) -> Figures:
+    """The figures of a layer but for the gradients; `histories` are all states of all steps, as `Forward.states`."""
+    live = _live(layer)
+    means: dict[str, list[Tensor]] = {}
+    saturation: dict[str, list[Tensor]] = {}
+    norms: dict[str, list[Tensor]] = {}
+    for direction in range(layer.directions):
+        own = _of_direction(layer, direction, histories)
+        saved = dict(zip(layer.cell.saved, products.recomputed_gates(layer, direction, own), strict=True))
+        for gate, activation in ACTIVATIONS[layer.cell_name].items():
+            values = saved.get(gate, own[0])
+            means.setdefault(gate, []).append(_mean(values, live))
+            saturation.setdefault(gate, []).append(_mean(thresholds.saturated(activation, values), live))
+        for state, history in zip(layer.cell.states, own, strict=True):
+            norm = torch.linalg.vector_norm(history, dim=-1, dtype=torch.float64, keepdim=True)
+            norms.setdefault(state, []).append(_mean(norm, live))
+
+    def stacked(rows: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.stack(each) for name, each in rows.items()}
+
+    return Figures(
+        label,
+        layer.cell_name,
+        layer.directions,
+        live.sum(1),
+        stacked(means),
+        stacked(saturation),
+        stacked(norms),
+        gradient_norms=None,
+        gradient_gains=None,
+    )
+
+
+def of_backward(
+    layer: Layer, histories: Sequence[Tensor], d_states: Sequence[Tensor | None], d_finals: Sequence[Tensor | None]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """`Figures.gradient_norms` and `gradient_gains` of a layer, from the gradients of its results: see `Gradients`."""
+    live = _live(layer)
+    norms: dict[str, list[Tensor]] = {name: [] for name in layer.cell.states}
+    gains = []
+    for direction in range(layer.directions):
+        own = _of_direction(layer, direction, histories)
+        saved = products.recomputed_gates(layer, direction, own)
+        arriving, handed_on = _reversed_recurrence(layer, direction, own, saved, d_states, d_finals)
+        norms["h"].append(_norm(arriving[0], live))
+        if layer.cell_name == "lstm":
+            norms["c"].append(_norm(arriving[1] + _through_h(layer, direction, own[1], saved[3], arriving[0]), live))
+        cut = products.cuts(layer, direction)
+        uncut = live if cut is None else live & ~cut
+        gains.append(_norm(torch.cat(handed_on, -1), uncut) / _norm(torch.cat(arriving, -1), uncut))
+    return {name: torch.stack(rows) for name, rows in norms.items()}, torch.stack(gains)
+
+
+def _through_h(layer: Layer, direction: int, c: Tensor, o: Tensor, d_h: Tensor) -> Tensor:
+    """What c_t gets of an LSTM's dL/dh_t, since h_t = o tanh(c_t), projected or not: (T, B, H)."""
+    if layer.projected:
+        d_h = d_h @ layer.extras[direction].to(d_h.dtype)
+    return d_h * o * (1 - c.tanh() ** 2)
+
+
+def _reversed_recurrence(
+    layer: Layer,
+    direction: int,
+    own: Sequence[Tensor],
+    saved: Sequence[Tensor],
+    d_states: Sequence[Tensor | None],
+    d_finals: Sequence[Tensor | None],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The gradients of the states after each step, and those that it hands on to the states before it: (T, B, F) each.
+
+    `own` are the direction's states after each step, `saved` what the cell keeps of it. `docs/equations.md` derives
+    the recurrence. What a cut or a dead step holds back is among what is handed on.
+    """
+    cell, dtype = layer.cell, layer.state_dtype
+    before = [
+        products.state_before(layer, direction, history, state0[direction])
+        for history, state0 in zip(own, layer.states0, strict=True)
+    ]
+    live, cut = _live(layer), products.cuts(layer, direction)
+    direct = [d if d is None else products.direction_slice(layer, direction, d).to(dtype) for d in d_states]
+    arriving, handed_on = ([torch.zeros_like(history) for history in own] for _ in range(2))
+    carry = [
+        torch.zeros_like(state0[direction], dtype=dtype) if d is None else d[direction].to(dtype)
+        for d, state0 in zip(d_finals, layer.states0, strict=True)
+    ]
+    steps = range(layer.x.shape[0])
+    for t in steps if layer.reversed(direction) else reversed(steps):
+        row = live[t][:, None]
+        for state, d in enumerate(carry):
+            d_here = direct[state] if state < len(direct) else None
+            arriving[state][t] = d if d_here is None else d + d_here[t]
+        d_after = [d[t] for d in arriving]
+        if layer.projected:
+            d_after[0] = d_after[0] @ layer.extras[direction].to(dtype)
+        states_before, states_after = (tuple(state[t] for state in states) for states in (before, own))
+        _, dgh, d_before = cell.step_backward(tuple(d_after), tuple(s[t] for s in saved), states_before, states_after)
+        d_h = products.hidden_product_backward(layer, direction, dgh)
+        passed = [d_h if layer.projected else d_before[0] + d_h, *d_before[1:]]
+        for state, d in enumerate(passed):
+            handed_on[state][t] = d
+            left = d if cut is None else torch.where(cut[t][:, None], 0, d)
+            carry[state] = torch.where(row, left, carry[state])
+    return arriving, handed_on
+
+
+def _live(layer: Layer) -> Tensor:
+    """(T, B) bool: whether step t lies within its sequence."""
+    live = products.live_steps(layer)
+    return torch.ones(layer.x.shape[:2], dtype=torch.bool, device=layer.x.device) if live is None else live
+
+
+def _of_direction(layer: Layer, direction: int, histories: Sequence[Tensor]) -> list[Tensor]:
+    """One direction's histories (T, B, F) in the state dtype."""
+    return [products.direction_slice(layer, direction, history).to(layer.state_dtype) for history in histories]
+
+
+def _mean(values: Tensor, live: Tensor) -> Tensor:
+    """(T,) float64: the mean of (T, B, F) where a sequence is alive, NaN where none is."""
+    total = torch.where(live[..., None], values, 0).sum((1, 2), dtype=torch.float64)
+    return total / (live.sum(1) * values.shape[-1])
+
+
+def _norm(values: Tensor, rows: Tensor) -> Tensor:
+    """(T,) float64: the norm of (T, B, F) where `rows` (T, B) says, NaN where it says so nowhere.
+
+    In float64, since the square of a gradient that has all but vanished is zero in float32.
+    """
+    norm = torch.linalg.vector_norm(torch.where(rows[..., None], values, 0), dim=(1, 2), dtype=torch.float64)
+    return torch.where(rows.any(1), norm, torch.nan)
