@@ -310,6 +310,9 @@ def _is_transformed() -> bool:
 
 def needs_gradients(layer: Layer) -> bool:
     """Whether autograd will ask for the gradient of any of the layer's arguments."""
+    if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
+        # torch.jit.trace compares its trace with one made without gradients; backward computes again what is not kept.
+        return False
     tensors = (layer.x, *layer.w_ih, *layer.w_hh, *layer.biases, *layer.extras, *layer.states0)
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 

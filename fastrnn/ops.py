@@ -318,7 +318,7 @@ def _differentiable_gradients(
 
 
 def _from_dispatcher(kernel: Callable[..., Forward]) -> Callable[..., Forward]:
-    """A forward kernel as it is registered: AOTInductor's packages give it None in place of an empty list of tensors."""
+    """A forward kernel as it is registered: AOTInductor's packages give it None in place of an empty list."""
 
     def registered(x: Tensor, *arguments: Any) -> Forward:
         lists, others = arguments[:_LISTS], arguments[_LISTS:]

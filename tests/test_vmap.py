@@ -175,7 +175,9 @@ def test_nothing_is_kept_without_gradients(monkeypatch: pytest.MonkeyPatch) -> N
     module.requires_grad_(False)
     call(x)
     call(x.requires_grad_())
-    assert kept == [(False, False), (True, True), (False, False), (True, True)]
+    module.recompute = True
+    call(x)
+    assert kept == [(False, False), (True, True), (False, False), (True, True), (True, False)]
 
 
 @cases
@@ -263,6 +265,16 @@ def test_autocast(case: str) -> None:
             for gradient, other in zip(got.values(), usual, strict=True):
                 assert gradient.dtype == torch.float32
                 torch.testing.assert_close(gradient[index], other, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own rules for jvp are scripted
+def test_autocast_does_not_reach_into_the_reference() -> None:
+    """Its arguments are rounded, what it computes with them is not."""
+    module = make("GRU", dtype=torch.float32, backend="reference")
+    x = sequences(module)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, _ = jvp(lambda x: module(x)[0], (x,), (x,))
+        assert torch.equal(got, module(x)[0])
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own rules for jvp are scripted

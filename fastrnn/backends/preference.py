@@ -47,6 +47,8 @@ ON_CUDA = "cuDNN's kernels are known to be fast; fastrnn's have not been timed o
 
 def why_torch(cell: str, steps: int, hidden: int, dtype: torch.dtype, training: bool) -> str | None:
     """Why torch's kernels are the better choice for a layer on the CPU, or None if they are not known to be."""
+    # While torch.jit traces, sizes are tensors, which `in` would compare with one number after the other.
+    steps, hidden = int(steps), int(hidden)
     for row in ROWS:
         if (
             row.cell == cell

@@ -68,7 +68,8 @@ def prepare(made: Plan, w_ih: list[Tensor], w_hh: list[Tensor], biases: list[Ten
         b_ih, b_hh = (
             (no_bias, no_bias)
             if no_bias is not None
-            else (b[:, None] for b in biases[2 * direction : 2 * direction + 2])
+            # Detached: a view would hold on to the parameter, which torch then refuses to exchange for another.
+            else (b.detach()[:, None] for b in biases[2 * direction : 2 * direction + 2])
         )
         sources += [w_ih[direction], b_ih, w_hh[direction], b_hh, *extras[direction : direction + 1]]
     launches = []

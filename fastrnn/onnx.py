@@ -1,0 +1,397 @@
+"""Models with fastrnn's modules as ONNX files, in which each layer is one of ONNX's own operators LSTM, GRU and RNN.
+
+`export` does what `torch.onnx.export(..., dynamo=True)` does and knows fastrnn's operators besides. The translation is
+made of torch's operators and `torch.onnx.ops.symbolic_multi_out`; `decompositions` gives it to who calls
+`torch.onnx.export` with a program of `torch.export.export`.
+
+ONNX orders gates differently, i o f c for LSTM and z r h for GRU, and puts the weights of both directions into one
+tensor: W (directions, G·H, I), R (directions, G·H, H), B (directions, 2·G·H), which is b_ih, then b_hh. torch's GRU
+multiplies r after the product, which is linear_before_reset = 1.
+
+Source: the specification of the operators, https://onnx.ai/onnx/operators/onnx__LSTM.html, onnx__GRU.html and
+onnx__RNN.html; the documentation of torch.onnx.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from fastrnn.backends import use_backend
+from fastrnn.backends.layer import Forward, Layer
+from fastrnn.cells import CELLS
+from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+__all__ = ["CannotExport", "decompositions", "export"]
+
+
+class CannotExport(RuntimeError):
+    """A model uses what ONNX's operators cannot do; the message says what."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        """as it was before a tracer adds to it"""
+
+
+class _Operator(NamedTuple):
+    """How ONNX computes a cell."""
+
+    name: str
+    gates: tuple[int, ...]
+    """torch's gates in ONNX's order"""
+    linear_before_reset: bool = False
+    activation: str | None = None
+    """where it is not the operator's only one"""
+
+
+_OPERATORS = {
+    "rnn_tanh": _Operator("RNN", (0,), activation="Tanh"),
+    "rnn_relu": _Operator("RNN", (0,), activation="Relu"),
+    "lstm": _Operator("LSTM", (0, 3, 1, 2)),
+    "gru": _Operator("GRU", (1, 0, 2), linear_before_reset=True),
+}
+_MODULES = (RNN, GRU, LSTM, RNNCell, GRUCell, LSTMCell)
+_WEIGHTS, _STATES = range(1, 4), range(5, 7)
+"""The inputs W, R and B of ONNX's operators, and initial_h and initial_c."""
+_COPIES = {"Cast", "CastLike", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+"""ONNX's operators of which a result holds nothing but elements of the first input."""
+_BFLOAT16_OPSET = 22
+"""The first version of ONNX's operators that take bfloat16."""
+_NOWHERE = "fastrnn"
+"""The domain of an operator that no runtime has: what it stands for cannot be computed."""
+
+
+def export(
+    model: nn.Module | torch.export.ExportedProgram,
+    args: tuple[Any, ...] | Tensor = (),
+    path: str | os.PathLike[str] | None = None,
+    *,
+    optimize: bool = True,
+    export_params: bool = True,
+    keep_initializers_as_inputs: bool = False,
+    external_data: bool = True,
+    **options: Any,
+) -> torch.onnx.ONNXProgram:
+    """Exports a model to ONNX by `torch.onnx.export(..., dynamo=True)`, its fastrnn layers as LSTM, GRU and RNN.
+
+    A module is exported as it computes in evaluation mode and without gradients, whatever its mode and its backends
+    are, and is left as it was. Each layer of a stack becomes one operator, and so does each call of a cell. `lengths`
+    become `sequence_lens`, initial states of zero are left out, and weights are stored once, in ONNX's order, under the
+    name of the first parameter that they are made of, with ".onnx" after it.
+
+    On the CPU, ONNX Runtime 1.31 computes these operators in float32 and float16, and refuses float64 and bfloat16. T
+    and B must be 1 or more there: its LSTM and GRU have ended the process where either was 0.
+
+    Args:
+        model: a module, or a program of `torch.export.export`.
+        args: example arguments, as for `torch.onnx.export`.
+        path: where to write the file; nowhere if None.
+        optimize: whether weights are laid out beforehand and the graph is simplified. If not, the file holds the
+            parameters as they are, and nodes that lay them out.
+        export_params, keep_initializers_as_inputs, external_data, options: as `torch.onnx.export`, whose
+            `dynamic_shapes` names the axes whose size may change. With `external_data`, the default, weights go into a
+            second file beside the first.
+
+    Returns:
+        The program, whose `model_proto` is the ONNX model.
+
+    Raises:
+        CannotExport: for what ONNX's operators do not have: `proj_size`, `resets`, block-diagonal recurrent weights, an
+            LSTM's c of every step (`return_states`), bfloat16 before opset 22; and for a PackedSequence, whose size
+            depends on data.
+        ValueError: `dynamo=False` was asked for. The exporter that is based on TorchScript does not know fastrnn's
+            operators; under `fastrnn.use_backend("aten")`, `torch.onnx.export(..., dynamo=False)` sees torch's in
+            fastrnn's modules within a model.
+        ImportError: what `pip install "fastrnn[onnx]"` installs is missing, or torch 2.8 or later.
+
+    Example::
+
+        >>> import torch, fastrnn.onnx
+        >>> lstm = fastrnn.LSTM(10, 20, batch_first=True)
+        >>> axes = {0: "batch", 1: "time"}
+        >>> program = fastrnn.onnx.export(lstm, (torch.randn(3, 5, 10),), dynamic_shapes=(axes,), verbose=False)
+        >>> [node.op_type for node in program.model.graph if node.op_type in ("LSTM", "GRU", "RNN")]
+        ['LSTM']
+    """
+    if options.pop("dynamo", True) is not True:
+        raise ValueError(
+            "fastrnn.onnx.export: dynamo must be True: the exporter based on TorchScript does not know fastrnn's "
+            'operators. Under fastrnn.use_backend("aten"), it sees those of torch'
+        )
+    _require_packages()
+    try:
+        with _decomposing(), _as_exported(model):
+            given = (args,) if isinstance(args, Tensor) else args
+            program = torch.onnx.export(model, given, dynamo=True, optimize=False, **options)
+    except Exception as error:
+        for cause in _causes(error):
+            if isinstance(cause, CannotExport):
+                raise CannotExport(cause.message) from None
+        raise
+    assert program is not None
+    _finish(program.model, optimize)
+    if optimize:
+        program.optimize()
+    if path is not None:
+        program.save(
+            path,
+            include_initializers=export_params,
+            keep_initializers_as_inputs=keep_initializers_as_inputs,
+            external_data=external_data,
+        )
+    return program
+
+
+def decompositions() -> dict[Any, Callable[..., Forward]]:
+    """What turns fastrnn's operators into ONNX's in a program of `torch.export.export`.
+
+    `export` takes such programs as they are; this is for who calls `torch.onnx.export` with them. Large weights are
+    then in the file as torch has them, and laid out by nodes, which a runtime computes once when it loads the file.
+
+    Returns:
+        A table for `torch.export.ExportedProgram.run_decompositions`, by operator. The functions in it raise
+        CannotExport as `export`.
+
+    Example::
+
+        >>> import torch, fastrnn.onnx
+        >>> program = torch.export.export(fastrnn.GRU(3, 4), (torch.randn(5, 2, 3),))
+        >>> program = program.run_decompositions(fastrnn.onnx.decompositions())
+        >>> any("fastrnn" in str(node.target) for node in program.graph.nodes)
+        False
+    """
+    return {getattr(torch.ops.fastrnn, f"{name}_forward").default: partial(_decomposed, name) for name in _OPERATORS}
+
+
+def _decomposed(cell_name: str, *arguments: Any) -> Forward:
+    """What a forward operator computes from its arguments, by ONNX's operator."""
+    from torch.onnx.ops import symbolic_multi_out
+
+    *layer_arguments, history, gates, _ = arguments
+    layer = Layer(cell_name, *layer_arguments)
+    reason = _why_not(layer)
+    if reason is not None:
+        raise CannotExport(f"{cell_name}: cannot be exported to ONNX: {reason}")
+    operator, cell = _OPERATORS[cell_name], CELLS[cell_name]
+    (T, B, _), D, H = layer.x.shape, layer.directions, layer.hidden_size
+    inputs = [
+        layer.x,
+        _packed(layer.w_ih, operator.gates, D),
+        _packed([w.squeeze(0) for w in layer.w_hh], operator.gates, D),
+        _packed(layer.biases, operator.gates, D) if layer.biases else None,
+        None if layer.lengths is None else layer.lengths.to(torch.int32),
+        *layer.states0,
+    ]
+    ys, *finals = symbolic_multi_out(
+        operator.name,
+        inputs,
+        _attributes(operator, layer),
+        dtypes=[layer.x.dtype] * (1 + len(cell.states)),
+        shapes=[(T, D, B, H), *[(D, B, H)] * len(cell.states)],
+    )
+    if layer.lengths is not None:
+        # ONNX does not say what follows a sequence of no steps, and ONNX Runtime gives zero.
+        empty = (layer.lengths == 0).unsqueeze(1)
+        finals = [torch.where(empty, before, after) for before, after in zip(layer.states0, finals, strict=True)]
+    states = [ys.squeeze(1) if D == 1 else ys.transpose(1, 2).flatten(2)]
+    if history:
+        states += [_absent(layer, (T, B, D * H), layer.state_dtype) for _ in cell.states[1:]]
+    saved = [_absent(layer, (D, T, B, len(cell.saved) * H), layer.gate_dtype)] if gates and cell.saved else []
+    return Forward(states, finals, saved)
+
+
+def _why_not(layer: Layer) -> str | None:
+    if layer.projected:
+        return "ONNX's LSTM has no projection (proj_size)"
+    if layer.resets is not None:
+        return "ONNX's operators have no resets"
+    if layer.heads > 1:
+        return "ONNX's operators have no block-diagonal recurrent weights"
+    return None
+
+
+def _packed(tensors: Sequence[Tensor], gates: tuple[int, ...], directions: int) -> Tensor:
+    """k tensors (G·H, ...) for each direction, with their gates in the given order: (directions, k·G·H, ...)."""
+    by_gate = torch.cat(list(tensors)).unflatten(0, (len(tensors), len(gates), -1))
+    if len(gates) > 1:
+        by_gate = torch.stack([by_gate[:, gate] for gate in gates], 1)
+    packed: Tensor = by_gate.flatten(0, 2).unflatten(0, (directions, -1))
+    return packed
+
+
+def _attributes(operator: _Operator, layer: Layer) -> dict[str, Any]:
+    direction = "bidirectional" if layer.directions == 2 else "reverse" if layer.reverse else "forward"
+    attributes: dict[str, Any] = {"hidden_size": layer.hidden_size, "direction": direction}
+    if operator.linear_before_reset:
+        attributes["linear_before_reset"] = 1
+    if operator.activation is not None:
+        attributes["activations"] = [operator.activation] * layer.directions
+    return attributes
+
+
+def _absent(layer: Layer, shape: Sequence[int | torch.SymInt], dtype: torch.dtype) -> Tensor:
+    """What ONNX's operators do not give, and only a backward or `return_states` reads: without readers it vanishes."""
+    from torch.onnx.ops import symbolic
+
+    return symbolic(f"{_NOWHERE}::StatesOfEveryStep", (layer.x,), dtype=dtype, shape=shape, version=1)
+
+
+def _require_packages() -> None:
+    try:
+        for name in ("onnxscript", "torch.onnx.ops"):
+            importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f'fastrnn.onnx.export needs torch 2.8 or later and what pip install "fastrnn[onnx]" installs: {error}'
+        ) from error
+
+
+@contextmanager
+def _decomposing() -> Iterator[None]:
+    """Within it, torch's exporter decomposes fastrnn's operators as it does all others of this table."""
+    table, ours = torch._decomp.decomposition_table, decompositions()
+    table.update(ours)
+    try:
+        yield
+    finally:
+        for operator in ours:
+            del table[operator]
+
+
+@contextmanager
+def _as_exported(model: nn.Module | torch.export.ExportedProgram) -> Iterator[None]:
+    """Within it, a module computes in evaluation mode and through fastrnn's operators; afterwards it is as it was."""
+    named = list(model.named_modules()) if isinstance(model, nn.Module) else []
+    modes = [(module, module.training) for _, module in named]
+    ours = [(name, module) for name, module in named if isinstance(module, _MODULES)]
+    backends = [(module, module.backend) for _, module in ours]
+    hooks = [
+        module.register_forward_pre_hook(partial(_refuse_packed, name or "the model"), with_kwargs=True)
+        for name, module in ours
+    ]
+    try:
+        if isinstance(model, nn.Module) and any(training for _, training in modes):
+            model.eval()
+        for module, _ in backends:
+            module.backend = "auto"
+        with torch.no_grad(), use_backend("auto"):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, backend in backends:
+            module.backend = backend
+        if isinstance(model, nn.Module) and model.training != modes[0][1]:
+            model.train()  # which a module may have overridden
+        for module, training in modes:
+            module.training = training
+
+
+def _refuse_packed(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if any(isinstance(argument, PackedSequence) for argument in (*args, *kwargs.values())):
+        raise CannotExport(
+            f"{name}: a PackedSequence cannot be exported to ONNX, its size depends on data: "
+            "give the module padded input and lengths="
+        )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _finish(model: onnx_ir.Model, optimize: bool) -> None:
+    """Refuses what no runtime could compute; if asked for, lays weights out and leaves out states that are zero."""
+    import onnx_ir
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    if optimize:
+        # First, so that what several operators share is laid out once.
+        common.CommonSubexpressionEliminationPass()(model)
+    nodes = list(onnx_ir.traversal.RecursiveGraphIterator(model.graph))
+    if any(node.domain == _NOWHERE for node in nodes):
+        raise CannotExport("lstm: cannot be exported to ONNX: its LSTM does not give c of every step (return_states)")
+    recurrent = [node for node in nodes if node.domain == "" and node.op_type in ("LSTM", "GRU", "RNN")]
+    if model.opset_imports.get("", _BFLOAT16_OPSET) < _BFLOAT16_OPSET and any(
+        node.inputs[0] is not None and node.inputs[0].dtype == onnx_ir.DataType.BFLOAT16 for node in recurrent
+    ):
+        raise CannotExport(f"ONNX's recurrent operators take bfloat16 from opset_version={_BFLOAT16_OPSET} on")
+    if optimize:
+        makers = _name_weights(recurrent)
+        common.NameFixPass()(model)
+        optimizer.fold_constants_ir(
+            model,
+            onnx_shape_inference=False,
+            input_size_limit=sys.maxsize,
+            output_size_limit=sys.maxsize,
+            should_fold=lambda node: node in makers,
+        )
+        _drop_zero_states(recurrent)
+
+
+def _name_weights(recurrent: Sequence[onnx_ir.Node]) -> set[onnx_ir.Node]:
+    """Names constant weights by their first parameters, and returns the nodes that make them."""
+    makers: set[onnx_ir.Node] = set()
+    for node in recurrent:
+        for index in _WEIGHTS:
+            weight = node.inputs[index] if index < len(node.inputs) else None
+            if weight is None or weight.producer() is None:
+                continue
+            values = _made_of(weight)
+            sources = [value for value in values if value.producer() is None]
+            if sources and all(source.const_value is not None for source in sources):
+                makers.update(maker for value in values if (maker := value.producer()) is not None)
+                weight.name = f"{sources[0].name}.onnx"
+    return makers
+
+
+def _made_of(value: onnx_ir.Value) -> list[onnx_ir.Value]:
+    """The value and all that it is computed from, an operator's first input before its second."""
+    found: dict[onnx_ir.Value, None] = {}
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        node = None if one in found else one.producer()
+        found[one] = None
+        if node is not None:
+            pending += [source for source in reversed(node.inputs) if source is not None]
+    return list(found)
+
+
+def _drop_zero_states(recurrent: Sequence[onnx_ir.Node]) -> None:
+    """Zero is what ONNX's operators take where an initial state is not given."""
+    for node in recurrent:
+        for index in _STATES:
+            if index < len(node.inputs) and _is_zero(node.inputs[index]):
+                node.replace_input_with(index, None)
+
+
+def _is_zero(value: onnx_ir.Value | None) -> bool:
+    """Whether a value is known to be zero, whatever its shape."""
+    if value is None:
+        return False
+    if value.const_value is not None:
+        return not value.const_value.numpy().any()
+    node = value.producer()
+    if node is None or node.domain != "":
+        return False
+    if node.op_type == "ConstantOfShape":
+        filling = node.attributes.get("value")
+        return filling is None or not filling.as_tensor().numpy().any()
+    return node.op_type in _COPIES and _is_zero(node.inputs[0])
