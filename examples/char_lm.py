@@ -4,10 +4,12 @@
     python examples/char_lm.py --resume             go on from char_lm.pt; of a finished run, only sample
     python examples/char_lm.py --text book.txt --cell gru --layers 2
     python examples/char_lm.py --compare            the same seed through fastrnn and torch.nn, side by side
+    torchrun --nproc-per-node 2 examples/char_lm.py two processes on the CPU, each with half of the streams
 
 Training is truncated back-propagation through time: the text is laid out as `batch` parallel streams, a step reads the
 next `chunk` characters of each, and the state at the end of a chunk, detached, enters the next one. Ctrl-C saves the
-checkpoint and samples; a resumed run is bit for bit the run that was never interrupted, on the same machine.
+checkpoint and samples; a resumed run is bit for bit the run that was never interrupted, on the same machine. Two
+processes compute what one does, up to rounding, but draw other dropout; either goes on from the other's checkpoint.
 
 fastrnn's RNN, GRU and LSTM take the arguments of their namesakes in torch.nn, so the model below is built from either.
 """
@@ -30,10 +32,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import fastrnn
 
@@ -101,6 +105,34 @@ def streams(codes: Tensor, count: int) -> Tensor:
     return codes[: len(codes) // count * count].view(count, -1)
 
 
+def process() -> tuple[int, int]:
+    """This process's number and how many there are: several under torchrun, each with its share of the streams."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def share(rows: Tensor) -> Tensor:
+    """(…, B, N) -> (…, B / processes, N): this process's rows."""
+    number, count = process()
+    return rows[..., number::count, :]
+
+
+def whole(rows: Tensor) -> Tensor:
+    """The opposite of `share`: the rows of all processes."""
+    if not dist.is_initialized():
+        return rows
+    shares = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(shares, rows.contiguous())
+    return torch.stack(shares, -2).flatten(-3, -2)
+
+
+def mean(value: float) -> float:
+    """Over all processes."""
+    values = torch.tensor(value, dtype=torch.float64)
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values.item() / process()[1]
+
+
 class CharLM(nn.Module):
     """Characters in, logits of the next character out. `library` gives the recurrent layer: fastrnn or torch.nn."""
 
@@ -133,6 +165,8 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.corpus, self.args = corpus, args
         self.model = CharLM(len(corpus.vocabulary), args, library).to(args.device)
+        # Averages gradients over the processes. Their random generators are alike, and stay so.
+        self.parallel = DistributedDataParallel(self.model) if dist.is_initialized() else self.model
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=args.learning_rate)
         self.done = 0
         self.new_epoch()
@@ -144,7 +178,7 @@ class Trainer:
 
     def go_to(self, shift: int, position: int) -> None:
         self.shift, self.position = shift, position
-        self.streams = streams(self.corpus.train.roll(-self.shift), self.args.batch)
+        self.streams = share(streams(self.corpus.train.roll(-self.shift), self.args.batch))
 
     def learning_rate(self) -> float:
         """A linear warm-up, then half a cosine down to `FINAL_RATE`."""
@@ -159,7 +193,7 @@ class Trainer:
             self.new_epoch()
         window = self.streams[:, self.position : self.position + self.args.chunk + 1]
         self.model.train()
-        logits, state = self.model(window[:, :-1], self.state)
+        logits, state = self.parallel(window[:, :-1], self.state)
         loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
         self.optimizer.zero_grad()
         loss.backward()
@@ -170,7 +204,7 @@ class Trainer:
         self.state = each(state, Tensor.detach)
         self.position += self.args.chunk
         self.done += 1
-        value = loss.item()  # waits for the device
+        value = mean(loss.item())  # waits for the device
         if not math.isfinite(value):
             raise Mistake(f"the loss is {value} after {self.done} steps; try a smaller --learning-rate")
         return value, time.perf_counter() - start
@@ -198,10 +232,12 @@ class Trainer:
             "configuration": self.configuration(),
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "state": self.state,
+            "state": each(self.state, whole),
             "place": (self.done, self.shift, self.position),
             "random": (torch.get_rng_state(), torch.cuda.get_rng_state_all()),
         }
+        if process()[0] > 0:
+            return
         partial = path.with_name(path.name + ".partial")
         try:
             torch.save(checkpoint, partial)
@@ -223,7 +259,7 @@ class Trainer:
             raise Mistake(f"the checkpoint {path} is of another configuration: {'; '.join(differences)}")
         self.model.load_state_dict(checkpoint["model"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
-        self.state = each(checkpoint["state"], lambda s: s.to(self.args.device))
+        self.state = each(checkpoint["state"], lambda s: share(s.to(self.args.device)))
         self.done, shift, position = checkpoint["place"]
         self.go_to(shift, position)
         torch.set_rng_state(checkpoint["random"][0])
@@ -274,7 +310,8 @@ def interruptions() -> Iterator[Callable[[], bool]]:
 
     def note(signum: int, frame: object) -> None:
         pressed.append(signum)
-        signal.signal(signal.SIGINT, before)
+        if not dist.is_initialized():  # torchrun passes on what the terminal has sent already
+            signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, note)
     try:
@@ -288,7 +325,7 @@ def train(trainer: Trainer, args: argparse.Namespace, console: Console) -> None:
     evaluate_every = max(1, args.steps // EVALUATIONS)
     report = Report(console, trainer.done, args.steps)
     with interruptions() as interrupted, report.bar:
-        while trainer.done < args.steps and not interrupted():
+        while trainer.done < args.steps and not mean(interrupted()):
             recent = [*recent[1 - WINDOW :], trainer.step()]
             losses, seconds = zip(*recent, strict=True)
             speed = args.batch * args.chunk / statistics.median(seconds)
@@ -366,6 +403,9 @@ def run(args: argparse.Namespace, console: Console) -> None:
         raise Mistake(f"there is no directory {folder} for the checkpoint")
     corpus = Corpus(read_text(args.text) if args.text else builtin_text(), args)
     corpus.encode(args.prompt or "")
+    number, count = process()
+    if args.batch % count or (count > 1 and (args.compare or args.device != "cpu")):
+        raise Mistake(f"{count} processes need --device cpu, a --batch that they can share evenly, and no --compare")
     console.print(f"fastrnn.{args.cell.upper()}, {args.layers} x {args.hidden} units, on {args.device}")
     console.print(f"{len(corpus.train):,} characters to train on, {len(corpus.held_out):,} held out")
     if args.compare:
@@ -377,6 +417,8 @@ def run(args: argparse.Namespace, console: Console) -> None:
         console.print(f"resuming after {trainer.done} of {args.steps} steps")
     if trainer.done < args.steps:
         train(trainer, args, console)
+    if number > 0:
+        return
     start = time.perf_counter()
     text = sample(trainer.model, corpus, args)
     seconds = time.perf_counter() - start
@@ -387,12 +429,18 @@ def run(args: argparse.Namespace, console: Console) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
+    if dist.is_torchelastic_launched():  # by torchrun
+        dist.init_process_group("gloo")
+    number, _ = process()
     try:
-        run(args, Console(markup=False, emoji=False, highlight=False, soft_wrap=True))
+        run(args, Console(markup=False, emoji=False, highlight=False, soft_wrap=True, quiet=number > 0))
     except Mistake as mistake:
-        raise SystemExit(f"char_lm: {mistake}") from None
+        raise SystemExit(1 if number > 0 else f"char_lm: {mistake}") from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 if __name__ == "__main__":

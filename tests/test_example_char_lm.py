@@ -7,6 +7,8 @@ import importlib.util
 import io
 import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -285,15 +287,69 @@ def test_sample_is_shown_where_the_output_lacks_its_characters(
     assert written.getvalue().decode("ascii").endswith("\n\n" + "?" * 20 + "\n")
 
 
-def test_script_prints_plain_lines_where_there_is_no_terminal(arguments: Callable[..., list[str]]) -> None:
-    command = [sys.executable, str(SCRIPT), *arguments("--steps", "3")]
+def run_script(*command: str) -> subprocess.CompletedProcess[str]:
     # the package that these tests import, whether it is installed or found in the checkout
     environment = {**os.environ, "PYTHONPATH": str(Path(fastrnn.__file__).parents[1])}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    result = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
     assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_script_prints_plain_lines_where_there_is_no_terminal(arguments: Callable[..., list[str]]) -> None:
+    result = run_script(str(SCRIPT), *arguments("--steps", "3"))
     assert result.stderr == ""
     assert all(character.isprintable() or character == "\n" for character in result.stdout)
     for step in (1, 2, 3):
         assert f"step {step}/3  loss" in result.stdout
     assert "after 3 steps, held-out text: loss" in result.stdout
     assert "20 characters at temperature 0.7" in result.stdout
+
+
+def test_two_processes_of_torchrun_compute_what_one_does(
+    arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On from a checkpoint of one process, into other epochs, and from theirs again in one process."""
+
+    def command(name: str, steps: int, *more: str) -> list[str]:
+        return arguments("--batch", "4", "--dropout", "0", "--steps", str(steps), *more, checkpoint=name)
+
+    char_lm.main(command("one.pt", 3))
+    shutil.copy(tmp_path / "one.pt", tmp_path / "two.pt")
+    capsys.readouterr()
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    printed = run_script(*torchrun, str(SCRIPT), *command("two.pt", 10, "--resume")).stdout
+    char_lm.main(command("one.pt", 10, "--resume"))
+    for (what, loss), expected in zip(reported(printed), reported(capsys.readouterr().out), strict=True):
+        assert (what, pytest.approx(loss, abs=2e-3)) == expected  # of three printed decimals
+    assert printed.count("characters at temperature") == 1
+    assert_near(tmp_path / "two.pt", tmp_path / "one.pt")
+    for name in ("one.pt", "two.pt"):
+        char_lm.main(command(name, 12, "--resume"))
+    assert_near(tmp_path / "two.pt", tmp_path / "one.pt")
+
+
+def assert_near(path: Path, expected: Path) -> None:
+    """The same checkpoint up to rounding, which grows where Adam divides by the size of a small gradient."""
+    got, wanted = flat(torch.load(path)), flat(torch.load(expected))
+    assert got.keys() == wanted.keys()
+    for name, leaf in wanted.items():
+        if isinstance(leaf, torch.Tensor):
+            torch.testing.assert_close(got[name], leaf, rtol=1e-4, atol=1e-5)
+        else:
+            assert got[name] == leaf
+
+
+def reported(printed: str) -> list[tuple[str, float]]:
+    """What has a loss, and the loss."""
+    return [(what, float(loss)) for what, loss in re.findall(r"(.*)  ?loss ([\d.]+)", printed)]
+
+
+@pytest.mark.parametrize("more", [[], ["--batch", "4", "--compare"]])
+def test_what_processes_cannot_share_is_named(
+    more: list[str], arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(char_lm, "process", lambda: (0, 2))
+    with pytest.raises(SystemExit, match="2 processes need --device cpu, a --batch that they can share evenly, and no"):
+        char_lm.main(arguments(*more))

@@ -1,4 +1,4 @@
-"""The operators as torch sees them: registration, derivatives of every order, and compilation into one graph."""
+"""The operators as torch sees them: registration, derivatives of every order, and who sees them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo.testing
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -14,16 +13,9 @@ import fastrnn
 from fastrnn import ops
 from fastrnn.cells import CELLS
 from tests.layers import Shape, cast, parameters, random_layer
-from tests.tolerances import DROP_IN
-from tests.torch_parity import operator_backends, skip_unless_projecting
+from tests.torch_parity import operator_backends
 
 SMALL = Shape(steps=3, batch=2, inputs=2, hidden=3, directions=2, lengths=True, resets=True)
-MODULES = [
-    ("RNN", {}),
-    ("GRU", {"num_layers": 2, "bidirectional": True}),
-    ("LSTM", {"batch_first": True}),
-    ("LSTM", {"proj_size": 2, "bidirectional": True}),
-]
 
 
 def finite_layer(cell: str, shape: Shape) -> Any:
@@ -90,54 +82,6 @@ def results(module: torch.nn.Module, run: Any, x: Tensor, **arguments: Any) -> l
     outputs = [output, *(finals if isinstance(finals, tuple) else (finals,))]
     loss = sum((tensor * tensor).sum() for tensor in outputs)
     return [*outputs, *torch.autograd.grad(loss, [x, *module.parameters()])]
-
-
-@pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize(("name", "options"), MODULES, ids=str)
-@operator_backends
-def test_fullgraph_with_dynamic_time_and_batch(name: str, options: dict[str, Any], backend: str) -> None:
-    """One graph, compiled once, serves every T and B, forward and backward."""
-    if "proj_size" in options:
-        skip_unless_projecting(backend)
-    module = getattr(fastrnn, name)(4, 5, dtype=torch.float64, backend=backend, **options)
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend=counter)
-    compilations = []
-    for first, second in ((5, 3), (7, 2), (4, 6)):
-        x = torch.randn(first, second, 4, dtype=torch.float64, requires_grad=True)
-        batch = first if options.get("batch_first") else second
-        arguments = {"lengths": torch.randint(0, 3, (batch,)), "resets": torch.rand(first, second) < 0.3}
-        expected = results(module, module, x, **arguments)
-        for got, want in zip(results(module, compiled, x, **arguments), expected, strict=True):
-            torch.testing.assert_close(got, want, rtol=DROP_IN, atol=DROP_IN)
-        compilations.append(counter.frame_count)
-    assert compilations[1:] == compilations[:1] * 2
-
-
-@pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("cell", ["RNNCell", "GRUCell", "LSTMCell"])
-def test_cells_compile_into_one_graph(cell: str) -> None:
-    module = getattr(fastrnn, cell)(4, 5, dtype=torch.float64)
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    x = torch.randn(3, 4, dtype=torch.float64)
-    torch.testing.assert_close(compiled(x), module(x), rtol=DROP_IN, atol=DROP_IN)
-
-
-@pytest.mark.usefixtures("fresh_compiler")
-def test_use_backend_is_seen_by_a_compiled_module() -> None:
-    gru = fastrnn.GRU(3, 4)
-    compiled = torch.compile(gru, fullgraph=True, backend="aot_eager")
-    x = torch.randn(5, 2, 3)
-    expected = compiled(x)[0]
-    with fastrnn.use_backend("reference"):
-        torch.testing.assert_close(compiled(x)[0], expected)
-
-
-@pytest.mark.usefixtures("fresh_compiler")
-def test_lengths_out_of_range_raise_in_a_compiled_graph_too() -> None:
-    compiled = torch.compile(fastrnn.GRU(3, 4), fullgraph=True, backend="aot_eager")
-    with pytest.raises(ValueError, match=r"gru: lengths must lie within \[0, T=5\], got 6 at index 1"):
-        compiled(torch.randn(5, 2, 3), lengths=torch.tensor([5, 6]))
 
 
 def test_a_shape_can_be_inferred_without_computing() -> None:
