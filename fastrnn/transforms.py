@@ -112,7 +112,8 @@ def forward(layer: Layer, *, history: bool, recompute: bool, backend: str) -> Fo
     """
     plain = backend in ("aten", "reference")
     if torch.compiler.is_compiling():
-        if plain or not _only_vmap():
+        # An exporter loses track of its tensors in an operator's batching rule.
+        if plain or torch.compiler.is_exporting() or not _only_vmap():
             return _reference(layer, history)
         kept = torch.is_grad_enabled()
         return ops.forward(layer, history=history or kept, gates=kept and not recompute, backend=backend)

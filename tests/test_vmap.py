@@ -341,6 +341,24 @@ def test_compiled(case: str) -> None:
         assert_same((got, gradients), (expected, torch.autograd.grad(expected.square().sum(), wanted)))
 
 
+class Many(torch.nn.Module):
+    """A module under vmap."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return vmap(lambda x: self.module(x)[0])(x)
+
+
+def test_exported() -> None:
+    many = Many(make("GRU"))
+    x = sequences(many.module, MEMBERS)
+    program = torch.export.export(many, (x,), strict=False)
+    assert_same(program.module()(x), many(x))
+
+
 @cases
 def test_the_operator_itself(case: str) -> None:
     module = make(case)
