@@ -12,9 +12,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import checks, ops, transforms
+from fastrnn import checks, ops, packing, transforms
 from fastrnn.backends import aten, aten_serves, check_name, products, requested
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Forward, Layer
@@ -68,6 +69,9 @@ def recurrent(
 
     With `return_states`, the tuple of the states of all steps comes third.
     """
+    if torch.compiler.is_compiling() and isinstance(input, PackedSequence) and input.sorted_indices is None:
+        # Only the data tell how many sequences there are.
+        return _outside_graphs(options, weights, input, hx, lengths, resets, return_states, watch)
     prepared = prepare(options, weights, input, hx, lengths, resets)
     if not return_states:
         return prepared.finish(*run(prepared, watch))
@@ -81,6 +85,10 @@ def recurrent(
 
     results = prepared.finish(*run(prepared, keep))
     return *results, tuple(prepared.lay_out(state) for state in _states(prepared.call, histories))
+
+
+_outside_graphs = _disable_dynamo(recurrent)
+"""What a compiler calls without looking into it."""
 
 
 def _states(call: Call, histories: Sequence[Sequence[Tensor]]) -> States:
@@ -174,13 +182,19 @@ def _prepare_packed(
     if data.dim() != 2:
         raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
     checks.dtype_and_size(data, weights[0][0])
-    steps, batch = len(batch_sizes), int(batch_sizes[0])
+    # A size, where there is one, rather than data: one graph then serves every batch.
+    batch = int(batch_sizes[0]) if sorted_indices is None else sorted_indices.shape[0]
+    steps, compiled = batch_sizes.shape[0], torch.compiler.is_compiling()
     packed_lengths = (torch.arange(batch, device=batch_sizes.device)[:, None] < batch_sizes).sum(1)
 
     def pad(rows: Tensor) -> Tensor:
+        if compiled:
+            return packing.pad(rows, batch_sizes, batch)
         return torch._VF._pad_packed_sequence(rows, batch_sizes, False, 0.0, steps)[0]
 
     def pack(output: Tensor) -> Tensor:
+        if compiled:
+            return packing.pack(output, batch_sizes, data.shape[0])
         return torch._VF._pack_padded_sequence(output, packed_lengths, False)[0]
 
     def finish(output: Tensor, finals: States) -> tuple[PackedSequence, States]:

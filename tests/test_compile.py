@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch._dynamo.testing
 import torch._inductor.config
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fastrnn
@@ -278,6 +280,28 @@ def test_parametrized_weights_stay_in_the_graph(name: str) -> None:
     assert_as_eager(module, torch.compile(module, fullgraph=True, backend="aot_eager"), random(5, 3, 4))
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # the compiler's
+@pytest.mark.parametrize("enforce_sorted", [False, True], ids=["indices", "no-indices"])
+@classes
+def test_packed_sequences(name: str, enforce_sorted: bool) -> None:
+    """One graph, if there are indices, which tell how many sequences there are; outside of graphs otherwise."""
+    module = make(name, **STACK)
+    compiled = torch.compile(module, fullgraph=not enforce_sorted, dynamic=True, backend="aot_eager")
+    for lengths in ([5, 3, 1], [7, 7, 4, 2], [9, 6]):
+        lengths = lengths if enforce_sorted else lengths[::-1]
+        padded = torch.zeros(max(lengths), len(lengths), 4)
+        _, *indices = pack_padded_sequence(padded, torch.tensor(lengths), enforce_sorted=enforce_sorted)
+        data = random(sum(lengths), 4)
+
+        def rows(run: Any, data: Tensor, indices: Any = indices) -> Any:
+            output, state = run(PackedSequence(data, *indices))
+            return output.data, state
+
+        got, expected = (results(module.parameters(), partial(rows, run), data) for run in (compiled, module))
+        assert_close(got, expected)
+    assert enforce_sorted or count_graphs() == 1
+
+
 def test_lengths_out_of_range_raise_in_a_compiled_graph_too() -> None:
     compiled = torch.compile(fastrnn.GRU(3, 4), fullgraph=True, backend="aot_eager")
     with pytest.raises(ValueError, match=r"gru: lengths must lie within \[0, T=5\], got 6 at index 1"):
@@ -290,7 +314,11 @@ def strided(tensor: Tensor) -> Tensor:
     return memory.permute(*reversed(range(tensor.dim()))).copy_(tensor.detach())
 
 
-@pytest.mark.parametrize("shape", [Shape(), Shape(steps=1), Shape(directions=2, lengths=True, resets=True)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [Shape(), Shape(steps=1), Shape(steps=0), Shape(batch=0), Shape(directions=2, lengths=True, resets=True)],
+    ids=str,
+)
 @pytest.mark.parametrize("cell", CELLS)
 @operator_backends
 def test_results_lie_in_memory_as_compilers_are_told(cell: str, shape: Shape, backend: str) -> None:

@@ -61,6 +61,11 @@ def in_one_graph(name: str) -> None:
     torch.compile(make(name), backend="eager", fullgraph=True)(sample(name))
 
 
+def packed_in_one_graph(name: str) -> None:
+    given = pack_padded_sequence(sample(name), torch.tensor([2, 5, 1]), enforce_sorted=False)
+    torch.compile(make(name), backend="eager", fullgraph=True)(given)
+
+
 def one_graph_for_all_sizes(name: str) -> str:
     graphs: list[Any] = []
 
@@ -254,6 +259,7 @@ def distributed(name: str) -> None:
 QUESTIONS: dict[str, Callable[[str], Any]] = {
     "`torch.compile(fullgraph=True)`": in_one_graph,
     "one compiled graph for every T and B": one_graph_for_all_sizes,
+    "one graph of a packed sequence": packed_in_one_graph,
     "`torch.export`": exported,
     "exported for every T and B": exported_for_all_sizes,
     "`torch.jit.script`": scripted,
@@ -296,6 +302,7 @@ FOR_LAYERS = {
     "resets inside a sequence",
     "`return_states`",
     "`recompute`",
+    "one graph of a packed sequence",
     "packed sequences",
     "T = 0",
     "B = 0",

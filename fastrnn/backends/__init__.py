@@ -43,8 +43,10 @@ NAMES: tuple[str, ...] = ("auto", *BACKENDS)
 class CannotServe(RuntimeError):
     """A backend was asked for by name and cannot serve the call; the message says why."""
 
-    def __init__(self, cell_name: str, backend: str, reason: str) -> None:
-        super().__init__(f"{cell_name}: backend {backend!r} cannot serve this call: {reason}")
+
+def cannot_serve(cell_name: str, backend: str, reason: str) -> CannotServe:
+    """The error. Not made by a constructor of its own, which torch.compile would stumble over."""
+    return CannotServe(f"{cell_name}: backend {backend!r} cannot serve this call: {reason}")
 
 
 @cache
@@ -114,7 +116,7 @@ def operator_backend(name: str, layer: Layer) -> str:
         return next(c for c in OPERATOR_BACKENDS if c not in passed_over and module(c).supports(layer) is None)
     reason = module(name).supports(layer)
     if reason is not None:
-        raise CannotServe(layer.cell_name, name, reason)
+        raise cannot_serve(layer.cell_name, name, reason)
     return name
 
 
@@ -129,8 +131,10 @@ def aten_serves(name: str, call: Call, first: Layer, training: bool) -> bool:
     if name not in ("auto", "aten"):
         return False
     reason = aten.supports(call)
+    if reason is None and training and call.cell_name == "lstm" and torch.compiler.is_compiling():
+        reason = "torch's LSTM kernel cannot be compiled for training"
     if name == "aten" and reason is not None:
-        raise CannotServe(call.cell_name, name, reason)
+        raise cannot_serve(call.cell_name, name, reason)
     return reason is None and (name == "aten" or why_aten(first, training) is not None)
 
 

@@ -52,7 +52,7 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     d_states0 = [torch.zeros(state.shape, dtype=dtype) for state in layer.states0]
     if batch == 0 or steps == 0:
         finals = zip(grads.finals, d_states0, strict=True)
-        d_states0 = [zero if d is None else d.to(dtype, copy=True) for d, zero in finals]
+        d_states0 = [zero if d is None else zero.copy_(d) for d, zero in finals]
     else:
         _run(layer, states, saved, grads, dgates, dh_out, d_states0)
     dx = [gate_gradients.input_gradient(layer, dgates)] if grads.need_x else []

@@ -93,7 +93,7 @@ def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     c_history = workspace.empty((steps, batch, directions * hidden), dtype) if history and has_c else None
     saved = workspace.empty((directions, steps, batch, saves * hidden), dtype) if gates and saves else None
     if batch == 0 or steps == 0:
-        finals = [state.clone() for state in layer.states0]
+        finals = [state.clone(memory_format=torch.contiguous_format) for state in layer.states0]
     else:
         last = [torch.empty(state.shape, dtype=dtype) for state in layer.states0]
         _run(layer, ys, c_history, saved, last)
