@@ -374,7 +374,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--steps", type=int, help=f"in all, those before a resumption too ({STEPS}; {COMPARE_STEPS} to compare)")
     add("--learning-rate", type=float, default=4e-3, help="of Adam, at its highest (0.004)")
     add("--seed", type=int, default=0, help="of weights, dropout, order and samples (0)")
-    devices = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
+    # Several processes compute on the CPU.
+    devices = ("cuda", "cpu") if torch.cuda.is_available() and not dist.is_torchelastic_launched() else ("cpu",)
     add("--device", choices=devices, default=devices[0], help=f"({devices[0]})")
     add("--checkpoint", type=Path, default=Path("char_lm.pt"), help="written while training (char_lm.pt)")
     add("--resume", action="store_true", help="go on from the checkpoint; without it a new run replaces it")
@@ -404,8 +405,10 @@ def run(args: argparse.Namespace, console: Console) -> None:
     corpus = Corpus(read_text(args.text) if args.text else builtin_text(), args)
     corpus.encode(args.prompt or "")
     number, count = process()
-    if args.batch % count or (count > 1 and (args.compare or args.device != "cpu")):
-        raise Mistake(f"{count} processes need --device cpu, a --batch that they can share evenly, and no --compare")
+    if args.batch % count:
+        raise Mistake(f"--batch must be a multiple of {count}, the number of processes, got {args.batch}")
+    if count > 1 and (args.compare or args.device != "cpu"):
+        raise Mistake(f"{count} processes need --device cpu, and no --compare")
     console.print(f"fastrnn.{args.cell.upper()}, {args.layers} x {args.hidden} units, on {args.device}")
     console.print(f"{len(corpus.train):,} characters to train on, {len(corpus.held_out):,} held out")
     if args.compare:

@@ -139,8 +139,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     for name in ("hidden", "length", "batch", "steps"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
-    if not args.learning_rate > 0:
-        parser.error(f"--learning-rate must be above 0, got {args.learning_rate:g}")
+    if not 0 < args.learning_rate < math.inf:
+        parser.error(f"--learning-rate must be above 0 and finite, got {args.learning_rate:g}")
     return args
 
 

@@ -154,6 +154,8 @@ def load_weights(module: nn.RNNBase, layers: Any) -> None:
                     raise ValueError(
                         f"{layer.name}: the module's {name} must be {tuple(value.shape)}, got {tuple(parameter.shape)}"
                     )
+                if any(parameter is other and not torch.equal(value, earlier) for other, earlier in sources):
+                    raise ValueError(f"{layer.name}: the module's {name} is tied to another, whose weights differ")
                 sources.append((parameter, value))
     with torch.no_grad():
         for target, value in sources:
@@ -256,7 +258,7 @@ def _as_sequence(layers: Any) -> list[Any]:
 
 def _kind(layer: Any) -> _Kind:
     """What a Keras layer is, after a check that a module can be the same."""
-    if type(layer).__name__ == "Bidirectional" and hasattr(layer, "backward_layer"):
+    if _keras_name(layer) == "Bidirectional":
         return _kind_of_both(layer)
     kind = _kind_of_one(layer)
     if layer.go_backwards:
@@ -265,6 +267,12 @@ def _kind(layer: Any) -> _Kind:
             "convert a layer without it, and give the module input.flip(1)"
         )
     return kind
+
+
+def _keras_name(layer: Any) -> str:
+    """The name of one of Keras' own classes; empty for others, which may compute something else under the same name."""
+    cls = type(layer)
+    return cls.__name__ if cls.__module__.split(".")[0] == "keras" else ""
 
 
 def _kind_of_both(layer: Any) -> _Kind:
@@ -282,9 +290,12 @@ def _kind_of_both(layer: Any) -> _Kind:
 
 
 def _kind_of_one(layer: Any) -> _Kind:
-    name = type(layer).__name__
-    if name not in _GATES or not hasattr(layer, "recurrent_dropout"):
-        raise TypeError(f"expected one of Keras' LSTM, GRU, SimpleRNN or Bidirectional of one, got {_type_name(layer)}")
+    name = _keras_name(layer)
+    if name not in _GATES:
+        raise TypeError(
+            f"expected one of Keras' LSTM, GRU, SimpleRNN or Bidirectional of one, got {_type_name(layer)}; "
+            "of a model, give its recurrent layers, which model.layers has"
+        )
     if not layer.built:
         raise ValueError(f"{layer.name}: the layer must be built: call layer.build((None, None, input_size))")
     activation = _activation(layer.activation)
@@ -363,7 +374,7 @@ def _as_parameters(kind: _Kind, arrays: Sequence[Array]) -> list[Tensor]:
 
 def _as_arrays(kind: _Kind, parameters: Sequence[Tensor]) -> list[Array]:
     """The other way round."""
-    w_ih, w_hh, *biases = parameters
+    w_ih, w_hh, *biases = (p.float() if p.dtype == torch.bfloat16 else p for p in parameters)
     bias = [] if not biases else [torch.stack(biases) if kind.name == "GRU" else biases[0] + biases[1]]
     return [_as_array(_reordered(kind, tensor)) for tensor in (w_ih.t(), w_hh.t(), *bias)]
 
@@ -380,6 +391,5 @@ def _as_tensor(array: Array) -> Tensor:
 
 
 def _as_array(tensor: Tensor) -> Array:
-    tensor = tensor.detach().cpu()
-    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
+    array: Array = tensor.detach().cpu().contiguous().numpy()
     return array

@@ -233,7 +233,7 @@ class LSTM(_Layers):
     so that `h[k]` goes with `hn[k]`; padded and in the caller's order for a PackedSequence. At t they hold the state
     after the step that reads the input of t, in either direction, before dropout, and zero at t >= length. They have
     the output's dtype: c is kept in float32 and rounded once, as cn is. Torch's own kernels cannot give them: "auto"
-    passes over "aten", and "aten" by name raises.
+    passes over "aten", and "aten" by name raises, but under torch.func's transforms, where the reference serves it.
 
     Raises:
         ValueError, RuntimeError: as torch.nn.LSTM for wrong dimensions, sizes and dtypes; for lengths or resets of

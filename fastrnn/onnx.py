@@ -112,6 +112,7 @@ def export(
         CannotExport: for what ONNX's operators do not have: `proj_size`, `resets`, block-diagonal recurrent weights, an
             LSTM's c of every step (`return_states`), bfloat16 before opset 22; and for a PackedSequence, whose size
             depends on data.
+        TypeError: the file was named by `f`, as torch.onnx.export calls it, instead of `path`.
         ValueError: `dynamo=False` was asked for. The exporter that is based on TorchScript does not know fastrnn's
             operators; under `fastrnn.use_backend("aten")`, `torch.onnx.export(..., dynamo=False)` sees torch's in
             fastrnn's modules within a model.
@@ -126,6 +127,8 @@ def export(
         >>> [node.op_type for node in program.model.graph if node.op_type in ("LSTM", "GRU", "RNN")]
         ['LSTM']
     """
+    if "f" in options:
+        raise TypeError("fastrnn.onnx.export: the file is named by path, not by f")
     if options.pop("dynamo", True) is not True:
         raise ValueError(
             "fastrnn.onnx.export: dynamo must be True: the exporter based on TorchScript does not know fastrnn's "

@@ -223,7 +223,8 @@ class _Recurrence(torch.autograd.Function):
         create_graph = torch.is_grad_enabled()
         if create_graph or torch.autograd.forward_ad._current_level >= 0 or any(map(_is_batched, grads)):
             layer = Layer(ctx.cell.name, *arguments)
-            gradients = _differentiable_gradients(layer, d_states, d_finals, create_graph)
+            with _autocast_off(x):
+                gradients = _differentiable_gradients(layer, d_states, d_finals, create_graph)
         else:
             if len(states) < len(ctx.cell.states):
                 # The call of a graph that was traced without gradients: what it did not keep is computed again.
@@ -297,7 +298,7 @@ def _differentiable_gradients(
     groups = [[tensor.view_as(tensor) if tensor.requires_grad else tensor for tensor in group] for group in groups]
     (x,), w_ih, w_hh, biases, extras, states0 = groups
     layer = replace(layer, x=x, w_ih=w_ih, w_hh=w_hh, biases=biases, extras=extras, states0=states0)
-    outputs = reference.forward(layer, history=True, gates=False)
+    outputs = reference.forward(layer, history=len(d_states) > 1, gates=False)
     pairs = [
         (output, grad)
         for output, grad in zip(outputs.states + outputs.finals, [*d_states, *d_finals], strict=True)

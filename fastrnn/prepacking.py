@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from torch import nn
+
+from fastrnn import repeated
+
 Module = TypeVar("Module", bound="Prepacking")
 
 
-class Prepacking:
+class Prepacking(nn.Module):
     """What layers and cells share: that their weights can be laid out once."""
 
     prepacked: bool = False
@@ -19,10 +23,10 @@ class Prepacking:
         laying them out (`docs/performance.md` has the figures). It takes effect from the second or third call without
         gradients and of the same shape on, and costs the memory of a copy of the weights.
 
-        Weights that an optimizer, `load_state_dict`, or any operation in place that autograd counts has changed are
-        laid out again, and so are parameters that were replaced. What autograd does not count is not seen: values that
-        were written through `parameter.data`, through memory shared with NumPy, or under `torch.inference_mode`. Call
-        `prepack(False)` before such a change; training is never affected.
+        Weights that an optimizer's step, `load_state_dict`, or any operation in place that autograd counts has changed
+        are laid out again, and so are parameters that were replaced. Other changes are not seen: values that were
+        written through `parameter.data`, through memory shared with NumPy, or under `torch.inference_mode`. Call
+        `prepack()` again after such a change; training is never affected.
 
         Args:
             on: whether weights may be laid out once, or are to be in every call, as they are without `prepack`.
@@ -35,4 +39,6 @@ class Prepacking:
             ...     output, state = lstm(torch.randn(10, 1, 10))
         """
         self.prepacked = on
+        repeated.forget(self)
+        repeated.count_optimizer_steps()
         return self

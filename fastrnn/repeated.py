@@ -9,11 +9,13 @@ The kernel reads the parameters where they are, so that a change of their values
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastrnn import ops
 from fastrnn.backends import aten
@@ -153,16 +155,20 @@ class _Prepacked(_Inference):
 
     keeps_weights = True
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.versions = [parameter._version for _, parameter, _, _ in self.parameters]
+    def __init__(self, form: Form, layers: Sequence[Sequence[dict[str, nn.Parameter]]], input: Tensor, state: Tensor):
+        # Before the weights are read: what changes while they are laid out is a change.
+        self.steps = _optimizer_steps
+        self.versions = [p._version for layer in layers for group in layer for p in group.values()]
+        super().__init__(form, layers, input, state)
+        self.storages = [parameter.untyped_storage() for _, parameter, _, _ in self.parameters]
+        """held, so that no other memory can come to lie at their addresses"""
 
     def _knows_parameters(self, module: nn.Module) -> bool:
-        current = module._parameters
-        for (name, parameter, address, _), version in zip(self.parameters, self.versions, strict=True):
-            if current.get(name) is not parameter or parameter._version != version or parameter.data_ptr() != address:
-                return False
-        return True
+        return (
+            self.steps == _optimizer_steps
+            and super()._knows_parameters(module)
+            and all(p._version == version for (_, p, _, _), version in zip(self.parameters, self.versions, strict=True))
+        )
 
 
 class _Training(_Call):
@@ -245,7 +251,27 @@ _calls: dict[type[_Call], WeakKeyDictionary[nn.Module, Any]] = {
     _Inference: WeakKeyDictionary(),
     _Training: WeakKeyDictionary(),
 }
-"""The last call of each module, of either kind."""
+"""The last call of each module, of either kind. A module to which one of its own parameters refers is never freed."""
+
+_optimizer_steps = 0
+"""Of all optimizers, since weights were prepacked first."""
+
+
+@cache
+def count_optimizer_steps() -> None:
+    """From the first call on: torch's fused optimizers change parameters without autograd's counting it."""
+
+    def count(*_: Any) -> None:
+        global _optimizer_steps
+        _optimizer_steps += 1
+
+    register_optimizer_step_post_hook(count)
+
+
+def forget(module: nn.Module) -> None:
+    """Drops what is remembered of a module's calls."""
+    for calls in _calls.values():
+        calls.pop(module, None)
 
 
 def is_possible(input: Any) -> bool:

@@ -136,6 +136,17 @@ def test_backward_outside_autocast_gives_the_same_gradients(kind: str) -> None:
 
 
 @modules
+def test_backward_within_autocast_is_not_changed_by_it(kind: str) -> None:
+    module = float32_pair(kind, "numba")
+    loss = sum(tensor.square().sum() for tensor in tensors(module(*sample(kind, module))))
+    parameters = list(module.parameters())
+    expected = torch.autograd.grad(loss, parameters, create_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+@modules
 def test_disabled_autocast_changes_nothing(kind: str) -> None:
     module = float32_pair(kind)
     arguments = sample(kind, module)

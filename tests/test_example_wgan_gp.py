@@ -100,7 +100,8 @@ def test_a_wave_is_drawn() -> None:
         (["--steps", "0"], "--steps must be at least 1, got 0"),
         (["--hidden", "-1"], "--hidden must be at least 1, got -1"),
         (["--cell", "qrnn"], "invalid choice: 'qrnn'"),
-        (["--learning-rate", "0"], "--learning-rate must be above 0, got 0"),
+        (["--learning-rate", "0"], "--learning-rate must be above 0 and finite, got 0"),
+        (["--learning-rate", "inf"], "--learning-rate must be above 0 and finite, got inf"),
     ],
 )
 def test_mistakes_are_answered(more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

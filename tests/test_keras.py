@@ -204,7 +204,14 @@ def test_directions_of_two_kinds_are_refused(keras: ModuleType) -> None:
 
 
 def test_other_types_are_refused(keras: ModuleType) -> None:
-    for layer in (keras.layers.Dense(3), keras.layers.RNN(keras.layers.LSTMCell(3)), nn.LSTM(3, 4), None):
+    class LSTM(keras.layers.LSTM):  # type: ignore[misc,name-defined]
+        """May compute anything under Keras' name."""
+
+    class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc,name-defined]
+        pass
+
+    own = (LSTM(3), Bidirectional(keras.layers.LSTM(3)))
+    for layer in (keras.layers.Dense(3), keras.layers.RNN(keras.layers.LSTMCell(3)), nn.LSTM(3, 4), None, *own):
         with pytest.raises(TypeError, match="expected one of Keras' LSTM, GRU, SimpleRNN or Bidirectional of one, got"):
             from_keras(layer)
     for module in (fastrnn.LSTMCell(3, 4), nn.Linear(3, 4)):
@@ -254,3 +261,20 @@ def test_without_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "keras", None)
     with pytest.raises(ImportError, match=r'to_keras needs Keras 3, pip install "fastrnn\[keras\]"'):
         to_keras(fastrnn.GRU(INPUT, HIDDEN))
+
+
+def test_tied_parameters_take_no_different_weights(keras: ModuleType) -> None:
+    module = fastrnn.LSTM(4, 4, 2, batch_first=True)
+    module.weight_hh_l1 = module.weight_hh_l0
+    before = module.weight_hh_l0.clone()
+    with pytest.raises(ValueError, match="weight_hh_l1 is tied to another, whose weights differ"):
+        load_weights(module, to_keras(fastrnn.LSTM(4, 4, 2, batch_first=True)))
+    assert torch.equal(module.weight_hh_l0, before)
+    load_weights(module, to_keras(module))
+
+
+def test_biases_of_bfloat16_are_summed_in_float32() -> None:
+    module = fastrnn.LSTM(3, 64).bfloat16()
+    exact = module.bias_ih_l0.float() + module.bias_hh_l0.float()
+    [[_, _, bias]] = get_weights(module)
+    assert sorted(bias.tolist()) == sorted(exact.tolist())

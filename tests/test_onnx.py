@@ -286,6 +286,9 @@ def test_the_exporter_based_on_torchscript(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"dynamo must be True.*use_backend\(\"aten\"\)"):
         fastrnn.onnx.export(model, (x,), dynamo=False)
     path = tmp_path / "model.onnx"
+    with pytest.raises(TypeError, match="named by path, not by f"):
+        fastrnn.onnx.export(model, (x,), f=path)
+    assert not path.exists()
     with fastrnn.use_backend("aten"):
         torch.onnx.export(model, (x,), path, dynamo=False)
     assert [node.op_type for node in onnx.load(path).graph.node if node.op_type in RECURRENT] == ["LSTM"]

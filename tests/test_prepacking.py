@@ -109,6 +109,20 @@ def _trained(net: nn.Module) -> None:
     torch.optim.SGD(net.parameters(), lr=0.5).step()
 
 
+def _trained_by_fused_kernels(net: nn.Module) -> None:
+    net(torch.ones(T, B, I))[0].sum().backward()
+    torch.optim.SGD(net.parameters(), lr=0.5, fused=True).step()  # which autograd does not count
+
+
+def _swapped_twice(net: nn.Module) -> None:
+    for _ in range(2):  # memory that is given back may be given out again
+        net.weight_hh_l0.data = net.weight_hh_l0.data * 2
+
+
+def _transposed(net: nn.Module) -> None:
+    net.weight_hh_l0.data = net.weight_hh_l0.data[:H].t().repeat(len(net.weight_hh_l0) // H, 1)
+
+
 def _swapped(net: nn.Module) -> None:
     net.weight_ih_l0.data = 2 * net.weight_ih_l0.data
 
@@ -117,7 +131,20 @@ def _widened(net: nn.Module) -> None:
     net.double()
 
 
-@pytest.mark.parametrize("change", [_replaced, _loaded, _multiplied, _trained, _swapped, _widened])
+@pytest.mark.parametrize(
+    "change",
+    [
+        _replaced,
+        _loaded,
+        _multiplied,
+        _trained,
+        _trained_by_fused_kernels,
+        _swapped,
+        _swapped_twice,
+        _transposed,
+        _widened,
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_changes_that_are_counted_are_seen(kind: str, change: Callable[[nn.Module], None], laid_out: list[int]) -> None:
     plain, prepacked = pair(kind)
@@ -144,6 +171,36 @@ def test_after_turning_it_off_every_change_is_seen(kind: str) -> None:
         net.weight_hh_l0.data.mul_(2)
     assert all(map(torch.equal, repeat(prepacked, x), before))
     assert prepacked.prepack(False) is prepacked
+    assert all(map(torch.equal, repeat(prepacked, x), repeat(plain, x)))
+
+
+@pytest.mark.parametrize("off", [False, True], ids=["again", "off-and-on"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_prepacking_again_sees_every_change(kind: str, off: bool) -> None:
+    plain, prepacked = pair(kind)
+    x = torch.ones(T, B, I)
+    repeat(prepacked, x)
+    if off:
+        prepacked.prepack(False)
+    for net in (plain, prepacked):
+        net.weight_hh_l0.data.mul_(2)
+    prepacked.prepack()
+    assert all(map(torch.equal, repeat(prepacked, x), repeat(plain, x)))
+
+
+def test_what_changes_while_weights_are_laid_out_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, prepacked = pair("GRU")
+    x, keep = torch.ones(T, B, I), layer_forward.Prepared.keep_weights
+
+    def keep_and_change(self: layer_forward.Prepared) -> None:
+        keep(self)
+        monkeypatch.undo()
+        prepacked.weight_hh_l0.mul_(2)
+
+    monkeypatch.setattr(layer_forward.Prepared, "keep_weights", keep_and_change)
+    repeat(prepacked, x)
+    with torch.no_grad():
+        plain.weight_hh_l0.mul_(2)
     assert all(map(torch.equal, repeat(prepacked, x), repeat(plain, x)))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastrnn
 from tests.test_ecosystem import First, arguments, features, models
@@ -91,3 +92,17 @@ def test_the_choice_of_a_backend_can_be_traced(kind: str) -> None:
     ours, theirs = pair(kind, backend="auto")
     x, _ = arguments(kind, ours)
     assert_close(tensors(torch.jit.trace(ours, (x,))(x)), tensors(theirs(x)))
+
+
+@scripting
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_has_second_derivatives() -> None:
+    """Of an LSTM, of which a trace keeps no c."""
+    ours, theirs = pair("LSTM", backend="numba")
+    traced, x = torch.jit.trace(ours, (random(TIME, BATCH, INPUT),)), random(TIME, BATCH, INPUT, grad=True)
+
+    def penalty(module: Any) -> Tensor:
+        (d_x,) = torch.autograd.grad(tensors(module(x))[0].square().sum(), x, create_graph=True)
+        return torch.autograd.grad(d_x.square().sum(), x)[0]
+
+    assert_close(penalty(traced), penalty(theirs))
