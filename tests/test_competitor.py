@@ -92,8 +92,9 @@ def test_one_that_does_not_start_is_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 MEASURING = """
-import sys
+import signal, sys
 from benchmarks import competitor
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells have programs in the background ignore
 
 def measure_case(case, contenders, competitors, *budget):
     with competitors.busy():
@@ -125,7 +126,7 @@ def test_they_end_with_the_process_that_measures(ending: signal.Signals) -> None
             os.killpg(measuring.pid, ending)
         else:
             measuring.send_signal(ending)
-        _, errors = measuring.communicate()
+        _, errors = measuring.communicate(timeout=PATIENCE_SECONDS)
     assert wait_until_gone(pids)
     if ending == signal.SIGINT:
         assert measuring.returncode == command.INTERRUPTED, errors
