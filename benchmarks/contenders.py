@@ -158,7 +158,8 @@ class FastRNN:
         if self.prepacked and problem.case.training:
             raise NotServed("weights are laid out once in inference only")
         dtype = self.dtype or problem.x.dtype
-        module: Any = build_module(fastrnn, problem.case, dtype, backend=self.backend)
+        with torch.inference_mode(False):  # as programs do: changes of parameters made under it are not counted
+            module: Any = build_module(fastrnn, problem.case, dtype, backend=self.backend)
         module.prepack(self.prepacked)
         arguments = {} if problem.resets is None else {"resets": problem.resets}
         run = module_run(module, problem, dtype, **arguments)

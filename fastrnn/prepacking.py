@@ -26,7 +26,8 @@ class Prepacking(nn.Module):
         Weights that an optimizer's step, `load_state_dict`, or any operation in place that autograd counts has changed
         are laid out again, and so are parameters that were replaced. Other changes are not seen: values that were
         written through `parameter.data`, through memory shared with NumPy, or under `torch.inference_mode`. Call
-        `prepack()` again after such a change; training is never affected.
+        `prepack()` again after such a change; training is never affected. Parameters that were made under
+        `torch.inference_mode` are read in every call, because nothing counts their changes.
 
         Args:
             on: whether weights may be laid out once, or are to be in every call, as they are without `prepack`.
