@@ -41,5 +41,6 @@ class Prepacking(nn.Module):
         """
         self.prepacked = on
         repeated.forget(self)
-        repeated.count_optimizer_steps()
+        if on:
+            repeated.count_optimizer_steps()
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,22 +14,13 @@ import torch
 from torch import nn
 
 import fastrnn
+from tests.examples import FOLDER, load_script
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "accelerate.py"
+SCRIPT = FOLDER / "accelerate.py"
 SMALL = ["--hidden", "8", "--batch", "3", "--length", "11", "--steps", "4", "--threads", "1"]
 
 
-def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("example_accelerate", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-accelerate = load_script()
+accelerate = load_script(SCRIPT)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import math
 import os
@@ -23,23 +22,15 @@ from rich.console import Console
 from rich.text import Text
 
 import fastrnn
+from tests.examples import FOLDER, load_script
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "char_lm.py"
+SCRIPT = FOLDER / "char_lm.py"
 SMALL = ["--hidden", "12", "--embedding", "6", "--batch", "3", "--chunk", "7", "--length", "20", "--device", "cpu"]
 # 3 streams of 42 characters, 5 chunks each: the tests' 14 steps enter their third epoch.
 TEXT = "The quick brown fox jumps over the lazy dog. " * 3 + "Pack my box!"
 
 
-def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("char_lm", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-char_lm = load_script()
+char_lm = load_script(SCRIPT)
 
 
 @pytest.fixture(autouse=True)

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import fastrnn
+from tests.examples import FOLDER, load_script
 
-SCRIPT = Path(__file__).parents[1] / "examples" / "wgan_gp.py"
+SCRIPT = FOLDER / "wgan_gp.py"
 SMALL = ["--hidden", "8", "--length", "6", "--batch", "8"]
 
 
-def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("wgan_gp", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-wgan_gp = load_script()
+wgan_gp = load_script(SCRIPT)
 
 
 @pytest.fixture(autouse=True)
