@@ -7,11 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastrnn import backends, functional
+from fastrnn import backends, stack
 from fastrnn.backends import aten
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
 from fastrnn.nn import _Layers
+from fastrnn.prepare import prepare
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,10 @@ def explain(
     """
     if not isinstance(module, _Layers):
         raise TypeError(f"explain: module must be a fastrnn.RNN, GRU or LSTM, got {type(module).__name__}")
-    prepared = functional.prepare(module._options(), module._weights(), input, hx, lengths, resets)
+    prepared = prepare(module._options(), module._weights(), input, hx, lengths, resets)
     call, asked = replace(prepared.call, return_states=return_states), prepared.backend
     first = call.layer(0, call.x)
-    training = functional.needs_gradients(first)
+    training = stack.needs_gradients(first)
     try:
         layers = _serving(asked, call, first, training)
     except backends.CannotServe:

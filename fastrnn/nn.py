@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import checks, functional, repeated
+from fastrnn import checks, repeated, stack
 from fastrnn.backends import check_name, requested
-from fastrnn.functional import Options, Watch, Weights
 from fastrnn.prepacking import Prepacking
+from fastrnn.prepare import Options, Weights
 from fastrnn.repeated import Form
+from fastrnn.stack import Watch
 
 _CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 _MODES = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
@@ -26,6 +27,10 @@ _MODES = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU":
 watched: dict[nn.Module, Callable[[], Watch]] = {}
 """The modules that `fastrnn.probe` records, and what tells it of a call. Not kept in the modules, which are copied and
 pickled."""
+
+
+def _watch(module: nn.Module) -> Watch | None:
+    return watched[module]() if module in watched else None
 
 
 def _refuse_to_be_scripted(module: nn.Module) -> NoReturn:
@@ -79,10 +84,10 @@ class _Layers(Prepacking, nn.RNNBase):
     def _run(
         self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None, return_states: bool
     ) -> tuple[Any, ...]:
-        if return_states or self in watched:
-            watch = watched[self]() if self in watched else None
+        watch = _watch(self)
+        if return_states or watch is not None:
             arguments = (self._options(), self._weights(), input, hx, lengths, resets)
-            return functional.recurrent(*arguments, return_states, watch)
+            return stack.recurrent(*arguments, return_states, watch)
         repeats = lengths is None and resets is None and self._is_plain() and repeated.is_possible(input)
         if repeats:
             form = Form(
@@ -97,7 +102,7 @@ class _Layers(Prepacking, nn.RNNBase):
             known = repeated.call(self, form, input, before)
             if known is not None:
                 return known
-        output, finals = functional.recurrent(self._options(), self._weights(), input, hx, lengths, resets)
+        output, finals = stack.recurrent(self._options(), self._weights(), input, hx, lengths, resets)
         if repeats:
             repeated.remember(self, form, self._all_weights, input, before, finals[0])
         return output, finals
@@ -290,7 +295,7 @@ class _Cell(Prepacking, nn.RNNCellBase):
         return options + (", prepacked" if self.prepacked else "")
 
     def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        watch = watched[self]() if self in watched else None
+        watch = _watch(self)
         repeats = watch is None and not torch.is_grad_enabled() and repeated.is_possible(input)
         if repeats:
             form = Form(cell_name, cell=True, backend=requested(self.backend), prepacked=self.prepacked)
@@ -305,7 +310,7 @@ class _Cell(Prepacking, nn.RNNCellBase):
         checks.cell_sizes(input, hx or (), self.input_size, self.hidden_size)
         biases = [] if self.bias_ih is None else [self.bias_ih, self.bias_hh]
         options = Options(label, cell_name, backend=self.backend)
-        after = functional.step(options, [self.weight_ih, self.weight_hh, *biases], input, hx, watch)
+        after = stack.step(options, [self.weight_ih, self.weight_hh, *biases], input, hx, watch)
         after = after if batched else tuple(state.squeeze(0) for state in after)
         if repeats:
             names = [_CELL_PARAMETERS[: 2 + len(biases)]]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn import functional, ops
 from fastrnn import nn as layers
+from fastrnn import ops, stack
 from fastrnn.backends.layer import Forward, Layer
-from fastrnn.functional import Watch
 from fastrnn.probe_figures import Figures, Thresholds, joined, of_backward, of_forward
+from fastrnn.stack import Watch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,7 +95,7 @@ class Record(Mapping[str, Figures]):
         """What is told of the layers of a call that begins now."""
         if torch.compiler.is_compiling():
             raise RuntimeError("fastrnn.probe: cannot look into a call that is being compiled; compile before or after")
-        if functional._is_transformed():
+        if stack.is_transformed():
             raise RuntimeError("fastrnn.probe: cannot look into torch.func's transforms or forward-mode derivatives")
         call, last = _Call(type(module).__name__, thresholds, self._hooks), getattr(module, "num_layers", 1) - 1
 

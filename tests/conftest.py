@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms ask of cuBLAS
 
-from fastrnn import functional
+from fastrnn import stack
 from fastrnn.backends.triton.interpreter import INTERPRETED  # after TRITON_INTERPRET, which it reads
 from tests.devices import device_of
 from tests.triton_interpreter import patch_once
@@ -76,11 +76,11 @@ def usual_way(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A line for each call of a module that took the usual way, checks and all: see `fastrnn.repeated`."""
     calls: list[str] = []
     for name in ("recurrent", "step"):
-        usual = getattr(functional, name)
+        usual = getattr(stack, name)
 
         def counted(*arguments: Any, usual: Any = usual, **options: Any) -> Any:
             calls.append("usual")
             return usual(*arguments, **options)
 
-        monkeypatch.setattr(functional, name, counted)
+        monkeypatch.setattr(stack, name, counted)
     return calls

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import fastrnn
-from fastrnn import functional
+from fastrnn import stack
 from tests.torch_parity import assert_close
 
 pytestmark = pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
@@ -122,13 +122,13 @@ def work(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
     torch.set_num_threads(1)
     calls: list[str] = []
-    usual = functional.recurrent
+    usual = stack.recurrent
 
     def counted(*arguments: Any, **options: Any) -> Any:
         calls.append("usual")
         return usual(*arguments, **options)
 
-    functional.recurrent = counted
+    stack.recurrent = counted
     trained = {}
     for name, way in CASES:
         model, x = data(way, name)
