@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,22 +34,30 @@ from benchmarks.cases import (
     Case,
     parse_shapes,
 )
+from benchmarks.command_line import (
+    FAILURE,
+    INTERRUPTED,
+    OK,
+    USAGE_ERROR,
+    UsageError,
+    check_output,
+    console_for_tables,
+    known,
+    known_backends,
+    listed,
+    positive_float,
+    positive_int,
+    probability,
+)
 from benchmarks.contenders import Contender, FastRNN, TorchNN
 from benchmarks.peers.contender import PEERS, Peer, can_stop, missing, peer
 from benchmarks.runner import CaseResult, is_peer, measure_case
 from benchmarks.torchrl_triton import TorchRL
 
-OK, FAILURE, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 DEFAULT_BACKENDS = {"cpu": ("auto",), "cuda": ("auto", "triton", "cuda")}
 """By device: "auto", which runs everywhere, and of the others those that fastrnn has and that can run."""
 DEFAULT_BUDGET = 3.0
 """Seconds a case: the default table then takes two to three minutes, memory included."""
-PLAIN_WIDTH = 240
-"""Columns that a table may take in a file or a pipe: the widest row fits."""
-
-
-class UsageError(Exception):
-    """What is wrong with the command line."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -136,54 +143,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
-
-
-def positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
-    return value
-
-
-def probability(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1, got {text}")
-    return value
-
-
-def listed(values: Iterable[str]) -> list[str]:
-    """What a list option names, given with spaces, with commas or both, without repeats."""
-    return list(dict.fromkeys(part for value in values for part in value.split(",") if part))
-
-
-def known(what: str, names: list[str], choices: Iterable[str]) -> list[str]:
-    """`names`; raises UsageError for one that is not among `choices`, or if there is none."""
-    choices = list(choices)
-    for name in names:
-        if name not in choices:
-            raise UsageError(f"unknown {what} {name!r}; expected one of {', '.join(choices)}")
-    if not names:
-        raise UsageError(f"no {what} given; expected some of {', '.join(choices)}")
-    return names
-
-
-def known_backends(names: list[str]) -> list[str]:
-    """`names`; raises UsageError for one that fastrnn does not have or that cannot run on this machine."""
-    from fastrnn import backends
-
-    for name in known("backend", names, backends.NAMES):
-        reason = None if name == "auto" else backends.module(name).ready()
-        if reason is not None:
-            raise UsageError(f"backend {name!r} cannot run here: {reason}")
-    return names
-
-
 def default_backends(device: str) -> list[str]:
     """Those of DEFAULT_BACKENDS that fastrnn has and that can run on this machine."""
     from fastrnn import backends
@@ -263,12 +222,8 @@ def build_cases(options: argparse.Namespace) -> list[Case]:
 
 def check_outputs(options: argparse.Namespace) -> None:
     """Raises UsageError, before minutes go by, for what could not be written in the end."""
-    for option, path in (("--json", options.json), ("--plot", options.plot)):
-        if path is None:
-            continue
-        target = path if path.exists() else path.parent
-        if path.is_dir() or not target.exists() or not os.access(target, os.W_OK):
-            raise UsageError(f"{option}: cannot write {path}")
+    check_output("--json", options.json)
+    check_output("--plot", options.plot)
     if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise UsageError('--plot: needs matplotlib; pip install "fastrnn[bench]"')
 
@@ -286,10 +241,7 @@ def measure_and_report(
         print(f"interrupted after {len(results)} of {len(cases)} cases", file=sys.stderr)
         status = INTERRUPTED
     if results:
-        console = Console()
-        if not console.is_terminal:
-            console.width = PLAIN_WIDTH
-        report.print_report(console, results, where)
+        report.print_report(console_for_tables(), results, where)
     try:
         write_files(results, where, options)
     except OSError as error:

@@ -34,9 +34,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks.__main__ import positive_int
+from benchmarks.command_line import FAILURE, INTERRUPTED, OK, positive_int
 
-OK, FAILURE, INTERRUPTED = 0, 1, 130
 LIMIT = 4.0
 """Of every error, in its unit."""
 CHUNK = 2**16

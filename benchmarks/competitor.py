@@ -13,13 +13,9 @@ was wrong or a backend cannot serve a case, 2 if the command line was wrong, 130
 from __future__ import annotations
 
 import argparse
-import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,13 +26,23 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import environment, parity, report, timing
-from benchmarks.__main__ import PLAIN_WIDTH, UsageError, known, known_backends, listed, positive_float, positive_int
-from benchmarks.cases import DEFAULT_MODES, MODULES, Case, make_problem, parse_shapes
+from benchmarks import command_line, environment, parity, report, timing
+from benchmarks.busy import CompetitorEnded, Competitors
+from benchmarks.cases import Case, make_problem
+from benchmarks.command_line import (
+    FAILURE,
+    INTERRUPTED,
+    OK,
+    USAGE_ERROR,
+    UsageError,
+    known_backends,
+    listed,
+    positive_float,
+    positive_int,
+)
 from benchmarks.contenders import Contender, FastRNN, NotServed, Run, TorchNN
 from benchmarks.report import time_text
 
-OK, FAILURE, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 FORMAT = 1
 """Of the JSON."""
 LIMIT = 10.0
@@ -51,83 +57,6 @@ CAPTION = (
     "quiet, contended: median ± half the interquartile range; ratio: the longest contended call / the quiet median;\n"
     f"slow: contended calls of more than {LIMIT:g} quiet medians"
 )
-ROOT = Path(__file__).resolve().parents[1]
-BUSY = """
-import signal
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that measures, which then ends this one
-from benchmarks.peers.worker import end_with_parent
-end_with_parent()
-print(flush=True)
-while True:
-    pass
-"""
-
-
-class CompetitorEnded(Exception):
-    """One of the processes that keep the cores busy is gone."""
-
-    def __str__(self) -> str:
-        return "a competitor ended by itself"
-
-
-class Competitors:
-    """Processes that compute without end while `busy` says so; else they are stopped. They end with the block."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.processes: list[subprocess.Popen[bytes]] = []
-
-    def __enter__(self) -> Competitors:
-        with ExitStack() as cleanup:
-            cleanup.callback(self.end)
-            for _ in range(self.count):
-                self.processes.append(start())
-            for process in self.processes:
-                wait_until_ready(process)
-            self.pause()
-            cleanup.pop_all()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.end()
-
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        """They compute until the end of the block."""
-        try:
-            for process in self.processes:
-                process.send_signal(signal.SIGCONT)
-            yield
-        finally:
-            self.pause()
-
-    def pause(self) -> None:
-        """Returns once all have stopped."""
-        for process in self.processes:
-            process.send_signal(signal.SIGSTOP)
-        for process in self.processes:
-            _, status = os.waitpid(process.pid, os.WUNTRACED)
-            if not os.WIFSTOPPED(status):
-                raise CompetitorEnded
-
-    def end(self) -> None:
-        for process in self.processes:
-            process.kill()
-        for process in self.processes:
-            process.communicate()
-
-
-def start() -> subprocess.Popen[bytes]:
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, env=variables)
-
-
-def wait_until_ready(process: subprocess.Popen[bytes]) -> None:
-    """Returns once it computes. Raises CompetitorEnded."""
-    assert process.stdout is not None
-    if not process.stdout.readline():
-        raise CompetitorEnded
 
 
 @dataclass
@@ -213,10 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
-        cases = build_cases(options)
+        cases = command_line.cases(options)
         contenders: list[Contender] = [TorchNN(), *(FastRNN(name) for name in known_backends(listed(options.backends)))]
-        if options.json is not None and not os.access(options.json.resolve().parent, os.W_OK):
-            raise UsageError(f"--json: cannot write {options.json}")
+        command_line.check_output("--json", options.json)
     except (UsageError, ValueError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -245,10 +173,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Times fastrnn and torch.nn with and without another program that keeps every core busy. "
         "Lists take spaces or commas.",
     )
+    command_line.add_cases(parser, ["lstm"], ["inference"], SHAPES)
     add = parser.add_argument
-    add("--cells", nargs="+", default=["lstm"], metavar="CELL", help=f"of {', '.join(MODULES)}")
-    add("--modes", nargs="+", default=["inference"], metavar="MODE", help=f"of {', '.join(DEFAULT_MODES)}")
-    add("--shapes", nargs="+", default=SHAPES, metavar="SHAPE", help=f"TxBxH or TxBxIxH; default: {', '.join(SHAPES)}")
     add("--backends", nargs="+", default=["numba"], metavar="NAME", help="fastrnn's backends; default: numba")
     add("--rounds", type=positive_int, default=ROUNDS, metavar="N")
     add("--seconds", type=positive_float, default=SECONDS, help="of a contender's quiet, and contended, calls a round")
@@ -256,18 +182,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_cases(options: argparse.Namespace) -> list[Case]:
-    """Raises UsageError or ValueError."""
-    cells, modes = known("cell", listed(options.cells), MODULES), known("mode", listed(options.modes), DEFAULT_MODES)
-    return [
-        Case(cell, mode, shape) for cell in cells for mode in modes for shape in parse_shapes(listed(options.shapes))
-    ]
-
-
 def show(results: Sequence[Result], where: dict[str, Any]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
+    console = command_line.console_for_tables()
     console.print(f"{report.machine_text(where)}; as many competitors as cores: {where['cores']}", highlight=False)
     console.print(table(results))
 

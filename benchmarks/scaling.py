@@ -8,7 +8,6 @@ The exit status is 0 if everything was measured, 2 if the command line was wrong
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,13 +21,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import environment, report, timing
-from benchmarks.__main__ import PLAIN_WIDTH, UsageError, known, listed, positive_float
-from benchmarks.cases import DEFAULT_CELLS, DEFAULT_MODES, MODULES, Case, Shape, make_problem, parse_shapes
+from benchmarks import command_line, environment, report, timing
+from benchmarks.cases import DEFAULT_CELLS, DEFAULT_MODES, Case, make_problem
+from benchmarks.command_line import INTERRUPTED, OK, USAGE_ERROR, UsageError, positive_float
 from benchmarks.contenders import FastRNN, Run
 from benchmarks.timing import Summary
 
-OK, USAGE_ERROR, INTERRUPTED = 0, 2, 130
 FORMAT = 1
 """Of the JSON."""
 SHAPES = ("100x1x64", "100x16x128", "100x32x256", "100x128x64", "50x64x512")
@@ -97,9 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
-        cases = build_cases(options)
-        if options.json is not None and not os.access(options.json.resolve().parent, os.W_OK):
-            raise UsageError(f"--json: cannot write {options.json}")
+        cases = command_line.cases(options)
+        command_line.check_output("--json", options.json)
     except (UsageError, ValueError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -124,27 +121,16 @@ def build_parser() -> argparse.ArgumentParser:
         description="Times fastrnn over twice the steps, with twice the batch, and on one thread. "
         "Lists take spaces or commas.",
     )
+    command_line.add_cases(parser, DEFAULT_CELLS, DEFAULT_MODES, SHAPES)
     add = parser.add_argument
-    add("--cells", nargs="+", default=DEFAULT_CELLS, metavar="CELL", help=f"of {', '.join(MODULES)}")
-    add("--modes", nargs="+", default=DEFAULT_MODES, metavar="MODE", help=f"of {', '.join(DEFAULT_MODES)}")
-    add("--shapes", nargs="+", default=SHAPES, metavar="SHAPE", help=f"TxBxH or TxBxIxH; default: {', '.join(SHAPES)}")
     add("--backend", default="auto", metavar="NAME", help="fastrnn's backend; default: auto")
     add("--budget", type=positive_float, default=2.0, metavar="SECONDS", help="for the times of each case")
     add("--json", type=Path, metavar="FILE", help="write all figures")
     return parser
 
 
-def build_cases(options: argparse.Namespace) -> list[Case]:
-    """Raises UsageError or ValueError."""
-    cells, modes = known("cell", listed(options.cells), MODULES), known("mode", listed(options.modes), DEFAULT_MODES)
-    shapes: Sequence[Shape] = parse_shapes(listed(options.shapes))
-    return [Case(cell, mode, shape) for cell in cells for mode in modes for shape in shapes]
-
-
 def show(results: Sequence[Result], where: dict[str, Any]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
+    console = command_line.console_for_tables()
     console.print(report.machine_text(where), highlight=False)
     console.print(table(results, where["threads"]))
 

@@ -26,9 +26,9 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import cuda, timing, triton_compile
+from benchmarks.command_line import FAILURE, OK, USAGE_ERROR
 from benchmarks.triton_compile import CAPABILITIES, SHARED_MEMORY, Compiled, Kernel, Variant, compile_all
 
-OK, FAILURE, USAGE_ERROR = 0, 1, 2
 FORMAT = 1
 """Of the JSON."""
 CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")

@@ -34,6 +34,11 @@ class Planted:
         return lambda: self.change([tensor.clone() for tensor in run()])
 
 
+def nan_in_one_place(results: list[torch.Tensor]) -> list[torch.Tensor]:
+    results[0].view(-1)[0] = torch.nan
+    return results
+
+
 class FakeClock:
     """Time passes only in the functions that it makes: one takes the given seconds, in turn, call by call."""
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import busy
 from benchmarks import competitor as command
+from benchmarks.busy import CompetitorEnded, Competitors
 from benchmarks.cases import Case, parse_shape
-from benchmarks.competitor import Competitors, Result
+from benchmarks.competitor import Result
 from benchmarks.contenders import BASELINE, NotServed
 from benchmarks.peers import rest
 
@@ -77,15 +79,15 @@ def test_they_end_with_an_exception(error: type[BaseException], while_busy: bool
 
 def test_one_that_ended_is_noticed() -> None:
     competitors = Competitors(2)
-    with pytest.raises(command.CompetitorEnded), competitors, competitors.busy():
+    with pytest.raises(CompetitorEnded), competitors, competitors.busy():
         competitors.processes[1].kill()
     assert states(competitors) == {None}
 
 
 def test_one_that_does_not_start_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "BUSY", "raise SystemExit")
+    monkeypatch.setattr(busy, "BUSY", "raise SystemExit")
     competitors = Competitors(2)
-    with pytest.raises(command.CompetitorEnded), competitors:
+    with pytest.raises(CompetitorEnded), competitors:
         pass
     assert len(competitors.processes) == 2
     assert states(competitors) == {None}
@@ -110,7 +112,7 @@ sys.exit(competitor.main([]))
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_they_end_with_the_process_that_measures(ending: signal.Signals) -> None:
     """By Ctrl-C, which a terminal sends to them, too, or by what leaves it no time to end them."""
-    paths = os.pathsep.join([str(command.ROOT), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(busy.ROOT), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         [sys.executable, "-c", MEASURING],
         env=os.environ | {"PYTHONPATH": paths},
@@ -137,8 +139,8 @@ def test_they_end_with_the_process_that_measures(ending: signal.Signals) -> None
 def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "LIMIT", 1e9)
     started: list[subprocess.Popen[bytes]] = []
-    start = command.start
-    monkeypatch.setattr(command, "start", lambda: started.append(start()) or started[-1])
+    start = busy.start
+    monkeypatch.setattr(busy, "start", lambda: started.append(start()) or started[-1])
     figures = tmp_path / "figures.json"
     assert command.main([*TINY, "--json", str(figures)]) == command.OK
     assert len(started) == len(os.sched_getaffinity(0))
