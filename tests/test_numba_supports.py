@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
+import fastrnn
 from fastrnn.backends import numba as backend
 from fastrnn.cells import CELLS
 from tests.layers import Shape, random_layer
@@ -39,3 +41,19 @@ def test_numba_missing_or_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unchecked() == "NUMBA_DISABLE_JIT forbids Numba to compile"
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
     assert unchecked() == "numba is not installed"
+
+
+def test_numba_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise ImportError("Numba needs NumPy 2.4 or less.\nGot NumPy 2.5.")
+
+    monkeypatch.setattr(backend, "import_module", refuse)
+    reason = "numba cannot be imported: Numba needs NumPy 2.4 or less. Got NumPy 2.5."
+    assert backend.ready.__wrapped__() == reason
+    monkeypatch.setattr(backend, "ready", lambda: reason)
+    gru, x = fastrnn.GRU(3, 4), torch.zeros(5, 2, 3)
+    with torch.inference_mode():
+        assert fastrnn.explain(gru, x).reasons["numba"] == f"cannot: {reason}"
+        torch.testing.assert_close(gru(x), fastrnn.to_torch(copy.deepcopy(gru))(x))
+        with pytest.raises(RuntimeError, match=reason), fastrnn.use_backend("numba"):
+            gru(x)

@@ -51,7 +51,7 @@ def cannot_serve(cell_name: str, backend: str, reason: str) -> CannotServe:
 
 @cache
 def module(name: str) -> ModuleType:
-    """The backend's module; importing it imports nothing heavy (numba is imported at its first kernel)."""
+    """The backend's module; importing it imports nothing heavy (numba is imported when it is first asked for)."""
     return {"aten": aten, "reference": reference}.get(name) or importlib.import_module(f"fastrnn.backends.{name}")
 
 

@@ -1,13 +1,14 @@
 """The CPU backend: recurrences in kernels that Numba compiles, on torch's own threads.
 
-Importing it does not import Numba; the first kernel does. `fastrnn.backends` says what a backend is, `kernels/` is what
-Numba compiles, everything else here prepares its memory and calls it.
+Importing it does not import Numba; the first question whether it is ready does. `fastrnn.backends` says what a backend
+is, `kernels/` is what Numba compiles, everything else here prepares its memory and calls it.
 """
 
 from __future__ import annotations
 
 import os
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 
 import torch
@@ -26,6 +27,10 @@ def ready() -> str | None:
         return f"{missing[0]} is not installed"
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT forbids Numba to compile"
+    try:
+        import_module("numba")
+    except Exception as error:  # it refuses a NumPy newer than itself
+        return f"numba cannot be imported: {' '.join(str(error).split())}"
     return None
 
 
