@@ -61,7 +61,8 @@ DEVICE word4 gather(const Word* from, int count, bool waits) {
 template <class P>
 struct Window {
   using Word = typename P::Word;
-  word4 v[2][P::GROUP];
+  using Group = word4[P::GROUP];
+  Group v[2];
 
   // Starts to load a group, if by vectors.
   DEVICE void issue(const Row<Word>& row, int group) {
@@ -74,31 +75,32 @@ struct Window {
   }
 
   // Waits until all of a group has come.
- DEVICE const word4 (&wait(const Row<Word>& row, int group)) [P::GROUP] {
-   auto& mine = v[group % 2];
-   if (row.vectors) {
-     while (row.waits && !all_come(mine)) {
-       device::pause();
-       // What came next may be as old.
-       load_missing(row, group);
-       load_missing(row, group + 1);
-     }
-   } else {
+  DEVICE const Group& wait(const Row<Word>& row, int group) {
+    Group& mine = v[group % 2];
+    if (row.vectors) {
+      while (row.waits && !all_come(mine)) {
+        device::pause();
+        // What came next may be as old.
+        load_missing(row, group);
+        load_missing(row, group + 1);
+      }
+    } else {
       // Not unrolled, for the code's size: each turn moves all vectors on by one.
 #pragma unroll 1
-     for (int i = 0; i < P::GROUP; ++i) {
-       const int number = group * P::GROUP + i, unit = number / P::K_GATES * P::SLICE_UNITS;
-       const word4 last = gather(row.from + number % P::K_GATES * row.gate + unit, row.count - unit, row.waits);
+      for (int i = 0; i < P::GROUP; ++i) {
+        const int number = group * P::GROUP + i, unit = number / P::K_GATES * P::SLICE_UNITS;
+        const word4 last = gather(row.from + number % P::K_GATES * row.gate + unit, row.count - unit, row.waits);
 #pragma unroll
-       for (int k = 0; k + 1 < P::GROUP; ++k) mine[k] = mine[k + 1];
-       mine[P::GROUP - 1] = last;
-     }
-   }
-   device::warp_barrier();
-   return mine;
- }
+        for (int k = 0; k + 1 < P::GROUP; ++k) mine[k] = mine[k + 1];
+        mine[P::GROUP - 1] = last;
+      }
+    }
+    device::warp_barrier();
+    return mine;
+  }
 
- private : static DEVICE bool all_come(const word4 (&vectors)[P::GROUP]) {
+ private:
+  static DEVICE bool all_come(const Group& vectors) {
     bool all = true;
 #pragma unroll
     for (int i = 0; i < P::GROUP; ++i) all = all && has_come(vectors[i]);
