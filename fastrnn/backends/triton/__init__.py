@@ -28,6 +28,8 @@ OLDEST_CAPABILITY = (8, 0)
 """Of a device: the first with asynchronous copies and bfloat16."""
 OLDEST_TRITON = (3, 5)
 """The first that compiles these kernels: earlier ones refuse functions as arguments, or tuples in loops."""
+NEWEST_INTERPRETER = (3, 8)
+"""Triton 3.9's interpreter, which is for tests, takes no mask that a comparison of numbers is part of."""
 MOST_STEPS = 2**31 - 1
 """Sizes are passed as 32-bit integers; offsets are 64 bits wide."""
 
@@ -40,8 +42,7 @@ def ready() -> str | None:
     if release("triton") < OLDEST_TRITON:
         return f"it needs triton {'.'.join(map(str, OLDEST_TRITON))} or later, got {version('triton')}"
     if INTERPRETED:
-        breaks = release("triton") < (3, 7) and release("numpy") >= (2, 4)
-        return f"Triton's interpreter needs numpy below 2.4, got {version('numpy')}" if breaks else None
+        return _interpreter_breaks()
     if torch.version.cuda is None:
         return "torch is built without CUDA" + (", aten serves ROCm" if torch.version.hip else "")
     if not torch.cuda.is_available():
@@ -50,6 +51,15 @@ def ready() -> str | None:
         return "Triton's launcher needs a C compiler, and there is none"
     if python_headers() is None:
         return "Triton's launcher needs Python.h, and it is not installed"
+    return None
+
+
+def _interpreter_breaks() -> str | None:
+    if release("triton") > NEWEST_INTERPRETER:
+        newest = ".".join(map(str, NEWEST_INTERPRETER))
+        return f"the interpreter is known to work up to Triton {newest}, got {version('triton')}"
+    if release("triton") < (3, 7) and release("numpy") >= (2, 4):
+        return f"Triton's interpreter needs numpy below 2.4, got {version('numpy')}"
     return None
 
 
