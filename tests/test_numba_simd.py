@@ -105,7 +105,7 @@ def test_transposed_block(dtype: Any, number: type) -> None:
     def run(source: int, row: int, rows: int, columns: int, target: int, step: int) -> None:
         transpose.transpose(simd.zeros(dtype), source, row, rows, columns, target, step)
 
-    for rows, columns in ((width, width), (1, width), (width - 1, 3), (width + 5, 1), (0, 2)):
+    for rows, columns in ((width, width), (1, width), (width - 1, min(3, width)), (width + 5, 1), (0, 2)):
         source = np.random.default_rng(0).standard_normal((width, width + 3)).astype(number)
         target = np.full((width, width + 1), SENTINEL, number)
         run(source.ctypes.data, width + 3, rows, columns, target.ctypes.data, width + 1)

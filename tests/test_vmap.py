@@ -312,6 +312,10 @@ def test_members_without_elements(sizes: tuple[int, int]) -> None:
     assert not any(d.any() for d in gradients.values())
 
 
+SEES_TRANSFORMS = torch.__version__ >= (2, 12)
+"""Compilers before do not tell which transforms are at work, and the reference serves them."""
+
+
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("case", ["GRU", "projected"])
 def test_compiled(case: str) -> None:
@@ -337,7 +341,8 @@ def test_compiled(case: str) -> None:
         with counted() as kernels:
             got = compiled(x)
             gradients = torch.autograd.grad(got.square().sum(), wanted)
-        assert (kernels["forward"], kernels["backward"]) == (calls, calls)
+        if SEES_TRANSFORMS:
+            assert (kernels["forward"], kernels["backward"]) == (calls, calls)
         assert_same((got, gradients), (expected, torch.autograd.grad(expected.square().sum(), wanted)))
 
 

@@ -83,7 +83,7 @@ class Layer:
 
     @property
     def projected(self) -> bool:
-        return bool(self.extras)
+        return len(self.extras) > 0
 
     @property
     def state_dtype(self) -> torch.dtype:
