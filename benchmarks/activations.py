@@ -34,7 +34,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks.command_line import FAILURE, INTERRUPTED, OK, positive_int
+from benchmarks.command_line import FAILURE, INTERRUPTED, OK, console_for_tables, positive_int
 
 LIMIT = 4.0
 """Of every error, in its unit."""
@@ -267,8 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
-    console.print(table(result))
+    console_for_tables(PLAIN_WIDTH).print(table(result))
     return status or (OK if all(figures.passes for figures in totals(result).values()) else FAILURE)
 
 

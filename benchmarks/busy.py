@@ -8,9 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.checkout import variables_of_children
+
 BUSY = """
 import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that measures, which then ends this one
@@ -77,9 +77,7 @@ class Competitors:
 
 
 def start() -> subprocess.Popen[bytes]:
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    return subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, env=variables)
+    return subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, env=variables_of_children())
 
 
 def wait_until_ready(process: subprocess.Popen[bytes]) -> None:

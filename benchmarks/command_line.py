@@ -95,9 +95,9 @@ def check_output(option: str, path: Path | None) -> None:
         raise UsageError(f"{option}: cannot write {path}")
 
 
-def console_for_tables() -> Console:
-    """Standard output, wide enough for every row where it is no terminal."""
+def console_for_tables(width: int = PLAIN_WIDTH) -> Console:
+    """Standard output, with `width` columns where it is no terminal."""
     console = Console()
     if not console.is_terminal:
-        console.width = PLAIN_WIDTH
+        console.width = width
     return console

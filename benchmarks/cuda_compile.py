@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import sass
+from benchmarks.checkout import ROOT
 from fastrnn import extension
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "csrc"
 WAYS = ("cluster", "grid")
 """Folders of the sources."""

@@ -7,18 +7,17 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 
 import torch
 
 import fastrnn
 from benchmarks import cuda
+from benchmarks.checkout import ROOT
 from benchmarks.peers.contender import MODEL_PACKAGE
 from fastrnn.__main__ import cpu_model, package_version
 
 PACKAGES = ("torch", "numba", "llvmlite", "numpy")
 CUDA_PACKAGES = ("torch", "triton", "torchrl", "numpy")
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def describe(device: str = "cpu", peers: Sequence[str] = ()) -> dict[str, object]:

@@ -15,7 +15,7 @@ import torch
 from benchmarks.cases import TF32
 
 DEPRECATED = "Please use the new API settings to control TF32"
-"""What torch from 2.9 on may warn of: its successor of these flags is not in torch 2.6."""
+"""What torch may warn of: these flags set both of its own products and those of its recurrent layers."""
 
 
 @contextmanager

@@ -239,11 +239,7 @@ def allow(precision: str) -> None:
     """Sets what `configurations.precision` looks at, so that float32 is multiplied in `precision`."""
     import torch
 
-    settings = getattr(torch.backends.cudnn, "rnn", None)
-    if settings is None:
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    else:
-        settings.fp32_precision = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cudnn.rnn.fp32_precision = "tf32" if precision == "tf32" else "ieee"
 
 
 def make_layer(kernel: Kernel, steps: int = STEPS, batch: int | None = None, device: str = "cpu") -> Layer:

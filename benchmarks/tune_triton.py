@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -26,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import cuda, timing, triton_compile
-from benchmarks.command_line import FAILURE, OK, USAGE_ERROR
+from benchmarks.command_line import FAILURE, OK, USAGE_ERROR, UsageError, check_output, console_for_tables
 from benchmarks.triton_compile import CAPABILITIES, SHARED_MEMORY, Compiled, Kernel, Variant, compile_all
 
 FORMAT = 1
@@ -96,15 +95,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     reason = triton_compile.missing()
-    if options.output is not None and not os.access(options.output.resolve().parent, os.W_OK):
-        reason = f"--output: cannot write {options.output}"
+    try:
+        check_output("--output", options.output)
+    except UsageError as error:
+        reason = str(error)
     if options.precision not in PRECISIONS or options.dtype not in PRECISIONS[options.precision]:
         reason = f"--dtype: {options.dtype} is not multiplied in {options.precision}"
     if reason is not None:
         print(f"{parser.prog}: error: {reason}", file=sys.stderr)
         return USAGE_ERROR
     found: list[list[Candidate]] = []
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    console = console_for_tables(PLAIN_WIDTH)
     can_time = cuda.why_not() is None
     for cell, units, direction in product(options.cells, options.units, options.directions):
         candidates = compile_candidates(candidate_kernels(cell, units, direction, options), options.capabilities)

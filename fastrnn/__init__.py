@@ -1,7 +1,7 @@
 """fastrnn: fused recurrent layers for PyTorch.
 
 `RNN`, `GRU`, `LSTM` and their cells take the place of their torch.nn namesakes. Importing this package imports neither
-numba nor triton; a backend loads what it needs at its first kernel.
+numba nor triton; a backend loads what it needs when it is first asked for.
 """
 
 from fastrnn import functional

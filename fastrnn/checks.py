@@ -23,8 +23,9 @@ def autocast_dtype(input: Tensor) -> torch.dtype | None:
     kind = input.device.type
     if input.dtype == torch.float64 or not input.is_floating_point():
         return None
-    # Not by torch.amp.is_autocast_available, which compilers up to torch 2.11 cannot trace: meta alone has none.
-    if kind == "meta" or not torch.is_autocast_enabled(kind):
+    # Compilers before torch 2.13 cannot trace is_autocast_available; of what they take, meta alone has no autocast.
+    has_autocast = kind != "meta" if torch.compiler.is_compiling() else torch.amp.is_autocast_available(kind)
+    if not has_autocast or not torch.is_autocast_enabled(kind):
         return None
     return torch.get_autocast_dtype(kind)
 

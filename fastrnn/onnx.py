@@ -116,7 +116,7 @@ def export(
         ValueError: `dynamo=False` was asked for. The exporter that is based on TorchScript does not know fastrnn's
             operators; under `fastrnn.use_backend("aten")`, `torch.onnx.export(..., dynamo=False)` sees torch's in
             fastrnn's modules within a model.
-        ImportError: what `pip install "fastrnn[onnx]"` installs is missing, or torch 2.8 or later.
+        ImportError: what `pip install "fastrnn[onnx]"` installs is missing.
 
     Example::
 
@@ -257,9 +257,7 @@ def _require_packages() -> None:
         for name in ("onnxscript", "torch.onnx.ops"):
             importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(
-            f'fastrnn.onnx.export needs torch 2.8 or later and what pip install "fastrnn[onnx]" installs: {error}'
-        ) from error
+        raise ImportError(f'fastrnn.onnx.export needs what pip install "fastrnn[onnx]" installs: {error}') from error
 
 
 @contextmanager

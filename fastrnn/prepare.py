@@ -131,9 +131,7 @@ def _prepare_packed(
     options: Options, weights: Weights, packed: PackedSequence, states: States | None, resets: Tensor | None
 ) -> Prepared:
     """A packed batch runs padded with lengths, its sequences in their sorted order."""
-    # By name: compilers before torch 2.8 do not unpack it.
-    data, batch_sizes = packed.data, packed.batch_sizes
-    sorted_indices, unsorted_indices = packed.sorted_indices, packed.unsorted_indices
+    data, batch_sizes, sorted_indices, unsorted_indices = packed
     if data.dim() != 2:
         raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
     checks.dtype_and_size(data, weights[0][0])

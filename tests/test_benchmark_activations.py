@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytest.importorskip("numba")
+pytest.importorskip("numba", exc_type=ImportError)
 
 from benchmarks import activations as command
 from benchmarks.activations import Figures, Sweep
+from benchmarks.checkout import variables_of_children
 
-ROOT = Path(__file__).parents[1]
 STRIDE = 100_003
 
 
@@ -145,10 +143,9 @@ def test_what_is_joined() -> None:
 
 def test_the_command() -> None:
     """The kernels' own functions, at 43,000 arguments."""
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.activations", "--stride", str(STRIDE)],
-        env=os.environ | {"PYTHONPATH": paths},
+        env=variables_of_children(),
         capture_output=True,
         text=True,
     )

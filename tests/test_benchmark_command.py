@@ -9,10 +9,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import report, runner, timing
-from benchmarks.cases import (
-    Case,
-    Shape,
-)
+from benchmarks.cases import Case, Shape
 from tests.benchmark_fakes import BRIEF, PNG_SIGNATURE, TINY, Planted, nan_in_one_place
 
 

@@ -17,6 +17,7 @@ from benchmarks import busy
 from benchmarks import competitor as command
 from benchmarks.busy import CompetitorEnded, Competitors
 from benchmarks.cases import Case, parse_shape
+from benchmarks.checkout import variables_of_children
 from benchmarks.competitor import Result
 from benchmarks.contenders import BASELINE, NotServed
 from benchmarks.peers import rest
@@ -112,10 +113,9 @@ sys.exit(competitor.main([]))
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_they_end_with_the_process_that_measures(ending: signal.Signals) -> None:
     """By Ctrl-C, which a terminal sends to them, too, or by what leaves it no time to end them."""
-    paths = os.pathsep.join([str(busy.ROOT), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         [sys.executable, "-c", MEASURING],
-        env=os.environ | {"PYTHONPATH": paths},
+        env=variables_of_children(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -219,8 +219,8 @@ def test_without_fastrnn_loading_fails_and_names_the_operator(files: Path) -> No
     assert done.stdout.endswith("Could not find schema for fastrnn::rnn_tanh_forward.\n"), done.stdout
 
 
-TELLS_WHY = torch.__version__ >= (2, 12)
-"""Up to torch 2.11 an error within a package names its own call, and the reason goes to standard error."""
+TELLS_WHY = torch.__version__ >= (2, 13)
+"""Before torch 2.13 an error within a package names its own call, and the reason goes to standard error."""
 OUT_OF_RANGE = r"lengths must lie within \[0, T=5\], got 6 at index 0" if TELLS_WHY else "run_func_"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-numba = pytest.importorskip("numba")
+numba = pytest.importorskip("numba", exc_type=ImportError)
 
 from fastrnn.backends.numba import compile as kernels  # noqa: E402
 

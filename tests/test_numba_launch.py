@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("numba")
+pytest.importorskip("numba", exc_type=ImportError)
 
 from fastrnn.backends import numba as backend
 from fastrnn.backends.layer import Gradients, Layer, Residuals

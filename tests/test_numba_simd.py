@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-numba = pytest.importorskip("numba")
+numba = pytest.importorskip("numba", exc_type=ImportError)
 
 from numba import njit  # noqa: E402
 

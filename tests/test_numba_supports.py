@@ -13,7 +13,7 @@ from fastrnn.backends import numba as backend
 from fastrnn.cells import CELLS
 from tests.layers import Shape, random_layer
 
-pytest.importorskip("numba")
+pytest.importorskip("numba", exc_type=ImportError)
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-numba = pytest.importorskip("numba")
+numba = pytest.importorskip("numba", exc_type=ImportError)
 
 from numba import njit  # noqa: E402
 

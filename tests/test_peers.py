@@ -20,8 +20,9 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks import parity, runner, timing
 from benchmarks.cases import MODES, MODULES, Case, Shape, make_problem
+from benchmarks.checkout import ROOT
 from benchmarks.contenders import FastRNN, NotServed, TorchNN
-from benchmarks.peers import contender, process, rest
+from benchmarks.peers import contender, rest
 from benchmarks.peers.contender import PEERS, Peer
 from benchmarks.peers.process import PeerFailed, PeerProcess
 from tests.benchmark_fakes import BRIEF, PNG_SIGNATURE, TINY, tiny
@@ -169,7 +170,7 @@ def test_a_stopped_peer_ends_with_the_process_that_started_it() -> None:
         "print(peer.process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", program], cwd=process.ROOT, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert wait_for_state(int(ended.stdout), None, "Z")
 

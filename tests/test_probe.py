@@ -31,16 +31,7 @@ from tests.torch_parity import (
     random,
     tensors,
 )
-from tests.unrolled import (
-    SIGMOID,
-    TANH,
-    Model,
-    Unrolled,
-    assert_figures,
-    assert_near,
-    at_every_step,
-    at_the_last_step,
-)
+from tests.unrolled import SIGMOID, TANH, Model, Unrolled, assert_figures, assert_near, at_every_step, at_the_last_step
 
 LENGTHS = torch.tensor([4, 3, 0])
 RESETS = torch.tensor([[0, 1, 0, 0, 1], [0, 0, 0, 1, 1], [0, 0, 1, 0, 0]]).bool().T

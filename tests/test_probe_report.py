@@ -11,18 +11,8 @@ import torch
 from torch import Tensor
 
 import fastrnn
-from tests.torch_parity import (
-    BATCH,
-    HIDDEN,
-    INPUT,
-    TIME,
-    pair,
-    random,
-)
-from tests.unrolled import (
-    Model,
-    at_the_last_step,
-)
+from tests.torch_parity import BATCH, HIDDEN, INPUT, TIME, pair, random
+from tests.unrolled import Model, at_the_last_step
 
 
 def probed(module: Any, x: Tensor) -> Any:

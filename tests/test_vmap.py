@@ -312,7 +312,7 @@ def test_members_without_elements(sizes: tuple[int, int]) -> None:
     assert not any(d.any() for d in gradients.values())
 
 
-SEES_TRANSFORMS = torch.__version__ >= (2, 12)
+SEES_TRANSFORMS = torch.__version__ >= (2, 13)
 """Compilers before do not tell which transforms are at work, and the reference serves them."""
 
 

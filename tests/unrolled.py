@@ -10,10 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from tests.torch_parity import (
-    HIDDEN,
-    INPUT,
-)
+from tests.torch_parity import HIDDEN, INPUT
 
 SIGMOID, TANH = (0.4, 0.55), 0.2
 """Thresholds between which some of the gates lie, but not all."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.checkout import variables_of_children
 from benchmarks.peers.task import FAILED
 
 TIMEOUT_SECONDS = 60.0
 """For one answer. Beyond any compilation of a model and any turn."""
 CLOSE_SECONDS = 5.0
 """For a process that was told to end, or killed."""
-ROOT = Path(__file__).resolve().parents[2]
 
 
 class PeerFailed(Exception):
@@ -66,11 +64,10 @@ class PeerProcess:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         descriptor = theirs.fileno()
         command = [sys.executable, "-m", "benchmarks.peers.worker", self.engine, str(descriptor)]
-        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         self.process = subprocess.Popen(
             command,
             pass_fds=(descriptor,),
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env=variables_of_children(),
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,

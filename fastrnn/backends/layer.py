@@ -83,7 +83,7 @@ class Layer:
 
     @property
     def projected(self) -> bool:
-        return len(self.extras) > 0
+        return len(self.extras) > 0  # not bool(), which compilers before torch 2.13 do not trace
 
     @property
     def state_dtype(self) -> torch.dtype:

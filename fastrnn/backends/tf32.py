@@ -6,8 +6,5 @@ import torch
 
 
 def allowed() -> bool:
-    """As torch is set now; by default it is so. From torch 2.9 on recurrent layers have a setting of their own."""
-    settings = getattr(torch.backends.cudnn, "rnn", None)
-    if settings is None:
-        return torch.backends.cudnn.allow_tf32
-    return bool(settings.fp32_precision == "tf32")
+    """As torch is set now; by default it is so."""
+    return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")  # type: ignore[attr-defined]
