@@ -40,7 +40,7 @@ def ready() -> str | None:
     if find_spec("triton") is None:
         return "triton is not installed"
     if release("triton") < OLDEST_TRITON:
-        return f"it needs triton {'.'.join(map(str, OLDEST_TRITON))} or later, got {version('triton')}"
+        return f"it needs triton {_text(OLDEST_TRITON)} or later, got {version('triton')}"
     if INTERPRETED:
         return _interpreter_breaks()
     if torch.version.cuda is None:
@@ -56,11 +56,14 @@ def ready() -> str | None:
 
 def _interpreter_breaks() -> str | None:
     if release("triton") > NEWEST_INTERPRETER:
-        newest = ".".join(map(str, NEWEST_INTERPRETER))
-        return f"the interpreter is known to work up to Triton {newest}, got {version('triton')}"
+        return f"the interpreter is known to work up to Triton {_text(NEWEST_INTERPRETER)}, got {version('triton')}"
     if release("triton") < (3, 7) and release("numpy") >= (2, 4):
         return f"Triton's interpreter needs numpy below 2.4, got {version('numpy')}"
     return None
+
+
+def _text(release: tuple[int, ...]) -> str:
+    return ".".join(map(str, release))
 
 
 def release(package: str) -> tuple[int, ...]:
