@@ -40,6 +40,9 @@ CLUSTER_SOURCES = "cluster"
 """The folder of the kernels that are compiled for architectures with clusters of blocks only."""
 FIRST_WITH_CLUSTERS = 90
 
+CUDA_ONLY = "ceilings.cu"
+"""The source that the host build leaves out: it measures a device."""
+
 KERNEL_SOURCES = (CLUSTER_SOURCES, "grid")
 """The folders of the recurrence's kernels, which take longest to compile."""
 
@@ -224,14 +227,15 @@ def compile_and_link_for_host(sources: list[str], compiler: str, temporary: Path
     flags = [*includes(), "-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
     flags += ["-Wno-unknown-pragmas"]  # nvcc's own
     flags += ["-DFASTRNN_HOST", f"-DFASTRNN_ARCHITECTURES={HOST_ARCHITECTURE}"]
-    replaced = {source.replace("_host.cpp", ".cu") for source in sources if replaces_cuda(source)}
+    left_out = {source.replace("_host.cpp", ".cu") for source in sources if replaces_cuda(source)}
+    left_out |= {source for source in sources if Path(source).name == CUDA_ONLY}
 
     def compile_one(source: str) -> str:
         compiled = str(temporary / object_name(source))
         run([compiler, *flags, "-x", "c++", "-c", source, "-o", compiled], f"{compiler} on {source}")
         return compiled
 
-    objects = compile_all([source for source in sources if source not in replaced], compile_one, temporary)
+    objects = compile_all([source for source in sources if source not in left_out], compile_one, temporary)
     run([compiler, "-shared", *objects, "-o", str(target)], f"linking by {compiler}")
     print("fastrnn is built with its CUDA extension's kernels for the CPU", flush=True)
 

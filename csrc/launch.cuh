@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "current_device.h"
+#include "probe.h"
 #else
 #include <cstdlib>
 #include <cstring>
@@ -41,19 +42,20 @@ constexpr int kPortableCluster = 8;  // blocks: what every device with clusters 
 constexpr int kRemembered = 64;      // devices for which a kernel's attributes are set once, not at every launch
 
 // Allows `kernel` on the current device, `device`, as much shared memory as a block may have there, and a large cluster
-// where its clusters are large.
+// where its clusters are large. What is set is the same whatever the plan: threads may set it side by side.
 template <auto kernel>
 void prepare(const Geometry& geometry, const Plan& plan, int device) {
-  static std::atomic<int> allowed[kRemembered];  // bytes
-  if (device < kRemembered && allowed[device].load(std::memory_order_acquire) >= plan.shared_bytes) return;
-  const auto set = [&](cudaFuncAttribute attribute, int value) {
-    check(cudaFuncSetAttribute(kernel, attribute, value), describe(geometry, plan.blocks, plan.shared_bytes));
+  static std::atomic<bool> prepared[kRemembered];
+  if (device < kRemembered && prepared[device].load(std::memory_order_acquire)) return;
+  const auto set = [&](cudaFuncAttribute attribute, int64_t value) {
+    check(cudaFuncSetAttribute(kernel, attribute, static_cast<int>(value)),
+          describe(geometry, plan.blocks, plan.shared_bytes));
   };
-  set(cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes);
+  set(cudaFuncAttributeMaxDynamicSharedMemorySize, limits(device).shared_memory);
   if (geometry.way == Way::kCluster && geometry.blocks > kPortableCluster) {
     set(cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }
-  if (device < kRemembered) allowed[device].store(plan.shared_bytes, std::memory_order_release);
+  if (device < kRemembered) prepared[device].store(true, std::memory_order_release);
 }
 
 // Starts `kernel` on the current device, with `attribute` of the launch.

@@ -1,6 +1,7 @@
-// fastrnn._C: its kernels by raw pointers, what they were built for, and which devices it finds. Importing it calls no
-// CUDA function, so it imports on a machine without a driver; pybind11 is included here alone, since nvcc would read it
-// once for each architecture. The host build (FASTRNN_HOST) has the same kernels, compiled for the CPU.
+// fastrnn._C: its kernels by raw pointers, what they were built for, which devices it finds and, in its submodule
+// `ceilings`, what a step costs there at least. Importing it calls no CUDA function, so it imports on a machine without
+// a driver; pybind11 is included here alone, since nvcc would read it once for each architecture. The host build
+// (FASTRNN_HOST) has the same kernels, compiled for the CPU, but no ceilings.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -12,6 +13,7 @@
 #ifndef FASTRNN_HOST
 #include <cuda_runtime_api.h>
 
+#include "ceilings.h"
 #include "check.h"
 #endif
 
@@ -206,5 +208,12 @@ PYBIND11_MODULE(_C, module) {
   module.def("device_count", &fastrnn::device_count);
   module.def("device", &fastrnn::device, py::arg("index"));
   module.def("probe", &fastrnn::probe, py::arg("device"), Unlocked());
+  py::module_ ceilings = module.def_submodule("ceilings");
+#ifndef FASTRNN_NO_CLUSTERS
+  ceilings.def("cluster_exchange", &fastrnn::ceilings::cluster_exchange, py::arg("device"), py::arg("blocks"),
+               Unlocked());
+#endif
+  ceilings.def("grid_exchange", &fastrnn::ceilings::grid_exchange, py::arg("device"), py::arg("blocks"), Unlocked());
+  ceilings.def("block_barrier", &fastrnn::ceilings::block_barrier, py::arg("device"), Unlocked());
 #endif
 }

@@ -4,31 +4,20 @@
 
 #include "check.h"
 #include "current_device.h"
+#include "device_memory.h"
 #include "probe.h"
 
 namespace fastrnn {
 namespace {
 
 constexpr int kFirstWithClusters = 9;  // the major capability
+constexpr int kMostBlocks = 16;        // of a cluster, on every device so far
 
 __global__ void report_architecture(int* architecture) {  // (1,)
 #ifdef __CUDA_ARCH__
   *architecture = __CUDA_ARCH__;
 #endif
 }
-
-// One int on the current device.
-class DeviceInt {
- public:
-  DeviceInt() { check(cudaMalloc(&data_, sizeof(int)), "cudaMalloc"); }
-  ~DeviceInt() { cudaFree(data_); }
-  DeviceInt(const DeviceInt&) = delete;
-  DeviceInt& operator=(const DeviceInt&) = delete;
-  int* data() const { return data_; }
-
- private:
-  int* data_ = nullptr;
-};
 
 // Blocks of the largest cluster that the current device runs where a block takes a multiprocessor, as its shared memory
 // does. A part of a device may run smaller clusters than the whole.
@@ -37,7 +26,8 @@ int largest_cluster(int shared_memory) {
   check(cudaFuncSetAttribute(report_architecture, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), what);
   check(cudaFuncSetAttribute(report_architecture, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_memory), what);
   cudaLaunchConfig_t config = {};
-  config.gridDim = config.blockDim = dim3(1);
+  config.gridDim = dim3(kMostBlocks);  // it answers no more than the grid holds
+  config.blockDim = dim3(1);
   config.dynamicSmemBytes = static_cast<size_t>(shared_memory);
   int size = 0;
   check(cudaOccupancyMaxPotentialClusterSize(&size, report_architecture, &config), what);
@@ -77,7 +67,7 @@ const Limits& limits(int device) {
 
 int probe(int device) {
   const CurrentDevice current(device);
-  const DeviceInt result;
+  const DeviceMemory<int> result(1);
   report_architecture<<<1, 1>>>(result.data());
   check(cudaGetLastError(), "report_architecture<<<1, 1>>>");
   int architecture = 0;

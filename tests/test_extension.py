@@ -130,6 +130,17 @@ def test_the_extension_answers_with_and_without_a_gpu() -> None:
     if extension.load().driver_version() == 0:
         with pytest.raises(RuntimeError, match="no NVIDIA driver is installed"):
             extension.devices()
+        with pytest.raises(RuntimeError, match="cudaError"):
+            extension.load().ceilings.block_barrier(0)
         return
     for device in extension.devices():
         assert (device.architecture is None) != (device.problem is None)
+
+
+@pytest.mark.skipif(extension.why_missing() is not None, reason=str(extension.why_missing()))
+def test_ceilings_are_measured_on_devices_only() -> None:
+    module = extension.load()
+    assert hasattr(module, "ceilings") != module.host
+    if not module.host:
+        with pytest.raises(ValueError, match="blocks must be from 1 to 160, got 161"):
+            module.ceilings.grid_exchange(0, 161)

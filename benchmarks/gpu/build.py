@@ -1,0 +1,52 @@
+"""Stage `build`: the extension, in place, for the GPU that is there, unless it was built for it of these sources."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.checkout import ROOT
+
+HOPPER = (9, 0)
+"""Whose own instructions need code for 90a."""
+
+
+def cases(host: bool = False) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """See `work`. With `host` the kernels are compiled for the CPU."""
+    yield "extension", lambda: run(host)
+
+
+def run(host: bool) -> dict[str, Any]:
+    """What was built, or that nothing had to be. Raises CalledProcessError; what was printed is in the log."""
+    architecture = "host" if host else _architecture()
+    built = sorted((ROOT / "fastrnn").glob("_C.*.so"), key=_age)
+    if built and _age(built[0]) > max(map(_age, (ROOT / "csrc").rglob("*.*"))) and _serves(architecture):
+        return {"found": architecture}
+    variables = {"FASTRNN_CUDA": "host"} if host else {"FASTRNN_CUDA": "1", "FASTRNN_CUDA_ARCHS": architecture}
+    subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"], cwd=ROOT, env=os.environ | variables, check=True
+    )
+    return {"built": architecture}
+
+
+def _architecture() -> str:
+    """As FASTRNN_CUDA_ARCHS names that of the current GPU."""
+    major, minor = torch.cuda.get_device_capability()
+    return f"{major}{minor}{'a' if (major, minor) == HOPPER else ''}"
+
+
+def _age(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _serves(architecture: str) -> bool:
+    """Whether the extension that is there loads and has code for it, asked in a process of its own."""
+    ask = "from fastrnn import extension as e; b = e.build(); print('host' if b.host else ' '.join(b.architectures))"
+    done = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=False)
+    return architecture in done.stdout.split()

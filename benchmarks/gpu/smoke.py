@@ -1,0 +1,154 @@
+"""Stage `smoke`: whether every kind of kernel computes what the float64 reference does, forward and all gradients.
+
+The reference and what its results are measured by (`tests/tolerances.py`) run on the CPU. Of a result that is wrong the
+record tells where: by step, by sequence, by unit, so that the cause can be looked for without a second run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import precision
+from fastrnn.backends import CannotServe, module
+from fastrnn.backends.layer import Layer
+from fastrnn.cells import CELLS
+from tests.arithmetic import randomly_rounded, yardsticks
+from tests.layers import Shape, compute, cotangents, random_layer, rounded
+from tests.tolerances import DRAWS, FACTOR, FLOOR, relative_error
+
+PRECISIONS = ("bfloat16", "float16", "tf32", "float32")
+UNITS = {
+    "triton": (17, 64, 128, 200),
+    "cuda cluster": (40, 128, 200, 512, 768),
+    "cuda grid": (40, 300, 1024),
+}
+"""By backend and way, of the layers that are tried: each width of a kernel, and sizes that fill none."""
+VARIANTS = {
+    "plain": Shape(steps=9, batch=11, inputs=24),
+    "masked": Shape(steps=11, batch=19, inputs=24, lengths=True, resets=True),
+    "reverse": Shape(steps=6, batch=3, inputs=5, reverse=True),
+    "both": Shape(steps=7, batch=9, inputs=24, directions=2, lengths=True),
+}
+LARGE_UNITS = 512
+"""From here on the reference on the CPU takes seconds with every variant: the plain and the masked one are tried."""
+SMALL = Shape(steps=3, batch=3, inputs=4)
+TF32_EPSILON = {"cuda": 2.0**-10, "triton": 2.0**-9}
+"""By backend: float32 rounded to 10 bits, or cut to them."""
+WORST = 5
+"""Places of a wrong result that are named."""
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """One layer, computed by one kind of kernel."""
+
+    backend: str
+    """as in `UNITS`"""
+    cell: str
+    precision: str
+    shape: Shape
+    recompute: bool = False
+
+    def __str__(self) -> str:
+        parts = [self.backend, self.cell, self.precision, str(self.shape), *(["recompute"] if self.recompute else [])]
+        return " ".join(parts)
+
+
+def smokes(backend: str, cells: Sequence[str], precisions: Sequence[str], small: bool) -> Iterator[Smoke]:
+    """What a job tries, the smallest layers first; with `small` only those."""
+    for units in UNITS[backend][: 1 if small else None]:
+        for cell in cells:
+            for kind in precisions:
+                for name, variant in ({"small": SMALL} if small else VARIANTS).items():
+                    if units < LARGE_UNITS or name in ("plain", "masked"):
+                        shape = replace(variant, hidden=units)
+                        yield Smoke(backend, cell, kind, shape, recompute=name == "both" and bool(CELLS[cell].saved))
+
+
+def cases(
+    backend: str, cells: Sequence[str], precisions: Sequence[str], device: str = "cuda", small: bool = False
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """See `work`. The way of the backend `cuda` is FASTRNN_CUDA_WAY's."""
+    torch.set_num_threads(1)
+    for smoke in smokes(backend, cells, precisions, small):
+        yield str(smoke), partial(run, smoke, device)
+
+
+def run(smoke: Smoke, device: str) -> dict[str, Any]:
+    """Whether it holds, the largest share of the allowed error, and of each wrong result where it is wrong."""
+    torch.manual_seed(len(str(smoke)))
+    name = smoke.backend.split()[0]
+    dtype = torch.float32 if smoke.precision in ("tf32", "float32") else getattr(torch, smoke.precision)
+    layer = rounded(random_layer(smoke.cell, smoke.shape), dtype)
+    d_states, d_finals = ([d.to(dtype).double() for d in group] for group in cotangents(layer))
+    with precision.products("tf32" if smoke.precision == "tf32" else "float32"):
+        there = on(device, layer)
+        reason = module(name).supports(cast_shallow(there, dtype))
+        if reason is not None:
+            return {"ok": None, "reason": reason}
+        try:
+            got = compute(
+                there,
+                dtype,
+                name,
+                ([d.to(device) for d in d_states], [d.to(device) for d in d_finals]),
+                smoke.recompute,
+            )
+        except CannotServe as error:
+            return {"ok": None, "reason": str(error)}
+        got = {key: value.detach().cpu() for key, value in got.items()}
+    truth = compute(layer, torch.float64, "reference", (d_states, d_finals))
+    if smoke.precision == "tf32":
+        others = [randomly_rounded(layer, TF32_EPSILON[name], (d_states, d_finals)) for _ in range(DRAWS)]
+    else:
+        with precision.products("float32"):
+            others = yardsticks(layer, dtype, (d_states, d_finals), name)
+    worst, wrong = 0.0, {}
+    for key, value in got.items():
+        error = relative_error(value, truth[key])
+        allowed = FACTOR * max(relative_error(other[key], truth[key]) for other in others) + FLOOR[dtype]
+        share = error / allowed
+        worst = max(worst, share) if share == share else float("inf")
+        if not share <= 1:
+            wrong[key] = {"error": error, "allowed": allowed, **pattern(value.double(), truth[key].detach())}
+    return {"ok": not wrong, "share": round(worst, 3) if worst < float("inf") else "inf", "wrong": wrong}
+
+
+def on(device: str, layer: Layer) -> Layer:
+    """The layer's tensors on a device."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach().to(device)
+        return [move(part) for part in value] if isinstance(value, list) else value
+
+    return Layer(**{field.name: move(getattr(layer, field.name)) for field in fields(layer)})
+
+
+def cast_shallow(layer: Layer, dtype: torch.dtype) -> Layer:
+    """What `supports` is asked about: it looks at x alone."""
+    return replace(layer, x=layer.x.to(dtype))
+
+
+def pattern(got: Tensor, truth: Tensor) -> dict[str, Any]:
+    """Where a result differs from the truth: how many elements, the first, and the worst places of each dimension."""
+    if got.shape != truth.shape:
+        return {"shape": list(got.shape), "expected": list(truth.shape)}
+    difference = (got - truth).abs().nan_to_num(nan=float("inf"))
+    bad = difference > 0.05 * truth.abs().max().clamp_min(1e-30)
+    told: dict[str, Any] = {"shape": list(got.shape), "bad": int(bad.sum()), "nan": int(got.isnan().sum())}
+    if bad.any():
+        first = [int(index) for index in bad.nonzero()[0]]
+        told |= {"first": first, "got": float(got[tuple(first)]), "truth": float(truth[tuple(first)])}
+    for dimension in range(got.dim()):
+        others = [other for other in range(got.dim()) if other != dimension]
+        counts = bad.sum(others) if others else bad.long()
+        places = [int(place) for place in counts.argsort(descending=True, stable=True)[:WORST] if counts[place]]
+        told[f"dim {dimension}"] = {"places": places, "counts": [int(counts[place]) for place in places]}
+    return told
