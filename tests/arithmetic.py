@@ -14,6 +14,7 @@ from torch import Tensor
 import fastrnn
 from fastrnn.backends import products, reference
 from fastrnn.backends.layer import Layer
+from tests.devices import without_cudnn
 from tests.layers import cast, compute, parameters
 from tests.tolerances import DRAWS, ROUNDS_PRODUCTS
 
@@ -29,7 +30,10 @@ def yardsticks(layer: Layer, dtype: torch.dtype, grads: Cotangents, backend: str
 
 
 def torchs_own(layer: Layer, dtype: torch.dtype, grads: Cotangents) -> dict[str, Tensor]:
-    """What torch.nn's kernels give in `dtype`; the step-by-step reference where they cannot serve the layer."""
+    """What torch.nn's kernels give in `dtype`; the step-by-step reference where they cannot serve the layer.
+
+    On a GPU those are torch's loops over steps: cuDNN's backward wants a forward in training and weights side by side.
+    """
     beyond = layer.reverse or layer.heads > 1 or layer.x.shape[0] == 0
     if beyond or layer.lengths is not None or layer.resets is not None:
         return compute(layer, dtype, "reference", grads)
@@ -39,10 +43,11 @@ def torchs_own(layer: Layer, dtype: torch.dtype, grads: Cotangents) -> dict[str,
     biases = [layer.biases[2 * k : 2 * k + 2] for k in range(layer.directions)]
     weights = [[layer.w_ih[k], layer.w_hh[k][0], *biases[k], *layer.extras[k : k + 1]] for k in range(layer.directions)]
     hx = tuple(layer.states0) if len(layer.states0) > 1 else layer.states0[0]
-    output, finals = run(layer.x, hx, weights, bidirectional=layer.directions == 2, backend="aten", **options)
-    outputs = [output, *(finals if isinstance(finals, tuple) else (finals,))]
     named = parameters(layer)
-    gradients = torch.autograd.grad(outputs, [*named.values()], [d.to(dtype) for group in grads for d in group])
+    with without_cudnn():
+        output, finals = run(layer.x, hx, weights, bidirectional=layer.directions == 2, backend="aten", **options)
+        outputs = [output, *(finals if isinstance(finals, tuple) else (finals,))]
+        gradients = torch.autograd.grad(outputs, [*named.values()], [d.to(dtype) for group in grads for d in group])
     names = ["output", *(f"final[{i}]" for i in range(len(outputs) - 1)), *(f"d {name}" for name in named)]
     return dict(zip(names, [*outputs, *gradients], strict=True))
 

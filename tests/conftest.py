@@ -21,11 +21,30 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministi
 
 from fastrnn import stack
 from fastrnn.backends.triton.interpreter import INTERPRETED  # after TRITON_INTERPRET, which it reads
-from tests.devices import device_of
+from tests.devices import device_of, on_gpu, without_cudnn
 from tests.triton_interpreter import patch_once
 
 if INTERPRETED and find_spec("triton"):
     patch_once()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Beside a GPU, warnings are told in the summary and are no errors: what torch says there depends on the machine.
+
+    What tests assert about warnings stays; so do the filters that follow `error` in pyproject.toml.
+    """
+    filters = config.getini("filterwarnings")
+    if torch.cuda.is_available() and "error" in filters:
+        filters[filters.index("error")] = "default"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks which items -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what computes on a GPU, where there is one: `pytest -m gpu` is what such a machine is needed for."""
+    for item in items:
+        call = getattr(item, "callspec", None)
+        if call and on_gpu(call.params):
+            item.add_marker("gpu")
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +56,26 @@ def _device_of_the_backend(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.skip("no device serves both backends")
     # Not for the CPU: a mode that sees every call would take layers around their shorter ways.
     with torch.device(device) if device != "cpu" else nullcontext():
+        yield
+
+
+@pytest.fixture
+def cudnn() -> None:
+    """For tests on a GPU that are about cuDNN or measure by it; all others have torch compute without it."""
+
+
+@pytest.fixture(autouse=True)
+def _torch_without_cudnn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What torch computes beside fastrnn on a GPU is what it computes beside it on the CPU: see `without_cudnn`.
+
+    Not for the backends that are cuDNN there.
+    """
+    call = getattr(request.node, "callspec", None)
+    parameters = call.params if call else {}
+    asked = "cudnn" in request.fixturenames or not {"auto", "aten"}.isdisjoint(
+        value for value in parameters.values() if isinstance(value, str)
+    )
+    with without_cudnn() if on_gpu(parameters) and not asked else nullcontext():
         yield
 
 

@@ -1,4 +1,4 @@
-"""Where the tests run a backend, and what of a layer it takes there.
+"""Where the tests run a backend, what of a layer it takes there, and by which kernels torch computes beside it.
 
 Triton's kernels run on a GPU where there is one, and otherwise on the CPU by Triton's interpreter; those of the CUDA
 extension where it was built for.
@@ -6,7 +6,10 @@ extension where it was built for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -22,6 +25,29 @@ def device_of(*backends: str) -> str | None:
     if on_gpu and "numba" in backends:
         return None
     return "cuda" if on_gpu else "cpu"
+
+
+def on_gpu(parameters: dict[str, Any]) -> bool:
+    """Whether a test with these parameters computes on a GPU: by the backends or by the device that they name."""
+    given = [value for value in parameters.values() if isinstance(value, torch.device)]
+    names = [value for value in parameters.values() if isinstance(value, str)]
+    return device_of(*names) == "cuda" or any(device.type == "cuda" for device in given)
+
+
+@contextmanager
+def without_cudnn() -> Iterator[None]:
+    """Within it torch's recurrent layers on a GPU compute by loops over steps and fused cells, as on the CPU.
+
+    cuDNN's have no second derivative, no backward in eval mode and a dropout of their own, warn of weights that do not
+    lie side by side, and round as their heuristics please. By the attribute: `cudnn.flags` would reset TF32, too. The
+    loops' float32 products follow `torch.backends.cuda.matmul`, which does not allow TF32 unless it is told to.
+    """
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 def extension_is_for_gpus() -> bool:

@@ -1,4 +1,4 @@
-"""Mixed precision on the CPU: autocast, and modules that are themselves of a 16 bit dtype."""
+"""Mixed precision: autocast of the backend's device, and modules that are themselves of a 16 bit dtype."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ half_dtypes = pytest.mark.parametrize("dtype", HALF_DTYPES, ids=["bfloat16", "fl
 EPSILONS_APART = 4
 """Rounding x, hx and the weights to 16 bits once each, and the results once more, moves results by less than this many
 epsilons of the 16 bit dtype: five steps of a contracting recurrence do not enlarge it."""
+
+
+def autocast(dtype: torch.dtype, enabled: bool = True) -> torch.autocast:
+    """Of the device on which the test creates its tensors."""
+    return torch.autocast(torch.get_default_device().type, dtype, enabled)
 
 
 def sample(kind: str, module: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Any]:
@@ -65,7 +70,7 @@ def test_autocast_gives_its_dtype_near_float32(backend: str, kind: str, dtype: t
     module = float32_pair(kind, backend)
     arguments = sample(kind, module)
     expected, expected_gradients = step(module, arguments)
-    with torch.autocast("cpu", dtype):
+    with autocast(dtype):
         results, gradients = step(module, arguments)
     assert {result.dtype for result in tensors(results)} == {dtype}
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
@@ -79,7 +84,7 @@ def test_autocast_gives_its_dtype_near_float32(backend: str, kind: str, dtype: t
 def test_autocast_gives_its_dtype_with_torchs_kernels(kind: str, dtype: torch.dtype) -> None:
     """How near they come to float32 is torch's affair: they round the states of each step."""
     module = float32_pair(kind, "aten")
-    with torch.autocast("cpu", dtype):
+    with autocast(dtype):
         results, gradients = step(module, sample(kind, module))
     assert {result.dtype for result in tensors(results)} == {dtype}
     assert {gradient.dtype for gradient in gradients} == {torch.float32}
@@ -91,7 +96,7 @@ def test_autocast_over_a_stack(backend: str, kind: str) -> None:
     module = float32_pair(kind, backend, num_layers=2, bidirectional=True)
     arguments = sample(kind, module)
     expected, expected_gradients = step(module, arguments)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(torch.bfloat16):
         results, gradients = step(module, arguments)
     assert {result.dtype for result in tensors(results)} == {torch.bfloat16}
     assert_near(results, expected, torch.bfloat16)
@@ -103,8 +108,8 @@ def test_autocast_over_a_stack(backend: str, kind: str) -> None:
 def test_autocast_with_lengths_and_packed_sequences(backend: str, kind: str) -> None:
     module = float32_pair(kind, backend)
     x, lengths = random(TIME, BATCH, INPUT, dtype=torch.float32), torch.tensor([2, 5, 3])
-    packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
-    with torch.autocast("cpu", torch.bfloat16):
+    packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
+    with autocast(torch.bfloat16):
         output, _ = module(x, lengths=lengths)
         packed_output, _ = module(packed)
     assert packed_output.data.dtype == torch.bfloat16
@@ -116,7 +121,7 @@ def test_autocast_takes_what_an_autocast_layer_gave(kind: str) -> None:
     """Input and state in bfloat16, parameters in float32: what follows a linear layer, or the call before."""
     module = float32_pair(kind)
     x, hx = sample(kind, module)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(torch.bfloat16):
         expected = module(x, hx)
         half = tuple(h.bfloat16() for h in hx) if isinstance(hx, tuple) else hx.bfloat16()
         results = module(x.bfloat16(), half)
@@ -127,7 +132,7 @@ def test_autocast_takes_what_an_autocast_layer_gave(kind: str) -> None:
 def test_backward_outside_autocast_gives_the_same_gradients(kind: str) -> None:
     module = float32_pair(kind)
     arguments = sample(kind, module)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(torch.bfloat16):
         _, expected = step(module, arguments)
         results = module(*arguments)
     loss = sum(tensor.float().sum() for tensor in tensors(results))
@@ -141,7 +146,7 @@ def test_backward_within_autocast_is_not_changed_by_it(kind: str) -> None:
     loss = sum(tensor.square().sum() for tensor in tensors(module(*sample(kind, module))))
     parameters = list(module.parameters())
     expected = torch.autograd.grad(loss, parameters, create_graph=True)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(torch.bfloat16):
         gradients = torch.autograd.grad(loss, parameters, create_graph=True)
     assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
 
@@ -150,7 +155,7 @@ def test_backward_within_autocast_is_not_changed_by_it(kind: str) -> None:
 def test_disabled_autocast_changes_nothing(kind: str) -> None:
     module = float32_pair(kind)
     arguments = sample(kind, module)
-    with torch.autocast("cpu", torch.bfloat16), torch.autocast("cpu", enabled=False):
+    with autocast(torch.bfloat16), autocast(torch.bfloat16, enabled=False):
         results = module(*arguments)
     assert all(torch.equal(a, b) for a, b in zip(tensors(results), tensors(module(*arguments)), strict=True))
 
@@ -164,7 +169,7 @@ def test_autocast_of_another_device_changes_nothing(kind: str) -> None:
 
 def test_autocast_within_a_model() -> None:
     linear, gru = nn.Linear(INPUT, INPUT), fastrnn.GRU(INPUT, 6)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(torch.bfloat16):
         output, _ = gru(linear(torch.randn(TIME, BATCH, INPUT)))
     output.float().square().sum().backward()
     assert linear.weight.grad is not None

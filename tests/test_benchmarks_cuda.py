@@ -299,6 +299,7 @@ on_gpu = pytest.mark.skipif(cuda.why_not() is not None, reason="needs a GPU")
 
 
 @on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16", "float16"])
 def test_torch_nn_on_a_gpu(mode: str, dtype: str) -> None:
@@ -314,6 +315,7 @@ def test_torch_nn_on_a_gpu(mode: str, dtype: str) -> None:
 
 
 @on_gpu
+@pytest.mark.gpu
 def test_the_data_is_the_same_on_a_gpu() -> None:
     case = tiny("lstm", "training", resets=0.3)
     here, there = make_problem(case), make_problem(replace(case, device="cuda"))
@@ -323,6 +325,7 @@ def test_the_data_is_the_same_on_a_gpu() -> None:
 
 
 @on_gpu
+@pytest.mark.gpu
 def test_a_gpu_describes_itself() -> None:
     described = cuda.describe()
     json.dumps(described)
@@ -331,12 +334,14 @@ def test_a_gpu_describes_itself() -> None:
 
 
 @on_gpu
+@pytest.mark.gpu
 def test_peak_memory_on_a_gpu_is_what_a_call_allocates() -> None:
     size = 48 * 2**20
     assert cuda.peak_bytes(lambda: torch.empty(size, dtype=torch.uint8, device="cuda")) == size
 
 
 @on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("mode", ["inference", "training"])
 def test_torchrl_on_a_gpu(cell: str, mode: str) -> None:

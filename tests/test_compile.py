@@ -345,6 +345,7 @@ def test_results_lie_in_memory_as_compilers_are_told(cell: str, shape: Shape, ba
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.gpu
 @classes
 def test_cuda_graphs(name: str) -> None:
     module = make(name, device="cuda", dtype=torch.float32)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from fastrnn import ops
+from fastrnn import extension, ops
 from fastrnn.backends import cuda as backend
 from fastrnn.backends.layer import Gradients, Residuals
 from fastrnn.cells import CELLS
@@ -73,11 +72,12 @@ def test_values_and_gradients(cell: str, shape: Shape, recompute: bool, dtype: t
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("shape", [MANY_JOBS, LARGE_BATCH], ids=str)
-def test_a_team_has_several_tiles_and_chunks(cell: str, shape: Shape, host_extension: ModuleType) -> None:
+def test_a_team_has_several_tiles_and_chunks(cell: str, shape: Shape) -> None:
+    planner = extension.load()
     recurrence = {"operation": "forward", "cell": cell, "element": "bfloat16", "way": "grid"}
     sizes = {"batch": shape.batch, "heads": shape.heads, "directions": shape.directions}
-    device = {"architectures": "80:90a", **host_extension.limits(0)}
-    plan = host_extension.plan(**recurrence, units=shape.hidden // shape.heads, **sizes, **device)
+    device = {"architectures": planner.architectures, **planner.limits(0)}
+    plan = planner.plan(**recurrence, units=shape.hidden // shape.heads, **sizes, **device)
     tiles = -(-shape.batch // plan["rows"])
     assert plan["batch_tiles"] > 1
     assert plan["groups"] < shape.heads * shape.directions * -(-tiles // plan["batch_tiles"])

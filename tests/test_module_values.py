@@ -127,10 +127,15 @@ def assert_same_results_from_the_same_seed(ours: Any, theirs: Any, *given: Any) 
         outputs = module(*inputs)
         leaves = [tensor for tensor in tensors(inputs) if tensor.requires_grad]
         results.append([tensors(outputs), gradients(outputs, [*leaves, *module.parameters()])])
-        state_after.append(torch.get_rng_state())
+        state_after.append(random_state())
     assert_close(results[0][0], results[1][0])
     assert_close(results[0][1], results[1][1])
     assert torch.equal(*state_after)
+
+
+def random_state() -> Tensor:
+    """Of the generator from which tensors are drawn where the test creates them."""
+    return torch.cuda.get_rng_state() if torch.get_default_device().type == "cuda" else torch.get_rng_state()
 
 
 def strided(*shape: int) -> Tensor:

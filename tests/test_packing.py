@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from tests.torch_parity import (
     BATCH,
@@ -95,7 +95,7 @@ def test_result_is_packed_as_the_input(backend: str, kind: str) -> None:
 @layers
 def test_one_sequence_packed(backend: str, kind: str) -> None:
     ours, theirs = pair(kind, backend=backend, bidirectional=True)
-    assert_same_results(ours, theirs, pack_sequence([random(TIME, INPUT)]))
+    assert_same_results(ours, theirs, packed(random(TIME, 1, INPUT), [TIME]))
 
 
 @operator_backends

@@ -42,6 +42,11 @@ ARGUMENTS: dict[str, dict[str, Tensor]] = {
 arguments = pytest.mark.parametrize("given", ARGUMENTS.values(), ids=ARGUMENTS)
 
 
+def here(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Arguments where the test creates its tensors, which is not where those above were made, before any test."""
+    return {name: tensor.to(torch.get_default_device()) for name, tensor in given.items()}
+
+
 def skip_if_interpreted(backend: str) -> None:
     """Ends a test that would take the interpreter long; `test_tritons_states` is what it gets."""
     if backend == "triton" and INTERPRETED:
@@ -99,7 +104,7 @@ def given_to(kind: str, module: nn.Module) -> tuple[Tensor, Any]:
 def test_every_state_and_its_gradients(kind: str, backend: str, given: dict[str, Tensor]) -> None:
     skip_if_interpreted(backend)
     ours, theirs = pair(kind, backend=backend, num_layers=2, bidirectional=True)
-    x, hx = given_to(kind, ours)
+    x, hx, given = *given_to(kind, ours), here(given)
     _, _, got = ours(x, hx, **given, return_states=True)
     expected = unrolled(kind, theirs, x, hx, **given)
     assert isinstance(got, tuple) == has_two_states(kind)
@@ -111,13 +116,14 @@ def test_every_state_and_its_gradients(kind: str, backend: str, given: dict[str,
 
 
 @pytest.mark.skipif(bool(why_not("triton")), reason="no Triton")
+@pytest.mark.parametrize("backend", ["triton"])  # names the backend, and with it the device
 @layers
-def test_tritons_states(kind: str) -> None:
-    given = {"lengths": torch.tensor([3, 2]), "resets": RESETS[:3, :2]}
+def test_tritons_states(kind: str, backend: str) -> None:
+    given = here({"lengths": torch.tensor([3, 2]), "resets": RESETS[:3, :2]})
     x, wanted, results = random(3, 2, INPUT, grad=True), [], []
-    ours, _ = pair(kind, backend="triton")
-    for backend in ("triton", "reference"):
-        ours.backend = backend
+    ours, _ = pair(kind, backend=backend)
+    for name in (backend, "reference"):
+        ours.backend = name
         results.append(ours(x, **given, return_states=True)[2])
         wanted.append(gradients(results[-1], [x, *ours.parameters()]))
     assert_close(results[0], results[1])
@@ -184,11 +190,11 @@ def test_a_packed_sequence_gives_them_padded_in_the_callers_order(kind: str, bat
 def test_zero_beyond_a_sequences_end(kind: str, backend: str) -> None:
     skip_if_interpreted(backend)
     module, _ = pair(kind, backend=backend, bidirectional=True)
-    x = random(TIME, BATCH, INPUT)
-    x[torch.arange(TIME)[:, None] >= LENGTHS] = float("nan")
+    x, lengths = random(TIME, BATCH, INPUT), here(ARGUMENTS["lengths"])["lengths"]
+    dead = torch.arange(TIME)[:, None] >= lengths
+    x[dead] = float("nan")
     x.requires_grad_()
-    states = tensors(module(x, lengths=LENGTHS, return_states=True)[2])
-    dead = torch.arange(TIME)[:, None] >= LENGTHS
+    states = tensors(module(x, lengths=lengths, return_states=True)[2])
     for state in states:
         assert (state[:, dead] == 0).all()
         assert (state[:, ~dead] != 0).any()
@@ -300,10 +306,10 @@ def test_functions_give_what_modules_give(kind: str) -> None:
 def test_derivatives_of_both_orders(kind: str, backend: str) -> None:
     skip_if_interpreted(backend)
     module = pair(kind, 2, 3, backend=backend, bidirectional=True)[0]
-    x = random(3, 2, 2, grad=True)
+    x, given = random(3, 2, 2, grad=True), here({"resets": RESETS[:3, :2]})
 
     def states(x: Tensor) -> list[Tensor]:
-        return tensors(module(x, resets=RESETS[:3, :2], return_states=True)[2])
+        return tensors(module(x, **given, return_states=True)[2])
 
     assert torch.autograd.gradcheck(lambda x: tuple(states(x)), (x,))
     if backend == "reference":  # which takes the second derivative whatever the backend

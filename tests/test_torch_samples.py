@@ -322,6 +322,7 @@ def test_state_dicts_and_their_hooks(name: str) -> None:
 
 @modules
 @needs_gpu
+@pytest.mark.gpu
 def test_cpu_and_gpu_agree(name: str) -> None:
     for sample in samples(name, grad=True):
         with naming(sample):

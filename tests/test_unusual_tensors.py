@@ -11,7 +11,11 @@ from torch.testing._internal.two_tensor import TwoTensor
 import fastrnn
 from tests.torch_parity import operator_backends
 
-X = torch.linspace(-1, 1, 60).view(5, 4, 3)
+
+@pytest.fixture
+def x() -> Tensor:
+    """(T=5, B=4, I=3), where the test creates its tensors."""
+    return torch.linspace(-1, 1, 60).view(5, 4, 3)
 
 
 def negative(tensor: Tensor) -> Tensor:
@@ -20,10 +24,10 @@ def negative(tensor: Tensor) -> Tensor:
 
 
 @operator_backends
-def test_negative_views(backend: str) -> None:
+def test_negative_views(backend: str, x: Tensor) -> None:
     gru = fastrnn.GRU(3, 4, backend=backend)
-    assert torch.equal(gru(negative(X))[0], gru(-X)[0])
-    output = gru(X)[0]
+    assert torch.equal(gru(negative(x))[0], gru(-x)[0])
+    output = gru(x)[0]
     upstream = torch.randn_like(output)
     got = torch.autograd.grad(output, gru.weight_hh_l0, negative(upstream), retain_graph=True)
     torch.testing.assert_close(got, torch.autograd.grad(output, gru.weight_hh_l0, -upstream))
@@ -32,28 +36,28 @@ def test_negative_views(backend: str) -> None:
 @operator_backends
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit.trace's own
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # checks of sizes are traced as constants
-def test_a_traced_module_computes_the_same(backend: str) -> None:
+def test_a_traced_module_computes_the_same(backend: str, x: Tensor) -> None:
     lstm = fastrnn.LSTM(3, 4, backend=backend)
     with torch.no_grad():
-        traced = torch.jit.trace(lstm, (X,))
-        torch.testing.assert_close(traced(X)[0], lstm(X)[0])
+        traced = torch.jit.trace(lstm, (x,))
+        torch.testing.assert_close(traced(x)[0], lstm(x)[0])
 
 
 @operator_backends
-def test_parameters_of_a_wrapper_class(backend: str) -> None:
+def test_parameters_of_a_wrapper_class(backend: str, x: Tensor) -> None:
     gru = fastrnn.GRU(3, 4, backend=backend)
     doubled = {name: TwoTensor(p.detach(), p.detach() * 0) for name, p in gru.named_parameters()}
-    result = torch.func.functional_call(gru, doubled, (X,))[0]
-    torch.testing.assert_close(result.a, gru(X)[0])
-    torch.testing.assert_close(result.b, torch.func.functional_call(gru, {n: t.b for n, t in doubled.items()}, (X,))[0])
+    result = torch.func.functional_call(gru, doubled, (x,))[0]
+    torch.testing.assert_close(result.a, gru(x)[0])
+    torch.testing.assert_close(result.b, torch.func.functional_call(gru, {n: t.b for n, t in doubled.items()}, (x,))[0])
 
 
 @operator_backends
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own rules for jvp are scripted
-def test_dual_numbers_keep_their_tangent(grad: bool, backend: str) -> None:
+def test_dual_numbers_keep_their_tangent(grad: bool, backend: str, x: Tensor) -> None:
     gru = fastrnn.GRU(3, 4, backend=backend, dtype=torch.float64)
-    x, dx = X.double(), torch.randn(5, 4, 3, dtype=torch.float64)
+    x, dx = x.double(), torch.randn(5, 4, 3, dtype=torch.float64)
     expected = torch.func.jvp(lambda x: gru(x)[0], (x,), (dx,))[1]
     with torch.set_grad_enabled(grad), forward_ad.dual_level():
         tangent = forward_ad.unpack_dual(gru(forward_ad.make_dual(x, dx))[0]).tangent
@@ -61,42 +65,42 @@ def test_dual_numbers_keep_their_tangent(grad: bool, backend: str) -> None:
 
 
 @operator_backends
-def test_packed_sequences_under_another_default_device(backend: str) -> None:
+def test_packed_sequences_under_another_default_device(backend: str, x: Tensor) -> None:
     gru = fastrnn.GRU(3, 4, backend=backend)
-    packed = torch.nn.utils.rnn.pack_padded_sequence(X, [5, 3, 2, 1])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(x, [5, 3, 2, 1])
     expected = gru(packed)[0].data
     with torch.device("meta"):
         assert torch.equal(gru(packed)[0].data, expected)
 
 
 @operator_backends
-def test_autocast_leaves_float64_alone(backend: str) -> None:
+def test_autocast_leaves_float64_alone(backend: str, x: Tensor) -> None:
     gru = fastrnn.GRU(3, 4, dtype=torch.float64, backend=backend)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert gru(X.double())[0].dtype == torch.float64
+    with torch.autocast(x.device.type, torch.bfloat16):
+        assert gru(x.double())[0].dtype == torch.float64
 
 
-def test_complex_and_integer_input_is_refused() -> None:
+def test_complex_and_integer_input_is_refused(x: Tensor) -> None:
     with pytest.raises(TypeError, match=r"input must be floating point and real, got torch\.complex64"):
-        fastrnn.GRU(3, 4, dtype=torch.complex64)(X.to(torch.complex64))
+        fastrnn.GRU(3, 4, dtype=torch.complex64)(x.to(torch.complex64))
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ValueError, match=r"RNN input dtype \(torch\.int64\)"):
-        fastrnn.GRU(3, 4)(X.long())
+        fastrnn.GRU(3, 4)(x.long())
 
 
 @operator_backends
-def test_a_nan_state_of_an_empty_sequence_stays_there(backend: str) -> None:
+def test_a_nan_state_of_an_empty_sequence_stays_there(backend: str, x: Tensor) -> None:
     gru = fastrnn.GRU(3, 4, backend=backend)
     h0 = torch.zeros(1, 4, 4)
     h0[:, 1] = float("nan")
-    gru(X, h0, lengths=torch.tensor([5, 0, 3, 1]))[0].sum().backward()
+    gru(x, h0, lengths=torch.tensor([5, 0, 3, 1]))[0].sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in gru.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
-def test_the_operator_itself_takes_any_integer_lengths(dtype: torch.dtype) -> None:
+def test_the_operator_itself_takes_any_integer_lengths(dtype: torch.dtype, x: Tensor) -> None:
     gru = fastrnn.GRU(3, 4, backend="auto")
     w_ih, w_hh, *biases = gru.all_weights[0]
     lengths = torch.tensor([5, 0, 3, 1])
     arguments = ([w_ih], [w_hh[None]], biases, [], [torch.zeros(1, 4, 4)])
-    states, *_ = torch.ops.fastrnn.gru_forward(X, *arguments, lengths.to(dtype), None, False, False, False, "auto")
-    assert torch.equal(states[0], gru(X, lengths=lengths)[0])
+    states, *_ = torch.ops.fastrnn.gru_forward(x, *arguments, lengths.to(dtype), None, False, False, False, "auto")
+    assert torch.equal(states[0], gru(x, lengths=lengths)[0])

@@ -1,37 +1,61 @@
-"""Stage `prove`: tests that only a GPU can pass, by pytest."""
+"""Stage `prove`: the tests that compute on a GPU, by pytest, the most telling first."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from benchmarks.checkout import ROOT
 
-SELECTIONS: dict[str, list[str]] = {
-    "gpu": ["tests/test_gpu.py"],
-    "backends": ["-n", "14", "tests/test_backends.py", "-k", "triton or cuda"],
-    "cuda kernels": ["-n", "14", "tests/test_cuda_host.py", "tests/test_cuda_grid.py", "-k", "cuda and not host"],
+SELECTIONS: dict[str, tuple[str, ...]] = {
+    "gpu": ("test_gpu",),
+    "cuda kernels": ("test_cuda_host", "test_cuda_grid", "test_cuda_modules"),
+    "triton kernels": ("test_triton_ways", "test_backends", "test_triton_activations"),
+    "modules": (
+        "test_module_values",
+        "test_module_autograd",
+        "test_packing",
+        "test_return_states",
+        "test_autocast",
+        "test_determinism",
+        "test_dependent_arguments",
+        "test_unusual_tensors",
+        "test_ops",
+        "test_transforms",
+    ),
+    "compilers": ("test_compile", "test_errors", "test_random_configurations", "test_benchmarks_cuda"),
 }
-DRY = {"cells": ["tests/test_cells.py", "-k", "gru"]}
-LAST_LINES = 15
+"""By name, files of tests/; of each what is marked `gpu`."""
+DRY = {"cells": ("test_cells",)}
+PARALLEL = ("-n", str(max(1, (os.cpu_count() or 1) - 2)), "--dist", "worksteal")
+"""Most of the time goes into Triton's compilation."""
+TIMEOUT = ("--timeout=120", "--timeout-method=thread")
+"""Where pytest-timeout is there: a kernel that hangs then costs its worker alone."""
+MOST_FAILURES = 40
+KEPT_LINES = 60
 
 
 def cases(dry: bool = False) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """See `work`."""
-    for name, arguments in (DRY if dry else SELECTIONS).items():
-        yield f"pytest {name}", partial(run, arguments)
+    for name, files in (DRY if dry else SELECTIONS).items():
+        yield f"pytest {name}", partial(run, files, [] if dry else ["-m", "gpu", *PARALLEL])
 
 
-def run(arguments: list[str]) -> dict[str, Any]:
-    """The end of what pytest says; a failure where it fails."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=line", *arguments]
+def run(files: Sequence[str], options: Sequence[str]) -> dict[str, Any]:
+    """The last line that pytest prints, and where it fails its last lines."""
+    timeout = TIMEOUT if importlib.util.find_spec("pytest_timeout") else ()
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", *timeout, *options]
+    command += [f"--maxfail={MOST_FAILURES}", *(f"tests/{name}.py" for name in files)]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
     )
     lines = done.stdout.splitlines()
-    told: dict[str, Any] = {"said": lines[-1:], "log": lines[-LAST_LINES:] if done.returncode else []}
-    return told | ({"failed": f"pytest ended with {done.returncode}"} if done.returncode else {})
+    if done.returncode == 0:
+        return {"said": lines[-1]}
+    wrong = [line for line in lines if line.startswith(("FAILED", "ERROR", "E  "))]
+    return {"failed": f"pytest: {lines[-1]}", "tests": wrong[:MOST_FAILURES], "log": lines[-KEPT_LINES:]}
