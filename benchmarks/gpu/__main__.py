@@ -1,7 +1,8 @@
 """`python -m benchmarks.gpu`: proves and measures fastrnn on the GPU that is there; see the package.
 
 `--out DIR` gets a file of JSON lines for each stage, written as results come, and the summary that is printed last.
-`python -m benchmarks.gpu report DIR` prints that summary again.
+`python -m benchmarks.gpu report DIR` prints that summary again and
+puts the race beside it, as Markdown and as a picture.
 
 The exit status is 0 if every case that was run is as it should be, 1 if not, 2 if the command line was wrong.
 """
@@ -18,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command_line import FAILURE, OK, USAGE_ERROR, UsageError, known, listed, positive_float
+from benchmarks.gpu.figures import points
+from benchmarks.gpu.pictures import draw
 from benchmarks.gpu.stages import DEFAULT_MINUTES, NAMES, STAGES, Stage
-from benchmarks.gpu.summary import read, summary
+from benchmarks.gpu.summary import machine_text, read, summary
+from benchmarks.gpu.tables import markdown
 from benchmarks.gpu.workers import run_together
 
-SUMMARY = "summary.txt"
+SUMMARY, TABLES, PICTURE = "summary.txt", "race.md", "race.png"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,6 +93,12 @@ def report(arguments: Sequence[str]) -> int:
     if not options.folder.is_dir():
         print(f"{parser.prog}: error: no folder {options.folder}", file=sys.stderr)
         return USAGE_ERROR
+    records = read(options.folder)
+    found = points(records.get("race", []))
+    if found:
+        (options.folder / TABLES).write_text(markdown(found))
+        ceilings = {key: value for row in records.get("ceilings", []) for key, value in row.items()}
+        draw(options.folder / PICTURE, found, ceilings, machine_text(records))
     return tell(options.folder)
 
 

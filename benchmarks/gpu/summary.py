@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.figures import BASELINE, KINDS, means, points, racers
+
 Records = dict[str, list[dict[str, Any]]]
 """By stage."""
-RACERS = ("triton", "cuda cluster", "cuda grid")
 MOST_FAILURES = 12
 """That are told in full, of each stage; the rest are in the JSON."""
 
@@ -42,8 +42,17 @@ def summary(records: Records) -> tuple[str, bool]:
         lines += [f"  {_short(row)}" for row in failed[:MOST_FAILURES]]
     for stage, tell in (("machine", _machine), ("smoke", _smoke), ("ceilings", _plain), ("prove", _plain)):
         lines += tell(records.get(stage, []))
-    lines += race_table(records.get("race", []))
+    lines += race_lines(records.get("race", []))
     return "\n".join(lines), failures == 0
+
+
+def machine_text(records: Records) -> str:
+    """The GPU and the versions, for a title."""
+    found = next((row["environment"] for row in records.get("machine", []) if "environment" in row), {})
+    versions = found.get("packages", {})
+    parts = [found.get("gpu"), *(f"{key} {found[key]}" for key in ("cuda", "cudnn", "driver") if found.get(key))]
+    parts += [f"{name} {versions[name]}" for name in ("torch", "triton") if versions.get(name)]
+    return ", ".join(str(part) for part in parts if part)
 
 
 def _short(row: dict[str, Any]) -> str:
@@ -76,36 +85,24 @@ def _smoke(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [f"  {kind}: {dict(counts)}, largest share {shares.get(kind)}" for kind, counts in sorted(kinds.items())]
 
 
-def race_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+def race_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A line a point: cuDNN's µs, and how many times as fast each racer is, by graph and eagerly; then the means."""
-    lines, logs = [], {(name, kind): [] for name in RACERS for kind in ("graph", "eager")}  # type: ignore[var-annotated]
-    best: dict[str, list[float]] = {}
-    for row in rows:
-        if "times" not in row:
-            continue
-        times = row["times"]
+    found = points(rows)
+    if not found:
+        return []
+    names = racers(found)
+    lines = [f"race: cuDNN in µs, then times as fast: {', '.join(names)}; as graphs | eager"]
+    for point in found:
         parts = []
-        for kind in ("graph", "eager"):
-            base = times["cudnn"].get(kind)
-            told = f"{base[0]:.0f}" if base else "-"
-            ratios = []
-            for name in RACERS:
-                one = times.get(name, {})
-                if base and one.get(kind):
-                    ratios.append(base[0] / one[kind][0])
-                    logs[name, kind].append(math.log(ratios[-1]))
-                    told += f" {ratios[-1]:.2f}"
-                else:
-                    told += " bad" if "failed" in one else " -"
-            if ratios:
-                best.setdefault(f"{row['point']['mode']} {kind}", []).append(math.log(max(ratios)))
-            parts.append(told)
-        lines.append(f"{row['case']}: {' | '.join(parts)}")
-    if lines:
-        lines.insert(0, f"race: cuDNN in µs, then times as fast: {', '.join(RACERS)}; as graphs | eager")
-    for (name, kind), values in logs.items():
-        if values:
-            lines.append(f"mean {name} {kind}: {math.exp(sum(values) / len(values)):.2f} of {len(values)}")
-    for kind, values in best.items():
-        lines.append(f"mean of the best of ours, {kind}: {math.exp(sum(values) / len(values)):.2f} of {len(values)}")
+        for kind in KINDS:
+            base = point.microseconds(BASELINE, kind)
+            told = ["-" if base is None else f"{base:.0f}"]
+            for name in names:
+                speed = point.speed(name, kind)
+                told.append(f"{speed:.2f}" if speed else "bad" if "failed" in point.times.get(name, {}) else "-")
+            parts.append(" ".join(told))
+        lines.append(f"{point.case.label}: {' | '.join(parts)}")
+    for kind in KINDS:
+        for (mode, name), (mean, least, count) in means(found, kind).items():
+            lines.append(f"mean {mode} {kind}, {name}: {mean:.2f} of {count}, least {least:.2f}")
     return lines
