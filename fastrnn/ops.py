@@ -160,7 +160,7 @@ def _backward_kernel(cell: Cell) -> Callable[..., Backward]:
         gradients = Gradients(d_states, d_finals, need_x, need_weights)
         with _autocast_off(layer.x):
             # What was named has served the layer already, whatever torch allows by now.
-            served_by = module(operator_backend(backend, layer) if backend == "auto" else backend)
+            served_by = module(operator_backend(backend, layer, "backward") if backend == "auto" else backend)
             return served_by.backward(layer, Residuals(states, saved), gradients)  # type: ignore[no-any-return]
 
     return kernel

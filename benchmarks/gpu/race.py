@@ -23,7 +23,9 @@ from torch import nn
 from benchmarks import cuda, parity, precision, timing
 from benchmarks.cases import Case, Problem, build_module
 from benchmarks.contenders import FastRNN, NotServed, Run, TorchNN
+from benchmarks.gpu.figures import AUTO, BASELINE, EAGER, GRAPH
 from benchmarks.gpu.points import trainings
+from fastrnn.backends.triton import configurations
 from tests.tolerances import relative_error
 
 ROUNDS = 5
@@ -58,22 +60,39 @@ class Racer:
             os.environ[WAY] = before or ""
 
 
+@dataclass(frozen=True)
+class Persistent(FastRNN):
+    """fastrnn's Triton where one launch computes all steps: a launch for each step takes long to measure."""
+
+    backend: str = "triton"
+
+    def build(self, problem: Problem) -> Run:
+        kind, units = configurations.precision(problem.x.dtype), configurations.padded(problem.case.shape.H)
+        if not any(row.serves(problem.case.cell, kind, units) for row in configurations.ROWS):
+            raise NotServed("it would be launched for each step")
+        return super().build(problem)
+
+
 RACERS = (
-    Racer("cudnn", TorchNN()),
-    Racer("triton", FastRNN("triton")),
+    Racer(BASELINE, TorchNN()),
+    Racer("triton", Persistent()),
     Racer("cuda cluster", FastRNN("cuda"), "cluster"),
     Racer("cuda grid", FastRNN("cuda"), "grid"),
+    Racer(AUTO, FastRNN("auto")),
 )
-DRY_RACERS = (Racer("cudnn", TorchNN()), Racer("reference", FastRNN("reference")))
+DRY_RACERS = (Racer(BASELINE, TorchNN()), Racer("reference", FastRNN("reference")))
 
 
-def cases(device: str = "cuda", dry: bool = False) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """See `work`."""
+def cases(
+    device: str = "cuda", dry: bool = False, only: str = ""
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """See `work`. `only` is a part of the label of the cases that are run."""
     listed = [replace(case, shape=case.shape._replace(T=3, B=2, I=8, H=8), device="cpu") for case in trainings()[:2]]
     for case in listed if dry else trainings():
         for mode in ("training", "inference"):
             one = replace(case, mode=mode)
-            yield one.label, partial(run, one, DRY_RACERS if dry else RACERS)
+            if only in one.label:
+                yield one.label, partial(run, one, DRY_RACERS if dry else RACERS)
 
 
 def run(case: Case, racers: Sequence[Racer]) -> dict[str, Any]:
@@ -144,7 +163,7 @@ def checked(
 def eager(racers: Sequence[Racer], runs: list[Run | None], told: dict[str, dict[str, Any]], device: str) -> None:
     burst = cuda.burst if device == "cuda" else timing.wall_burst
     turns = [None if run is None else partial(burst, run) for run in runs]
-    in_turns(racers, turns, told, "eager")
+    in_turns(racers, turns, told, EAGER)
 
 
 def graphs(racers: Sequence[Racer], runs: list[Run | None], told: dict[str, dict[str, Any]]) -> None:
@@ -161,7 +180,7 @@ def graphs(racers: Sequence[Racer], runs: list[Run | None], told: dict[str, dict
             except cuda.NotCaptured as reason:
                 told[racer.name]["no graph"] = str(reason)
                 torch.cuda.synchronize()
-    in_turns(racers, turns, told, "graph")
+    in_turns(racers, turns, told, GRAPH)
 
 
 def in_turns(

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks import precision
 from benchmarks.cases import Case
-from benchmarks.contenders import FastRNN, NotServed
+from benchmarks.contenders import NotServed
 from benchmarks.gpu import race
 from benchmarks.gpu.points import trainings
 
@@ -25,7 +25,7 @@ def cases(part: int, parts: int) -> Iterator[tuple[str, Callable[[], dict[str, A
 def run(case: Case) -> dict[str, Any]:
     with case.grad_mode(), precision.products(case.dtype):
         try:
-            FastRNN("triton").build(race.make_problem(case))()
+            race.Persistent().build(race.make_problem(case))()
         except NotServed as reason:
             return {"not served": str(reason)}
     return {}

@@ -22,11 +22,11 @@ from types import ModuleType
 
 import torch
 
-from fastrnn.backends import aten, reference
+from fastrnn.backends import aten, preference_cuda, reference
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.numba import unpacked
-from fastrnn.backends.preference import ON_CUDA, why_torch
+from fastrnn.backends.preference import why_torch
 
 BACKENDS: tuple[str, ...] = ("numba", "triton", "cuda", "aten", "reference")
 """By preference: `auto` takes the first that supports a call, but for the rows of `preference`."""
@@ -104,17 +104,18 @@ def requested(argument: str | None) -> str:
     return argument or _chosen.name or _environment
 
 
-def operator_backend(name: str, layer: Layer) -> str:
-    """The backend that serves `layer` when `name` was asked for, "auto" being the first that can.
+def operator_backend(name: str, layer: Layer, operation: str = "forward") -> str:
+    """The backend that serves an operation, "forward" or "backward", of `layer` when `name` was asked for.
 
-    On the CPU "auto" passes over cuda and triton, which can run there for tests.
+    "auto" is the first that can, on a GPU in the order of `preference_cuda`. On the CPU it passes over cuda and triton,
+    which can run there for tests.
 
     Raises:
         CannotServe: the backend that was asked for cannot serve the layer.
     """
     if name == "auto":
-        passed_over = GPU_BACKENDS if layer.x.device.type == "cpu" else ()
-        return next(c for c in OPERATOR_BACKENDS if c not in passed_over and module(c).supports(layer) is None)
+        own = ("numba",) if layer.x.device.type == "cpu" else preference_cuda.order(layer, operation)
+        return next(c for c in (*own, "reference") if module(c).supports(layer) is None)
     reason = module(name).supports(layer)
     if reason is not None:
         raise cannot_serve(layer.cell_name, name, reason)
@@ -147,10 +148,20 @@ def why_aten(first: Layer, training: bool) -> str | None:
     if torch.compiler.is_compiling():
         return None
     if first.x.device.type == "cuda":
-        return ON_CUDA
+        return _why_cudnn(first, training)
     reason = module("numba").supports(first)
     if reason is not None:
         return f"numba cannot serve it: {reason}"
     if not training and unpacked.serves(first):
         return None
     return why_torch(first.cell_name, first.x.shape[0], first.hidden_size, first.x.dtype, training)
+
+
+def _why_cudnn(first: Layer, training: bool) -> str | None:
+    """As `why_aten`, on a GPU."""
+    taken = operator_backend("auto", first)
+    if taken == "reference":
+        return "no kernel of fastrnn's serves it"
+    if taken == "triton" and not module("triton").is_persistent(first):
+        return "the kernels of triton that serve it are launched for each step"
+    return preference_cuda.why_torch(first, training)

@@ -1,4 +1,4 @@
-"""Where `auto` prefers torch's own kernels: on the CPU by measurement, on a GPU until there is one.
+"""Where `auto` prefers torch's own kernels on the CPU, by measurement; `preference_cuda` has the GPU's.
 
 The figures are times of torch.nn over times of numba, below 1 torch is ahead: float32 unless a row says otherwise, on 2
 cores with AVX-512, over T in {1, 2, 4, 8, 16}, B in {1, 8, 32, 128} and H = I in {32, 128, 256, 512, 1024}, of calls
@@ -39,10 +39,6 @@ ROWS = (
         )
     ),
 )
-
-
-ON_CUDA = "cuDNN's kernels are known to be fast; fastrnn's have not been timed on a GPU yet"
-"""Why torch's kernels are taken on a GPU, wherever they serve the call."""
 
 
 def why_torch(cell: str, steps: int, hidden: int, dtype: torch.dtype, training: bool) -> str | None:

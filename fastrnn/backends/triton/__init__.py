@@ -104,6 +104,13 @@ def supports(layer: Layer) -> str | None:
     return reason
 
 
+def is_persistent(layer: Layer) -> bool:
+    """Whether one launch computes all steps of a layer that it supports."""
+    from fastrnn.backends.triton import configurations
+
+    return configurations.forward_tile(layer) is not None
+
+
 def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     """One layer's outputs; see `Forward`."""
     from fastrnn.backends.triton import ways
