@@ -71,7 +71,7 @@ def explain(
         layers = _serving(asked, call, first, training)
     except backends.CannotServe:
         layers = []
-    preferred = backends.why_aten(first, training)
+    preferred = backends.why_aten(call, first, training)
     reasons = {}
     for name in backends.BACKENDS:
         why_not = aten.supports(call) if name == "aten" else backends.module(name).supports(first)

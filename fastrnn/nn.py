@@ -55,9 +55,6 @@ class _Layers(Prepacking, nn.RNNBase):
         self.backend = backend and check_name(backend)
         self.recompute = recompute
 
-    def flatten_parameters(self) -> None:
-        """Does nothing, and needs not be called: it is here because programs call it on torch's modules."""
-
     def extra_repr(self) -> str:
         options = super().extra_repr()
         if self.backend is not None:

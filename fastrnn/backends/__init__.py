@@ -22,7 +22,7 @@ from types import ModuleType
 
 import torch
 
-from fastrnn.backends import aten, preference_cuda, reference
+from fastrnn.backends import aten, aten_cuda, preference_cuda, reference
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.numba import unpacked
@@ -137,18 +137,18 @@ def aten_serves(name: str, call: Call, first: Layer, training: bool) -> bool:
         reason = "torch's LSTM kernel cannot be compiled for training"
     if name == "aten" and reason is not None:
         raise cannot_serve(call.cell_name, name, reason)
-    return reason is None and (name == "aten" or why_aten(first, training) is not None)
+    return reason is None and (name == "aten" or why_aten(call, first, training) is not None)
 
 
-def why_aten(first: Layer, training: bool) -> str | None:
-    """Why `auto` takes torch's kernels for a call that they support, by its first layer, or None if it does not.
+def why_aten(call: Call, first: Layer, training: bool) -> str | None:
+    """Why `auto` takes torch's kernels for a call that they support, whose first layer is `first`, or None if not.
 
     It does so in eager mode only: compiled graphs keep to the operators, which are opaque to the compiler.
     """
     if torch.compiler.is_compiling():
         return None
     if first.x.device.type == "cuda":
-        return _why_cudnn(first, training)
+        return _why_cudnn(call, first, training)
     reason = module("numba").supports(first)
     if reason is not None:
         return f"numba cannot serve it: {reason}"
@@ -157,11 +157,12 @@ def why_aten(first: Layer, training: bool) -> str | None:
     return why_torch(first.cell_name, first.x.shape[0], first.hidden_size, first.x.dtype, training)
 
 
-def _why_cudnn(first: Layer, training: bool) -> str | None:
+def _why_cudnn(call: Call, first: Layer, training: bool) -> str | None:
     """As `why_aten`, on a GPU."""
     taken = operator_backend("auto", first)
     if taken == "reference":
         return "no kernel of fastrnn's serves it"
     if taken == "triton" and not module("triton").is_persistent(first):
         return "the kernels of triton that serve it are launched for each step"
-    return preference_cuda.why_torch(first, training)
+    # Else cuDNN would copy the weights in every call.
+    return preference_cuda.why_torch(first, training) if aten_cuda.is_in_one_piece(call) else None

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import _VF, Tensor
 
+from fastrnn.backends import aten_cuda
 from fastrnn.backends.call import Call
 
 _ENGINES = {"rnn_tanh": _VF.rnn_tanh, "rnn_relu": _VF.rnn_relu, "lstm": _VF.lstm, "gru": _VF.gru}
@@ -52,6 +53,10 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
 
     The output is (T, B, directions·P or directions·H), or, of a packed call, packed as its data.
     """
+    return aten_cuda.run(call, _run) if call.x.is_cuda and torch.backends.cudnn.enabled else _run(call)
+
+
+def _run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     if call.x.shape[0] == 1 and len(call.weights) == 1 and call.packed is None and len(call.weights[0]) % 2 == 0:
         return _single_step(call)
     states0 = call.states0 if len(call.states0) > 1 else call.states0[0]

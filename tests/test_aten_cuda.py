@@ -1,0 +1,154 @@
+"""Torch's kernels on a GPU (`backends.aten_cuda`): what cuDNN asks of a call, held by an engine that asks the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from fastrnn.backends import aten, aten_cuda
+from fastrnn.backends.call import Call
+from tests.tolerances import DROP_IN
+
+CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
+T, B, I, H = 5, 3, 4, 6
+
+
+def make_call(cell: str, layers: int = 2, lengths: Sequence[int] = (), **options: Any) -> Call:
+    gates, states = {"lstm": (4, 2), "gru": (3, 1)}.get(cell, (1, 1))
+
+    def random(*sizes: int) -> Tensor:
+        return torch.randn(sizes, dtype=torch.float64).mul_(0.5).requires_grad_()
+
+    widths = [I, *[2 * H] * (layers - 1)]
+    weights = [
+        [random(gates * H, width), random(gates * H, H), random(gates * H), random(gates * H)]
+        for width in widths
+        for _ in range(2)
+    ]
+    x = random(T, B, I)
+    packed = None
+    if lengths:
+        rows = pack_padded_sequence(x.detach(), torch.tensor(lengths))
+        packed = (rows.data.requires_grad_(), rows.batch_sizes)
+    states0 = tuple(random(2 * layers, B, H) for _ in range(states))
+    return Call(cell, x, states0, weights, bidirectional=True, packed=packed, **options)
+
+
+class OnceDifferentiable(torch.autograd.Function):
+    """The identity, whose gradient cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return tensor.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+def cudnn(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Torch's CPU kernels under cuDNN's conditions."""
+    if not all(state.is_contiguous() for state in call.states0):
+        raise RuntimeError("rnn: hx is not contiguous")
+    if torch.is_grad_enabled() and not call.training:
+        raise RuntimeError("cudnn RNN backward can only be called in training mode")
+    output, finals = aten.run(call)
+    return OnceDifferentiable.apply(output), tuple(map(OnceDifferentiable.apply, finals))
+
+
+def arguments(call: Call) -> list[Tensor]:
+    return aten_cuda._tensors(call)
+
+
+def gradients(results: tuple[Tensor, tuple[Tensor, ...]], call: Call, **options: Any) -> list[Tensor]:
+    output, finals = results
+    outputs = [output, *finals]
+    torch.manual_seed(1)
+    return list(torch.autograd.grad(outputs, arguments(call), [torch.randn_like(one) for one in outputs], **options))
+
+
+def second(first: Sequence[Tensor], call: Call) -> list[Tensor]:
+    return list(torch.autograd.grad(sum(one.pow(2).sum() for one in first), arguments(call)))
+
+
+def assert_equal(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> None:
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=DROP_IN, atol=DROP_IN)
+
+
+cells = pytest.mark.parametrize("cell", CELLS)
+lengths = pytest.mark.parametrize("lengths", [(), (5, 4, 2)], ids=["padded", "packed"])
+
+
+@cells
+@lengths
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+def test_gradients_of_both_orders(cell: str, lengths: Sequence[int], training: bool) -> None:
+    call = make_call(cell, lengths=lengths, training=training)
+    expected, got = aten.run(call), aten_cuda.run(call, cudnn)
+    assert_equal([got[0], *got[1]], [expected[0], *expected[1]])
+    wanted, found = (gradients(results, call, create_graph=True) for results in (expected, got))
+    assert_equal(found, wanted)
+    assert_equal(second(found, call), second(wanted, call))
+
+
+@cells
+def test_the_gradient_comes_from_the_engine_where_nobody_differentiates_it(cell: str) -> None:
+    call = make_call(cell)
+    results = aten_cuda.run(call, cudnn)
+    first, again = (gradients(results, call, retain_graph=True) for _ in range(2))
+    assert not any(one.requires_grad for one in first)
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert_equal(first, gradients(aten.run(call), call))
+
+
+def test_states_that_are_not_dense() -> None:
+    call = make_call("lstm")
+    scattered = tuple(state.detach().transpose(0, 1).contiguous().transpose(0, 1) for state in call.states0)
+    assert not scattered[0].is_contiguous()
+    with torch.no_grad():
+        output, _ = aten_cuda.run(replace(call, states0=scattered), cudnn)
+        assert torch.equal(output, aten.run(call)[0])
+
+
+def test_dropout_is_drawn_in_training_and_cannot_be_differentiated_twice() -> None:
+    call = make_call("gru", dropout=0.5, training=True)
+    torch.manual_seed(2)
+    expected = aten.run(call)[0]
+    torch.manual_seed(2)
+    results = aten_cuda.run(call, cudnn)
+    assert torch.equal(results[0], expected)
+    gradients(results, call, retain_graph=True)
+    with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
+        gradients(results, call, create_graph=True)
+
+
+def test_dropout_is_not_drawn_in_evaluation() -> None:
+    call = make_call("gru", dropout=0.5, training=False)
+    assert torch.equal(aten_cuda.run(call, cudnn)[0], aten.run(call)[0])
+
+
+def test_arguments_that_depend_on_each_other_have_their_direct_share() -> None:
+    call = make_call("rnn_tanh")
+    call = replace(call, states0=(call.states0[0] * call.weights[0][2].sum(),))
+    wanted, found = (
+        gradients(results, call, create_graph=True) for results in (aten.run(call), aten_cuda.run(call, cudnn))
+    )
+    assert_equal(found, wanted)
+
+
+def test_what_lies_in_one_piece() -> None:
+    call = make_call("gru", layers=1)
+    assert not aten_cuda.is_in_one_piece(call)
+    flat = torch.cat([tensor.detach().flatten() for group in call.weights for tensor in group])
+    pieces = iter(flat.split([tensor.numel() for group in call.weights for tensor in group]))
+    weights = [[next(pieces).view(tensor.shape) for tensor in group] for group in call.weights]
+    assert aten_cuda.is_in_one_piece(replace(call, weights=weights))
