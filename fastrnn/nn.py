@@ -18,7 +18,7 @@ from fastrnn import checks, repeated, stack
 from fastrnn.backends import check_name, requested
 from fastrnn.prepacking import Prepacking
 from fastrnn.prepare import Options, Weights
-from fastrnn.repeated import Form
+from fastrnn.remembered import Form
 from fastrnn.stack import Watch
 
 _CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from fastrnn import repeated
+from fastrnn import remembered, repeated
 
 Module = TypeVar("Module", bound="Prepacking")
 
@@ -42,5 +42,5 @@ class Prepacking(nn.Module):
         self.prepacked = on
         repeated.forget(self)
         if on:
-            repeated.count_optimizer_steps()
+            remembered.count_optimizer_steps()
         return self

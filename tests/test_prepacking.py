@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import fastrnn
 from benchmarks import __main__ as command
 from benchmarks import runner
-from fastrnn import repeated
+from fastrnn import remembered, repeated
 from fastrnn.backends import module
 from fastrnn.backends.numba import layer_forward, packing, unpacked
 
@@ -87,8 +87,8 @@ def test_cells_give_what_they_give_without(kind: str, batch: int, laid_out: list
     laid_out.clear()
     for found, expected in zip(repeat(prepacked, 2 * x), repeat(plain, 2 * x), strict=True):
         torch.testing.assert_close(found, expected)
-    prepacked_calls = repeated._calls[repeated._Inference][prepacked]
-    assert isinstance(prepacked_calls, repeated._Prepacked)
+    prepacked_calls = repeated._calls[remembered.Inference][prepacked]
+    assert isinstance(prepacked_calls, remembered.Prepacked)
 
 
 def _replaced(net: nn.Module) -> None:

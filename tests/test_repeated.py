@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn import repeated
+from fastrnn import remembered, repeated
 from fastrnn.backends import module
 from tests.torch_parity import assert_close
 
@@ -92,7 +92,7 @@ def test_torch_is_still_preferred(
     monkeypatch.setattr(repeated, "why_torch", lambda *_, **__: "it is faster")
     ours, theirs = like_torch(kind, **options)
     carry(ours, theirs, inputs(batch, 3, options, steps=40))
-    assert isinstance(repeated._calls[repeated._Inference][ours], repeated._Torch)
+    assert isinstance(repeated._calls[remembered.Inference][ours], remembered.Torch)
     assert len(usual_way) == 1
 
 
@@ -120,7 +120,7 @@ def warm(kind: str = "LSTM", **options: Any) -> tuple[nn.Module, nn.Module, Tens
     ours, theirs = like_torch(kind, **options)
     x = inputs(2, 1, options)[0]
     ours(x)
-    assert repeated._calls[repeated._Inference][ours].serves(ours, x, ())
+    assert repeated._calls[remembered.Inference][ours].serves(ours, x, ())
     return ours, theirs, x
 
 
@@ -301,9 +301,9 @@ def test_another_shape_is_kept_when_it_comes_twice(usual_way: list[str]) -> None
 
 def test_what_is_remembered_goes_with_the_module() -> None:
     ours, _, _ = warm()
-    count = len(repeated._calls[repeated._Inference])
+    count = len(repeated._calls[remembered.Inference])
     del ours
-    assert len(repeated._calls[repeated._Inference]) == count - 1
+    assert len(repeated._calls[remembered.Inference]) == count - 1
 
 
 def test_hooks_run() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn import repeated
+from fastrnn import remembered, repeated
 from fastrnn.backends import module
 from tests.torch_parity import assert_close
 
@@ -79,7 +79,7 @@ def test_torchs_kernels_where_they_are_faster(kind: str, batch: int | None, step
         x, hx = arguments(kind, batch, {})
         x = x[:steps].detach().requires_grad_()
         assert_close(everything(ours, x, hx), everything(theirs, x, hx), 1e-12)
-    assert isinstance(repeated._calls[repeated._Training][ours], repeated._Torch)
+    assert isinstance(repeated._calls[remembered.Training][ours], remembered.Torch)
     assert len(usual_way) == 1
 
 
@@ -87,7 +87,7 @@ def warm(kind: str = "LSTM", **options: Any) -> tuple[nn.Module, nn.Module, Tens
     ours, theirs = pair(kind, **options)
     x, hx = arguments(kind, 2, options)
     ours(x, hx)
-    assert repeated._calls[repeated._Training][ours].serves(ours, x, ())
+    assert repeated._calls[remembered.Training][ours].serves(ours, x, ())
     return ours, theirs, x, hx
 
 
