@@ -255,13 +255,13 @@ class OnGPU(ByLayers):
 
     def __init__(self, form: Form, layers: Sequence[Sequence[dict[str, nn.Parameter]]], input: Tensor, state: Tensor):
         super().__init__(form, layers, input, state)
-        self.allowed = _allowed()
+        self.settings = _settings()
         first = self.as_call(input, self.zero_states()).layer(0, input)
         self.backend = module(operator_backend(form.backend, first))
 
     def serves(self, module: nn.Module, input: Tensor, states: Sequence[Any]) -> bool:
-        """As `Known.serves`; what torch allows its own layers decides which backend serves a call."""
-        return self.allowed == _allowed() and super().serves(module, input, states)
+        """As `Known.serves`; torch's settings decide which backend serves a call."""
+        return self.settings == _settings() and super().serves(module, input, states)
 
     def layer(self, number: int, x: Tensor, states0: Sequence[Tensor]) -> Forward:
         """Nothing is kept."""
@@ -287,12 +287,22 @@ class TrainingOnGPU(OnGPU):
         return ops.differentiable(CELLS[self.form.cell_name], compute, flags, self.groups(number, x, states0))
 
 
-def _allowed() -> tuple[bool, bool]:
-    return tf32.allowed(), torch.backends.cudnn.enabled
+def _settings() -> tuple[bool, ...]:
+    """What the choice of a backend on a GPU looks at beside the call."""
+    capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return tf32.allowed(), torch.backends.cudnn.enabled, capturing
 
 
 class Torch(Known):
     """By torch's kernels, with or without gradients."""
+
+    def __init__(self, form: Form, layers: Sequence[Sequence[dict[str, nn.Parameter]]], input: Tensor, state: Tensor):
+        super().__init__(form, layers, input, state)
+        self.settings = _settings() if input.is_cuda else None
+
+    def serves(self, module: nn.Module, input: Tensor, states: Sequence[Any]) -> bool:
+        """As `OnGPU.serves`, on a GPU."""
+        return (self.settings is None or self.settings == _settings()) and super().serves(module, input, states)
 
     def run(self, input: Tensor, before: Sequence[Tensor]) -> tuple[Tensor, States]:
         """The output and the states after the last step."""

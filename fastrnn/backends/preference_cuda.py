@@ -1,7 +1,7 @@
 """What `auto` takes on a GPU, by measurement: which of fastrnn's kernels, and where cuDNN's are faster.
 
-Measured on an H200 by `python -m benchmarks.gpu`, whose results lie in benchmarks/results; docs/performance.md has the
-figures. Forward and backward choose apart, since what is saved between them has one layout. Sizes in between those that
+Measured on an H200 by `python -m benchmarks.gpu`; docs/performance.md has every point, benchmarks/results what was
+recorded. Forward and backward choose apart, since what is saved between them has one layout. Sizes between two that
 were measured go with the larger one.
 """
 
@@ -15,6 +15,7 @@ from fastrnn.backends import tf32
 from fastrnn.backends.layer import Layer
 
 _ANY = 2**62
+_SIXTEEN_BITS = ("bfloat16", "float16")
 _GATED, _SIMPLE = ("lstm", "gru"), ("rnn_tanh", "rnn_relu")
 
 
@@ -25,16 +26,28 @@ class Torch(NamedTuple):
     precisions: tuple[str, ...]
     """as `precision` names them"""
     units: range
+    """of a head"""
     reason: str
     batch: range = range(_ANY)
     steps: range = range(_ANY)
     training: tuple[bool, ...] = (False, True)
+    host: bool = False
+    """whether it is the host that takes longer to call fastrnn's: no reason where a CUDA graph is captured"""
 
 
-TORCH: tuple[Torch, ...] = ()
+TORCH = (
+    Torch((*_GATED, *_SIMPLE), ("tf32",), range(65), "cuDNN keeps the weights of small heads in registers, too"),
+    Torch(_GATED, ("float16",), range(129), "cuDNN's call takes less of the host", steps=range(512), host=True),
+    Torch(_GATED, ("float16",), range(769, 1025), "cuDNN keeps the weights in registers, too", range(64)),
+    Torch(_GATED, _SIXTEEN_BITS, range(513, 1025), "products a step share more of large batches", range(129, _ANY)),
+    Torch(_GATED, _SIXTEEN_BITS, range(1025, _ANY), "products a step share more of large batches", range(33, _ANY)),
+)
 
-WIDEST_OF_TRITON = {"forward": {"lstm": 128, "gru": 128, "rnn_tanh": 64, "rnn_relu": 64}, "backward": {}}
-"""By operation and cell, the units of a head up to which Triton's kernels measured faster than those in CUDA C++."""
+WIDEST_OF_TRITON = {
+    "forward": {"lstm": 128, "gru": 128, "rnn_tanh": 64, "rnn_relu": 64},
+    "backward": {"lstm": 0, "gru": 0, "rnn_tanh": 0, "rnn_relu": 0},
+}
+"""By operation and cell: up to how many units of a head Triton's kernels are faster than CUDA C++'s, in 16 bits."""
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -44,8 +57,8 @@ def precision(dtype: torch.dtype) -> str:
 
 def order(layer: Layer, operation: str) -> tuple[str, ...]:
     """Fastrnn's backends for GPUs, the one that measured faster first."""
-    widest = WIDEST_OF_TRITON[operation].get(layer.cell_name, 0)
-    return ("triton", "cuda") if layer.hidden_size // layer.heads <= widest else ("cuda", "triton")
+    small = layer.hidden_size // layer.heads <= WIDEST_OF_TRITON[operation][layer.cell_name]
+    return ("triton", "cuda") if small and precision(layer.x.dtype) in _SIXTEEN_BITS else ("cuda", "triton")
 
 
 def why_torch(layer: Layer, training: bool) -> str | None:
@@ -59,6 +72,7 @@ def why_torch(layer: Layer, training: bool) -> str | None:
             and int(batch) in row.batch
             and int(steps) in row.steps
             and training in row.training
+            and not (row.host and torch.cuda.is_current_stream_capturing())
         ):
             return row.reason
     return None
