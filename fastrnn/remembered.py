@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastrnn import ops
-from fastrnn.backends import aten, module, operator_backend, tf32
+from fastrnn.backends import aten, module, operator_backend, preference_cuda, tf32
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Forward, Layer
 from fastrnn.backends.numba import prepared, workspace
@@ -289,8 +289,7 @@ class TrainingOnGPU(OnGPU):
 
 def _settings() -> tuple[bool, ...]:
     """What the choice of a backend on a GPU looks at beside the call."""
-    capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-    return tf32.allowed(), torch.backends.cudnn.enabled, capturing
+    return tf32.allowed(), torch.backends.cudnn.enabled, preference_cuda.is_capturing()
 
 
 class Torch(Known):

@@ -55,6 +55,11 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if dtype == torch.float32 and tf32.allowed() else str(dtype).removeprefix("torch.")
 
 
+def is_capturing() -> bool:
+    """Whether a CUDA graph is being captured, which will be launched at once."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 def order(layer: Layer, operation: str) -> tuple[str, ...]:
     """Fastrnn's backends for GPUs, the one that measured faster first."""
     small = layer.hidden_size // layer.heads <= WIDEST_OF_TRITON[operation][layer.cell_name]
@@ -72,7 +77,7 @@ def why_torch(layer: Layer, training: bool) -> str | None:
             and int(batch) in row.batch
             and int(steps) in row.steps
             and training in row.training
-            and not (row.host and torch.cuda.is_current_stream_capturing())
+            and not (row.host and is_capturing())
         ):
             return row.reason
     return None

@@ -1,0 +1,116 @@
+"""The choice on a GPU, of layers that need not lie on one: which of fastrnn's kernels, and when cuDNN's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastrnn import backends
+from fastrnn.backends import aten_cuda, preference_cuda
+from fastrnn.backends.call import Call
+from fastrnn.backends.layer import Layer
+from fastrnn.cells import CELLS
+
+cells = pytest.mark.parametrize("cell", CELLS)
+
+
+def layer(cell: str, hidden: int, dtype: torch.dtype, steps: int = 128, batch: int = 16, heads: int = 1) -> Layer:
+    """Without memory."""
+    rows, head = len(CELLS[cell].gates) * hidden, hidden // heads
+
+    def empty(*sizes: int) -> torch.Tensor:
+        return torch.empty(sizes, dtype=dtype, device="meta")
+
+    states0 = [empty(1, batch, hidden) for _ in CELLS[cell].states]
+    w_hh = [empty(heads, rows // heads, head)]
+    return Layer(cell, empty(steps, batch, hidden), [empty(rows, hidden)], w_hh, [], [], states0, None, None, False)
+
+
+@cells
+def test_small_heads_go_forward_by_triton_and_backward_by_cuda(cell: str) -> None:
+    small = layer(cell, 64, torch.bfloat16)
+    assert preference_cuda.order(small, "forward") == ("triton", "cuda")
+    assert preference_cuda.order(small, "backward") == ("cuda", "triton")
+    assert preference_cuda.order(layer(cell, 512, torch.bfloat16, heads=8), "forward") == ("triton", "cuda")
+    assert preference_cuda.order(layer(cell, 512, torch.bfloat16), "forward") == ("cuda", "triton")
+
+
+def test_tf32_is_as_torch_allows_it() -> None:
+    torch.backends.cudnn.allow_tf32 = True
+    assert preference_cuda.precision(torch.float32) == "tf32"
+    assert preference_cuda.why_torch(layer("lstm", 64, torch.float32), training=False)
+    assert preference_cuda.order(layer("lstm", 64, torch.float32), "forward") == ("cuda", "triton")
+    torch.backends.cudnn.allow_tf32 = False
+    assert preference_cuda.precision(torch.float32) == "float32"
+    assert not preference_cuda.why_torch(layer("lstm", 64, torch.float32), training=False)
+
+
+@pytest.mark.parametrize(("batch", "expected"), [(16, False), (256, True)])
+def test_large_layers_of_large_batches_are_cudnns(batch: int, expected: bool) -> None:
+    assert bool(preference_cuda.why_torch(layer("lstm", 1024, torch.bfloat16, batch=batch), True)) is expected
+
+
+def test_what_the_host_takes_is_no_reason_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = layer("lstm", 64, torch.float16, steps=16)
+    assert preference_cuda.why_torch(short, False)
+    monkeypatch.setattr(preference_cuda, "is_capturing", lambda: True)
+    assert not preference_cuda.why_torch(short, False)
+
+
+def test_every_row_is_reached() -> None:
+    """No row stands behind another that has all of its layers."""
+    for index, row in enumerate(preference_cuda.TORCH):
+        dtype = torch.float32 if row.precisions == ("tf32",) else getattr(torch, row.precisions[-1])
+        torch.backends.cudnn.allow_tf32 = True
+        steps, batch = max(1, row.steps[0]), max(1, row.batch[0])
+        found = layer(row.cells[0], row.units[-1] if row.units.stop < 2**40 else row.units[0], dtype, steps, batch)
+        first = next(i for i, one in enumerate(preference_cuda.TORCH) if serves(one, found))
+        assert first == index
+
+
+def serves(row: preference_cuda.Torch, one: Layer) -> bool:
+    precision = preference_cuda.precision(one.x.dtype)
+    steps, batch, _ = one.x.shape
+    fits = one.hidden_size in row.units and batch in row.batch and steps in row.steps
+    return fits and one.cell_name in row.cells and precision in row.precisions
+
+
+class Kernels:
+    """A backend that serves what it is told to, in one launch or in one a step."""
+
+    def __init__(self, serves: bool, persistent: bool = True) -> None:
+        self.reason, self.persistent = None if serves else "planted", persistent
+
+    def supports(self, layer: Layer) -> str | None:
+        return self.reason
+
+    def is_persistent(self, layer: Layer) -> bool:
+        return self.persistent
+
+
+def why_cudnn(monkeypatch: pytest.MonkeyPatch, cuda: Kernels, triton: Kernels, one: Layer, flat: bool = True) -> str:
+    named = {"cuda": cuda, "triton": triton}
+    usual = backends.module
+    monkeypatch.setattr(backends, "module", lambda name: named.get(name) or usual(name))
+    monkeypatch.setattr(aten_cuda, "is_in_one_piece", lambda call: flat)
+    call = Call(one.cell_name, one.x, tuple(one.states0), [[one.w_ih[0], one.w_hh[0][0]]])
+    return backends._why_cudnn(call, one, training=True) or ""
+
+
+def test_cudnn_serves_what_no_kernel_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = layer("lstm", 200, torch.bfloat16)
+    assert "no kernel" in why_cudnn(monkeypatch, Kernels(False), Kernels(False), one)
+
+
+def test_cudnn_comes_before_a_launch_for_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = layer("lstm", 200, torch.bfloat16)
+    assert "each step" in why_cudnn(monkeypatch, Kernels(False), Kernels(True, persistent=False), one)
+    assert not why_cudnn(monkeypatch, Kernels(True), Kernels(True, persistent=False), one)
+
+
+def test_cudnn_is_not_chosen_where_it_would_copy_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = replace(layer("lstm", 1024, torch.bfloat16, batch=256))
+    assert why_cudnn(monkeypatch, Kernels(True), Kernels(True), one)
+    assert not why_cudnn(monkeypatch, Kernels(True), Kernels(True), one, flat=False)
