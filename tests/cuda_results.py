@@ -8,14 +8,12 @@ from dataclasses import replace
 import torch
 
 from fastrnn.backends.layer import Layer
-from tests.arithmetic import randomly_rounded, yardsticks
+from tests.arithmetic import Cotangents, judged, randomly_rounded, yardsticks
 from tests.layers import compute, cotangents, rounded
-from tests.tolerances import DRAWS, FACTOR, FLOOR, assert_accurate, relative_error
+from tests.tolerances import DRAWS, FACTOR, FLOOR, TF32_EPSILON
 
 SEEDS = range(1, 21)
 """Of schedules."""
-TF32_EPSILON = 2.0**-10
-"""Of a float32 rounded to 10 bits."""
 
 
 def in_dtype(layer: Layer, dtype: torch.dtype) -> Layer:
@@ -46,19 +44,29 @@ def assert_schedules_agree(layer: Layer, dtype: torch.dtype, seeded: Callable[[i
 def assert_as_reference(layer: Layer, dtype: torch.dtype, recompute: bool = False) -> None:
     """In 16 bits."""
     layer = rounded(layer, dtype)
-    grads = tuple([d.to(dtype).double() for d in group] for group in cotangents(layer))
-    truth = compute(layer, torch.float64, "reference", grads)
-    others = yardsticks(layer, dtype, grads, "cuda")
-    for name, result in compute(layer, dtype, "cuda", grads, recompute).items():
-        assert_accurate(name, result, truth[name], *(other[name] for other in others))
+    grads = cotangents_in(layer, dtype)
+    assert_judged(layer, dtype, grads, yardsticks(layer, dtype, grads, "cuda"), recompute)
 
 
 def assert_as_tf32(layer: Layer, recompute: bool = False) -> None:
     """Beside the reference with errors of TF32's size wherever a kernel rounds."""
     layer = rounded(layer, torch.float32)
-    grads = tuple([d.float().double() for d in group] for group in cotangents(layer))
-    truth = compute(layer, torch.float64, "reference", grads)
-    others = [randomly_rounded(layer, TF32_EPSILON, grads) for _ in range(DRAWS)]
-    for name, result in compute(layer, torch.float32, "cuda", grads, recompute).items():
-        allowed = FACTOR * max(relative_error(other[name], truth[name]) for other in others)
-        assert relative_error(result, truth[name]) <= allowed + FLOOR[torch.float32], name
+    grads = cotangents_in(layer, torch.float32)
+    others = [randomly_rounded(layer, TF32_EPSILON["cuda"], grads) for _ in range(DRAWS)]
+    assert_judged(layer, torch.float32, grads, others, recompute)
+
+
+def cotangents_in(layer: Layer, dtype: torch.dtype) -> Cotangents:
+    """In float64, of values that `dtype` can hold."""
+    histories, finals = cotangents(layer)
+    return [d.to(dtype).double() for d in histories], [d.to(dtype).double() for d in finals]
+
+
+def assert_judged(
+    layer: Layer, dtype: torch.dtype, grads: Cotangents, others: list[dict[str, torch.Tensor]], recompute: bool
+) -> None:
+    """The `cuda` backend's results are about as near to the truth as the worst of `others`."""
+    results = compute(layer, dtype, "cuda", grads, recompute)
+    for name, (error, measure) in judged(layer, grads, results, others).items():
+        assert results[name].dtype == dtype, name
+        assert error <= FACTOR * measure + FLOOR[dtype], name

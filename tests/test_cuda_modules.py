@@ -22,8 +22,7 @@ import fastrnn
 from fastrnn.backends import CannotServe
 from tests import test_module_values, test_packing
 from tests.arithmetic import random_errors, random_roundings
-from tests.cuda_results import TF32_EPSILON
-from tests.tolerances import DRAWS, FACTOR, FLOOR, relative_error
+from tests.tolerances import DRAWS, FACTOR, FLOOR, TF32_EPSILON, relative_error
 from tests.torch_parity import BATCH, CELLS, LAYERS, TIME, classes, has_two_states, initial_state, random, tensors
 
 pytest_plugins = ["tests.cuda_fixtures"]
@@ -33,6 +32,9 @@ INPUT, HIDDEN = 5, 19
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 STACK = test_module_values.STACKS["everything"]
 LENGTHS = [4, 0, 5]
+ATTEMPTS = {"RNN_RELU": 3}
+"""Sets of random numbers of which one must do: whether a rounding takes one of some thousand activations across a
+relu's kink, where its derivative jumps, is chance. A fault is in all of them."""
 
 
 class Case(NamedTuple):
@@ -141,7 +143,7 @@ def yardsticks(module: nn.Module, given: Given, dtype: torch.dtype) -> Iterator[
     """The reference in `dtype`, where TF32 is not meant, and in float64 with random errors wherever a kernel rounds."""
     if dtype != torch.float32:
         yield results(module, given, dtype, dtype, "reference")
-    epsilon = TF32_EPSILON if dtype == torch.float32 else torch.finfo(dtype).eps
+    epsilon = TF32_EPSILON["cuda"] if dtype == torch.float32 else torch.finfo(dtype).eps
     for _ in range(DRAWS):
         inexact = copy.deepcopy(module)
         with torch.no_grad():
@@ -157,8 +159,14 @@ def yardsticks(module: nn.Module, given: Given, dtype: torch.dtype) -> Iterator[
 @cases
 @dtypes
 def test_layers(kind: str, case: Case, dtype: torch.dtype) -> None:
-    module = layer_of(kind, case, dtype)
-    assert_right(module, given_to(kind, module, case, dtype), dtype)
+    for attempt in range(ATTEMPTS.get(kind, 1), 0, -1):
+        module = layer_of(kind, case, dtype)
+        try:
+            assert_right(module, given_to(kind, module, case, dtype), dtype)
+            return
+        except pytest.fail.Exception:
+            if attempt == 1:
+                raise
 
 
 @pytest.mark.parametrize("kind", CELLS)

@@ -15,9 +15,9 @@ from fastrnn import backends
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.triton import configurations, ways
 from fastrnn.cells import CELLS
-from tests.arithmetic import randomly_rounded, yardsticks
+from tests.arithmetic import judged, randomly_rounded, yardsticks
 from tests.layers import AWKWARD, Shape, compute, cotangents, random_layer, rounded
-from tests.tolerances import DRAWS, FACTOR, FLOOR, assert_accurate, relative_error
+from tests.tolerances import DRAWS, FACTOR, FLOOR, TF32_EPSILON, assert_accurate
 
 reason = backends.module("triton").ready()
 pytestmark = [
@@ -32,8 +32,6 @@ HEADS = (
     Shape(steps=7, batch=9, hidden=51, heads=3, directions=2, lengths=True, resets=True),
     Shape(steps=3, batch=2, hidden=6, heads=6, reverse=True, resets=True),
 )
-TF32_EPSILON = 2.0**-9
-"""Of a float32 cut to 10 bits: a cut errs by twice as much as a rounding, to one side."""
 EVERYTHING = Shape(steps=7, batch=9, hidden=19, directions=2, lengths=True, resets=True)
 
 
@@ -90,11 +88,10 @@ def test_tf32(cell: str, shape: Shape, backend: str) -> None:
     torch.backends.cudnn.rnn.fp32_precision = "tf32"
     layer = random_layer(cell, shape)
     grads = cotangents(layer)
-    truth = compute(layer, torch.float64, "reference", grads)
-    others = [randomly_rounded(layer, TF32_EPSILON, grads) for _ in range(DRAWS)]
-    for name, result in compute(layer, torch.float32, backend, grads).items():
-        allowed = FACTOR * max(relative_error(other[name], truth[name]) for other in others)
-        assert relative_error(result, truth[name]) <= allowed + FLOOR[torch.float32], name
+    others = [randomly_rounded(layer, TF32_EPSILON["triton"], grads) for _ in range(DRAWS)]
+    results = compute(layer, torch.float32, backend, grads)
+    for name, (error, measure) in judged(layer, grads, results, others).items():
+        assert error <= FACTOR * measure + FLOOR[torch.float32], name
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

@@ -30,6 +30,10 @@ ROUNDS_PRODUCTS = {"cuda", "triton"}
 DRAWS = 8
 """Enough that one of a hundred activations near the kink is turned over in some draw."""
 
+TF32_EPSILON = {"cuda": 2.0**-10, "triton": 2.0**-9}
+"""The size of the random roundings that stand for TF32, by backend: float32 is rounded to 10 bits as cuDNN does, or cut
+to them, which Triton's products do. Rounding there before each product would take instructions in every step."""
+
 DROP_IN = 1e-9
 """Modules against torch.nn in float64: far above rounding (1e-14), far below any mistake."""
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import precision
-from fastrnn.backends import CannotServe, module, reference
-from fastrnn.backends.layer import Gradients, Layer, Residuals
+from fastrnn.backends import CannotServe, module
+from fastrnn.backends.layer import Layer
 from fastrnn.cells import CELLS
-from tests.arithmetic import randomly_rounded, yardsticks
+from tests.arithmetic import judged, randomly_rounded, yardsticks
 from tests.layers import Shape, compute, cotangents, random_layer, rounded
-from tests.tolerances import DRAWS, FACTOR, FLOOR, relative_error
+from tests.tolerances import DRAWS, FACTOR, FLOOR, TF32_EPSILON
 
 PRECISIONS = ("bfloat16", "float16", "tf32", "float32")
 UNITS = {
@@ -38,8 +38,6 @@ VARIANTS = {
 LARGE_UNITS = 512
 """From here on the reference on the CPU takes seconds with every variant: the plain and the masked one are tried."""
 SMALL = Shape(steps=3, batch=3, inputs=4)
-TF32_EPSILON = {"cuda": 2.0**-10, "triton": 2.0**-9}
-"""By backend: float32 rounded to 10 bits, or cut to them."""
 WORST = 5
 """Places of a wrong result that are named."""
 
@@ -104,34 +102,15 @@ def run(smoke: Smoke, device: str) -> dict[str, Any]:
         with precision.products("float32"):
             others = yardsticks(layer, dtype, grads, name)
     exact = compute(layer, torch.float64, "reference", grads)
-    truths = [truth_of(layer, grads, exact, other) for other in others]
-    truth = truth_of(layer, grads, exact, got)
     worst, wrong = 0.0, {}
-    for key, value in got.items():
-        error = relative_error(value, truth[key])
-        measure = max(relative_error(other[key], own[key]) for other, own in zip(others, truths, strict=True))
+    for key, (error, measure) in judged(layer, grads, got, others).items():
         allowed = FACTOR * measure + FLOOR[dtype]
         share = error / allowed
         worst = max(worst, share) if share == share else float("inf")
         if not share <= 1:
-            wrong[key] = {"error": error, "allowed": allowed, **pattern(value.double(), truth[key].detach())}
+            told = pattern(got[key].double(), exact[key].detach())
+            wrong[key] = {"error": error, "allowed": allowed, **told}
     return {"ok": not wrong, "share": round(worst, 3) if worst < float("inf") else "inf", "wrong": wrong}
-
-
-def truth_of(
-    layer: Layer, grads: tuple[list[Tensor], ...], exact: dict[str, Tensor], result: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """What `result` is judged by: `exact`, but of a relu the gradients at the outputs that it has itself.
-
-    An output that rounding took across the kink has another derivative, and rightly so.
-    """
-    if layer.cell_name != "rnn_relu":
-        return exact
-    kept = Residuals([result["output"].detach().double()])
-    found = reference.backward(layer, kept, Gradients(list(grads[0]), list(grads[1])))
-    lists = {name: getattr(found, name) for name in ("w_ih", "w_hh", "biases", "states0")}
-    named = {f"d {name}[{i}]": tensor for name, tensors in lists.items() for i, tensor in enumerate(tensors)}
-    return {**exact, "d x": found.x[0], **named}
 
 
 def on(device: str, layer: Layer) -> Layer:
