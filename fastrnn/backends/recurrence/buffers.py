@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -74,10 +75,11 @@ class ForwardBuffers:
     """(directions, B, H) each, in the storage dtype"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class BackwardBuffers:
-    """Of a backward recurrence; the last two are written."""
+    """Of a backward recurrence; `dgates` and `d_states0` are written."""
 
+    layer: Layer
     w_hh: list[Tensor]
     """(N, G·D, D) for each direction"""
     ys: Tensor
@@ -96,8 +98,25 @@ class BackwardBuffers:
     """(T, B, directions·H) in the state dtype; None is zero"""
     d_finals: list[Tensor]
     """(directions, B, H) each, or nothing where all are zero"""
-    dgates: Tensor
-    """(directions, T, B, W·H) in the storage dtype, W = max(S, G): what takes the place of the saved values, zero at
-    t >= length; its first G blocks are dgx, the GRU's n first, its last G blocks dgh"""
     d_states0: list[Tensor]
     """(directions, B, H) each, in the storage dtype"""
+    replaces_preactivations: bool = False
+    """Whether dgates take the preactivations' place. To be set before `dgates` is looked at, and only for kernels in
+    which no thread stores a gradient before all have read the value that lies there. Saved gates are never overwritten:
+    with `retain_graph` they are needed again."""
+
+    @cached_property
+    def dgates(self) -> Tensor:
+        """(directions, T, B, W·H) in the storage dtype, W = max(S, G): what takes the place of the saved values, zero
+        at t >= length; its first G blocks are dgx, the GRU's n first, its last G blocks dgh."""
+        if self.replaces_preactivations and self.are_preactivations:
+            assert self.gates is not None
+            return self.gates
+        return empty_dgates(self.layer)
+
+
+def empty_dgates(layer: Layer) -> Tensor:
+    """Memory for `BackwardBuffers.dgates`."""
+    T, B, _ = layer.x.shape
+    width = max(len(layer.cell.saved), len(layer.cell.gates))
+    return layer.x.new_empty((layer.directions, T, B, width * layer.hidden_size))

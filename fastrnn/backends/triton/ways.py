@@ -18,7 +18,15 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
 
 
 def backward(layer: Layer, buffers: BackwardBuffers) -> None:
-    """Fills dgates and d_states0."""
+    """Fills dgates and d_states0.
+
+    Recomputed preactivations make room for their gradients. No program reads what another one writes. Within a program
+    of `persistent`, all threads wait for each other between reading a step's values and storing what replaces them:
+    w_hh's product, whose operand they share, lies between (`kernels/backward.py`). A program of `steps` is one warp,
+    in which each thread reads all that it stores before it stores. What is fetched ahead belongs to steps whose
+    gradients are stored later.
+    """
+    buffers.replaces_preactivations = True
     tile = backward_tile(layer)
     if tile is None:
         steps.backward(layer, buffers)
