@@ -55,6 +55,11 @@ class _Layers(Prepacking, nn.RNNBase):
         self.backend = backend and check_name(backend)
         self.recompute = recompute
 
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        if len({w.untyped_storage()._cdata for w in self._flat_weights if isinstance(w, Tensor)}) > 1:
+            self.flatten_parameters()  # those of a deep copy lie apart
+
     def extra_repr(self) -> str:
         options = super().extra_repr()
         if self.backend is not None:

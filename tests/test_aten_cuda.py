@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import pack_padded_sequence
 
+import fastrnn
 from fastrnn.backends import aten, aten_cuda
 from fastrnn.backends.call import Call
 from tests.tolerances import DROP_IN
@@ -143,6 +145,102 @@ def test_arguments_that_depend_on_each_other_have_their_direct_share() -> None:
         gradients(results, call, create_graph=True) for results in (aten.run(call), aten_cuda.run(call, cudnn))
     )
     assert_equal(found, wanted)
+
+
+def test_weights_that_lie_apart_are_brought_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else cuDNN warns. The call's own weights stay where they are and get the gradients."""
+    asked: list[tuple[Any, ...]] = []
+
+    def flatten(weights: list[Tensor], *sizes: Any) -> None:
+        asked.append(sizes)
+        piece = torch.cat([tensor.flatten() for tensor in weights])
+        for tensor, part in zip(weights, piece.split([tensor.numel() for tensor in weights]), strict=True):
+            tensor.set_(part.view(tensor.shape))
+
+    def strict(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+        assert aten_cuda.is_in_one_piece(call)
+        return cudnn(call)
+
+    monkeypatch.setattr(torch, "_cudnn_rnn_flatten_weight", flatten)
+    monkeypatch.setattr(torch, "_use_cudnn_rnn_flatten_weight", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: True)
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "get_cudnn_mode", lambda mode: mode)
+    call = make_call("rnn_tanh", training=True)
+    before = [(tensor.data_ptr(), tensor._version) for tensor in arguments(call)]
+    results = aten_cuda.run(call, strict)
+    assert_equal(gradients(results, call), gradients(aten.run(call), call))
+    with torch.no_grad():
+        assert_equal(aten_cuda.run(call, strict)[1], aten.run(call)[1])
+    assert [(tensor.data_ptr(), tensor._version) for tensor in arguments(call)] == before
+    # weights of a layer and direction, input size, mode, hidden size, projection, layers, batch_first, bidirectional
+    assert asked == [(4, I, "RNN_TANH", H, 0, 2, False, True)] * 2
+
+
+class Kept:
+    """What is in the place of a tensor that is saved for backward."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
+@pytest.mark.parametrize("retain_graph", [False, True])
+def test_what_backward_needed_is_freed_by_it(retain_graph: bool) -> None:
+    """Not with the loss, which lives until after the next forward."""
+    kept: list[weakref.ref[Kept]] = []
+
+    def pack(tensor: Tensor) -> Kept:
+        one = Kept(tensor)
+        kept.append(weakref.ref(one))
+        return one
+
+    call = make_call("rnn_tanh", training=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda one: one.tensor):
+        loss = aten_cuda.run(call, cudnn)[0].sum()
+    loss.backward(retain_graph=retain_graph)
+    assert len(kept) > len(arguments(call))
+    assert any(one() is not None for one in kept) == retain_graph
+
+
+def test_autocast_does_not_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under it torch would cast what cuDNN gets to float16."""
+    seen: list[bool] = []
+
+    def engine(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return aten.run(call)
+
+    call = make_call("gru", training=True)
+    call = aten_cuda._with(call, [tensor.detach().bfloat16().requires_grad_() for tensor in arguments(call)])
+    with torch.autocast("cpu", torch.bfloat16):
+        aten_cuda.run(call, engine)
+        with torch.no_grad():
+            aten_cuda.run(call, engine)
+        assert torch.is_autocast_enabled("cpu")
+    assert seen == [False, False]
+
+
+@pytest.fixture
+def gru_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> fastrnn.GRU:
+    """One that takes the way of a GPU on the CPU."""
+    engine = aten._run
+    monkeypatch.setattr(aten, "run", lambda call: aten_cuda.run(call, engine))
+    return fastrnn.GRU(I, H, 2, backend="aten")
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+def test_compiled_with_gradients(gru_on_a_gpu: fastrnn.GRU, training: bool) -> None:
+    gru, x = gru_on_a_gpu.train(training), torch.randn(T, B, I)
+    wanted = torch.autograd.grad(gru(x)[0].sum(), list(gru.parameters()))
+    output = torch.compile(gru, backend="aot_eager", fullgraph=True)(x)[0]
+    for one, other in zip(torch.autograd.grad(output.sum(), list(gru.parameters())), wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace:DeprecationWarning")
+def test_traced_while_gradients_are_on(gru_on_a_gpu: fastrnn.GRU) -> None:
+    x = torch.randn(T, B, I)
+    traced = torch.jit.trace(gru_on_a_gpu, (x,))
+    assert torch.equal(traced(x)[0], gru_on_a_gpu(x)[0])
 
 
 def test_what_lies_in_one_piece() -> None:

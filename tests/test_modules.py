@@ -118,6 +118,22 @@ def test_is_an_rnn_base_and_flatten_parameters_changes_nothing(kind: str) -> Non
 
 
 @layers
+def test_a_copys_parameters_are_brought_into_one_piece(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a deep copy lie apart. A shallow one has the original's, which must not be changed for nothing."""
+    ours, _ = build(kind, {})
+    piece = torch.cat([parameter.detach().flatten() for parameter in ours.parameters()])
+    parts = iter(piece.split([parameter.numel() for parameter in ours.parameters()]))
+    for parameter in ours.parameters():
+        parameter.data = next(parts).view(parameter.shape)
+    flattened: list[nn.Module] = []
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", lambda self: flattened.append(self))
+    copy.copy(ours)
+    assert flattened == []
+    deep = copy.deepcopy(ours)
+    assert flattened == [deep]
+
+
+@layers
 def test_positional_arguments_come_in_torchs_order(kind: str) -> None:
     ours, theirs, options = classes(kind)
     nonlinearity = tuple(options.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -90,12 +91,14 @@ class Kernels:
         return self.persistent
 
 
-def why_cudnn(monkeypatch: pytest.MonkeyPatch, cuda: Kernels, triton: Kernels, one: Layer, flat: bool = True) -> str:
+def why_cudnn(
+    monkeypatch: pytest.MonkeyPatch, cuda: Kernels, triton: Kernels, one: Layer, flat: bool = True, **options: Any
+) -> str:
     named = {"cuda": cuda, "triton": triton}
     usual = backends.module
     monkeypatch.setattr(backends, "module", lambda name: named.get(name) or usual(name))
     monkeypatch.setattr(aten_cuda, "is_in_one_piece", lambda call: flat)
-    call = Call(one.cell_name, one.x, tuple(one.states0), [[one.w_ih[0], one.w_hh[0][0]]])
+    call = Call(one.cell_name, one.x, tuple(one.states0), [[one.w_ih[0], one.w_hh[0][0]]] * 2, **options)
     return backends._why_cudnn(call, one, training=True) or ""
 
 
@@ -114,3 +117,11 @@ def test_cudnn_is_not_chosen_where_it_would_copy_the_weights(monkeypatch: pytest
     one = replace(layer("lstm", 1024, torch.bfloat16, batch=256))
     assert why_cudnn(monkeypatch, Kernels(True), Kernels(True), one)
     assert not why_cudnn(monkeypatch, Kernels(True), Kernels(True), one, flat=False)
+
+
+def test_cudnn_is_not_chosen_where_its_dropout_could_not_be_differentiated_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, able = layer("lstm", 1024, torch.bfloat16, batch=256), Kernels(True)
+    assert why_cudnn(monkeypatch, able, able, one, dropout=0.5)
+    assert not why_cudnn(monkeypatch, able, able, one, dropout=0.5, training=True)

@@ -18,6 +18,11 @@ WAYS = ("cluster", "grid")
 SECONDS = 60
 """For one tool on one way."""
 KEPT_LINES = 12
+GIVES_UP = {
+    "Device not supported": "the machine does not let compute-sanitizer at the device",
+    "Internal Sanitizer Error": "compute-sanitizer itself failed",
+}
+"""What it prints where it is at fault, and what is told of it."""
 
 
 def cases() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -55,6 +60,7 @@ def run(tool: str, way: str) -> dict[str, Any]:
     told: dict[str, Any] = {"said": [line for line in lines if line.startswith("=========")][-KEPT_LINES:]}
     if done.returncode == 0:
         return told
-    if "Device not supported" in done.stdout:
-        return {"not run": "the machine does not let compute-sanitizer at the device"}
+    for sign, reason in GIVES_UP.items():
+        if sign in done.stdout:
+            return {"not run": reason, "log": lines[-KEPT_LINES:]}
     return told | {"failed": f"{tool} ended with {done.returncode}", "log": lines[-KEPT_LINES:]}

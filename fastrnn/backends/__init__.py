@@ -164,5 +164,8 @@ def _why_cudnn(call: Call, first: Layer, training: bool) -> str | None:
         return "no kernel of fastrnn's serves it"
     if taken == "triton" and not module("triton").is_persistent(first):
         return "the kernels of triton that serve it are launched for each step"
-    # Else cuDNN would copy the weights in every call.
-    return preference_cuda.why_torch(first, training) if aten_cuda.is_in_one_piece(call) else None
+    if training and call.training and call.dropout and call.num_layers > 1:
+        return None  # cuDNN's gradients cannot be differentiated again once it has drawn dropout
+    reason = preference_cuda.why_torch(first, training)
+    # Weights that lie apart would be copied in every call.
+    return reason if reason is not None and aten_cuda.is_in_one_piece(call) else None

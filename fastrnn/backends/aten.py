@@ -57,7 +57,7 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def _run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    if call.x.shape[0] == 1 and len(call.weights) == 1 and call.packed is None and len(call.weights[0]) % 2 == 0:
+    if call.is_one_step:
         return _single_step(call)
     states0 = call.states0 if len(call.states0) > 1 else call.states0[0]
     flat = [tensor for weights in call.weights for tensor in weights]

@@ -3,9 +3,12 @@
 - Its backward needs the forward of training, which for want of dropout computes the same as that of inference.
 - Its backward has no derivative. Where one is asked for (`create_graph`), the gradients come from the reference.
 - It takes dense states only.
+- Under autocast it casts all it gets to float16, whatever dtype autocast has; the call's tensors have theirs already.
 
 It copies weights that do not lie in one piece of memory in every call, and warns: parameters of modules do lie so
-(`flatten_parameters`), parametrized ones and those that `torch.func.functional_call` puts in their place do not.
+(`flatten_parameters`). Parametrized ones, those that `torch.func.functional_call` puts in their place, and those that
+autocast has cast do not. They are brought together here, since that is nothing that a user has done wrong: it costs the
+copy that cuDNN would make, and a further one that is freed at once.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any
 import torch
 from torch import _VF, Tensor
 
+from fastrnn import checks
 from fastrnn.backends import reference
 from fastrnn.backends.call import Call
 
@@ -26,20 +30,49 @@ Run = Callable[[Call], tuple[Tensor, tuple[Tensor, ...]]]
 
 def is_in_one_piece(call: Call) -> bool:
     """Whether all weights lie in the same memory."""
-    pieces = {tensor.untyped_storage().data_ptr() for weights in call.weights for tensor in weights}
-    return len(pieces) == 1
+    # The storages' identities, not their addresses, which fake tensors do not have.
+    return len({tensor.untyped_storage()._cdata for weights in call.weights for tensor in weights}) == 1
 
 
 def run(call: Call, engine: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
     """What `engine` gives for the call, with gradients of every order where any are asked for."""
+    if checks.autocast_dtype(call.x) is not None:
+        with torch.autocast(call.x.device.type, enabled=False):
+            return run(call, engine)
     call = replace(call, states0=tuple(state.contiguous() for state in call.states0))
+    compiled = torch.compiler.is_compiling()
+    if not compiled and torch._C._get_tracing_state() is not None:
+        return engine(call)  # torch.jit.trace compares its trace with one made without gradients
     tensors = _tensors(call)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
-        return engine(call)
+        return engine(call if compiled else _in_one_piece(call))
     if not call.training:
         call = replace(call, training=True, dropout=0.0)
+    if compiled:
+        return engine(call)  # compiled gradients have no derivative in any case
     output, *finals = _Differentiable.apply(call, engine, *tensors)  # type: ignore[no-untyped-call]
     return output, tuple(finals)
+
+
+def _in_one_piece(call: Call) -> Call:
+    """The call with its weights in cuDNN's one piece of memory, copied where they are not; without gradients."""
+    if call.is_one_step or is_in_one_piece(call) or not _flattens(call):
+        return call
+    # Copies, because what follows changes the tensors themselves.
+    weights = [[tensor.detach().clone() for tensor in group] for group in call.weights]
+    flat = [tensor for group in weights for tensor in group]
+    projected = call.states0[0].shape[-1] if len(weights[0]) % 2 else 0
+    sizes = (call.x.shape[-1], torch.backends.cudnn.rnn.get_cudnn_mode(call.cell_name.upper()), call.hidden_size)
+    torch._cudnn_rnn_flatten_weight(
+        flat, len(weights[0]), *sizes, projected, call.num_layers, False, call.bidirectional
+    )
+    return replace(call, weights=weights)
+
+
+def _flattens(call: Call) -> bool:
+    """Whether cuDNN serves such calls, as `torch.nn.RNNBase.flatten_parameters` asks; never for fake tensors."""
+    plain = all(type(tensor) in (Tensor, torch.nn.Parameter) for weights in call.weights for tensor in weights)
+    return plain and torch._use_cudnn_rnn_flatten_weight() and torch.backends.cudnn.is_acceptable(call.x)
 
 
 def _tensors(call: Call) -> list[Tensor]:
@@ -64,9 +97,12 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Call, engine: Run, *tensors: Tensor) -> Any:
-        inner = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in tensors]
+        call = _in_one_piece(_with(call, [tensor.detach() for tensor in tensors]))
+        inner = _tensors(call)
+        for within, tensor in zip(inner, tensors, strict=True):
+            within.requires_grad_(tensor.requires_grad)
         with torch.enable_grad():
-            output, finals = engine(_with(call, inner))
+            output, finals = engine(call)
         ctx.call, ctx.inner, ctx.outputs = call, inner, (output, *finals)
         ctx.save_for_backward(*tensors)
         return tuple(result.detach() for result in ctx.outputs)
@@ -81,10 +117,14 @@ class _Differentiable(torch.autograd.Function):
             outputs = _by_reference(_with(ctx.call, inner))
         else:
             inner, outputs = ctx.inner, ctx.outputs
+        keep = create_graph or torch._C._autograd._get_current_graph_task_keep_graph()
+        if not keep:
+            # This node lives as long as the loss does, which may be until after the next forward.
+            ctx.call = ctx.inner = ctx.outputs = None
         wanted = [tensor for tensor in inner if tensor.requires_grad]
         found = iter(
             torch.autograd.grad(
-                outputs, wanted, grads, create_graph=create_graph, retain_graph=True, materialize_grads=True
+                outputs, wanted, grads, create_graph=create_graph, retain_graph=keep, materialize_grads=True
             )
         )
         return (None, None, *(next(found) if tensor.requires_grad else None for tensor in inner))

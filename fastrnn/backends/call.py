@@ -48,6 +48,16 @@ class Call:
         return len(self.weights) // self.directions
 
     @property
+    def hidden_size(self) -> int:
+        return self.weights[0][0].shape[0] // len(self.cell.gates)
+
+    @property
+    def is_one_step(self) -> bool:
+        """Whether it is one step of one layer without a projection: torch's cells compute that."""
+        one = self.x.shape[0] == 1 and len(self.weights) == 1 and self.packed is None
+        return one and len(self.weights[0]) % 2 == 0
+
+    @property
     def biased(self) -> bool:
         return len(self.weights[0]) > 3
 
