@@ -12,9 +12,11 @@ import fastrnn
 from fastrnn import remembered, repeated
 from tests.devices import device_of, why_not
 
+BACKEND, DEVICE = "triton", device_of("triton")
+"""No parameter names the backend: on a GPU that sets a mode for the device, and under modes no call is remembered."""
 pytestmark = [
-    pytest.mark.skipif(bool(why_not("triton")), reason=str(why_not("triton"))),
-    pytest.mark.parametrize("backend", ["triton"]),  # names the backend, and with it the device
+    pytest.mark.skipif(bool(why_not(BACKEND)), reason=str(why_not(BACKEND))),
+    *([pytest.mark.gpu] if DEVICE == "cuda" else []),
 ]
 kinds = pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 OPTIONS: list[dict[str, Any]] = [{}, {"bidirectional": True, "num_layers": 2, "batch_first": True}, {"bias": False}]
@@ -23,14 +25,14 @@ INPUT, HIDDEN, STEPS, BATCH = 5, 19, 6, 3
 
 @pytest.fixture(autouse=True)
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    if device_of("triton") == "cpu":
+    if DEVICE == "cpu":
         monkeypatch.setattr(repeated, "_chosen", repeated._chosen_on_gpu)
 
 
-def make(kind: str, backend: str, options: dict[str, Any], batch: int | None = BATCH) -> tuple[nn.Module, Tensor]:
-    module = getattr(fastrnn, kind)(INPUT, HIDDEN, backend=backend, dtype=torch.bfloat16, **options)
+def make(kind: str, options: dict[str, Any], batch: int | None = BATCH) -> tuple[nn.Module, Tensor]:
+    module = getattr(fastrnn, kind)(INPUT, HIDDEN, backend=BACKEND, dtype=torch.bfloat16, device=DEVICE, **options)
     sizes = [STEPS] if batch is None else [batch, STEPS] if options.get("batch_first") else [STEPS, batch]
-    return module, torch.randn(*sizes, INPUT, dtype=torch.bfloat16)
+    return module, torch.randn(*sizes, INPUT, dtype=torch.bfloat16, device=DEVICE)
 
 
 def flat(results: Any) -> list[Tensor]:
@@ -56,10 +58,8 @@ def assert_same(got: list[Tensor], wanted: list[Tensor]) -> None:
 @kinds
 @pytest.mark.parametrize("batch", [None, BATCH])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_without_gradients(
-    kind: str, options: dict[str, Any], batch: int | None, backend: str, usual_way: list[str]
-) -> None:
-    module, x = make(kind, backend, options, batch)
+def test_without_gradients(kind: str, options: dict[str, Any], batch: int | None, usual_way: list[str]) -> None:
+    module, x = make(kind, options, batch)
     with torch.no_grad():
         first, again = (flat(module(x)) for _ in range(2))
         finals = tuple(again[1:]) if kind == "LSTM" else again[1]
@@ -73,16 +73,16 @@ def test_without_gradients(
 
 @kinds
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_with_gradients(kind: str, options: dict[str, Any], backend: str, usual_way: list[str]) -> None:
-    module, x = make(kind, backend, options)
+def test_with_gradients(kind: str, options: dict[str, Any], usual_way: list[str]) -> None:
+    module, x = make(kind, options)
     first, again = (everything(module, x) for _ in range(2))
     assert len(usual_way) == 1
     assert type(repeated._calls[remembered.Training][module]) is remembered.TrainingOnGPU
     assert_same(again, first)
 
 
-def test_new_values_of_weights_take_effect(backend: str, usual_way: list[str]) -> None:
-    module, x = make("GRU", backend, {})
+def test_new_values_of_weights_take_effect(usual_way: list[str]) -> None:
+    module, x = make("GRU", {})
     with torch.no_grad():
         before = module(x)[0]
         module.weight_hh_l0.mul_(0.5)
@@ -93,8 +93,8 @@ def test_new_values_of_weights_take_effect(backend: str, usual_way: list[str]) -
     assert not torch.equal(after, before)
 
 
-def test_what_torch_allows_is_looked_at(backend: str, usual_way: list[str]) -> None:
-    module, x = make("GRU", backend, {})
+def test_what_torch_allows_is_looked_at(usual_way: list[str]) -> None:
+    module, x = make("GRU", {})
     module, x = module.float(), x.float()
     with torch.no_grad():
         module(x)
@@ -103,17 +103,17 @@ def test_what_torch_allows_is_looked_at(backend: str, usual_way: list[str]) -> N
     assert len(usual_way) == 2
 
 
-def test_states_without_gradients_of_nothing_are_not_kept(backend: str) -> None:
+def test_states_without_gradients_of_nothing_are_not_kept() -> None:
     """Where nothing requires gradients, though they are enabled, nothing is kept for them."""
-    module, x = make("LSTM", backend, {})
+    module, x = make("LSTM", {})
     module.requires_grad_(False)
     for _ in range(2):
         assert not any(result.requires_grad for result in flat(module(x)))
     assert type(repeated._calls[remembered.Inference][module]) is remembered.OnGPU
 
 
-def test_second_derivatives(backend: str) -> None:
-    module, x = make("RNN", backend, {})
+def test_second_derivatives() -> None:
+    module, x = make("RNN", {})
     module, x = module.double(), x.double()
     seconds = []
     for _ in range(2):

@@ -167,5 +167,6 @@ def _why_cudnn(call: Call, first: Layer, training: bool) -> str | None:
     if training and call.training and call.dropout and call.num_layers > 1:
         return None  # cuDNN's gradients cannot be differentiated again once it has drawn dropout
     reason = preference_cuda.why_torch(first, training)
-    # Weights that lie apart would be copied in every call.
-    return reason if reason is not None and aten_cuda.is_in_one_piece(call) else None
+    # cuDNN would copy weights that lie apart in every call; torch's own loop, in bfloat16, takes them as they are.
+    cheap = reason is not None and (not torch.backends.cudnn.is_acceptable(call.x) or aten_cuda.is_in_one_piece(call))
+    return reason if cheap else None

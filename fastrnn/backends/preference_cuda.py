@@ -1,8 +1,8 @@
-"""What `auto` takes on a GPU, by measurement: which of fastrnn's kernels, and where cuDNN's are faster.
+"""What `auto` takes on a GPU, by measurement: which of fastrnn's kernels, and where torch's are faster.
 
 Measured on an H200 by `python -m benchmarks.gpu`; docs/performance.md has every point, benchmarks/results what was
 recorded. Forward and backward choose apart, since what is saved between them has one layout. Sizes between two that
-were measured go with the larger one.
+were measured go with the larger one; batches larger than those are reckoned from how time grew.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GATED, _SIMPLE = ("lstm", "gru"), ("rnn_tanh", "rnn_relu")
 
 
 class Torch(NamedTuple):
-    """A range in which cuDNN measured faster than every kernel of fastrnn."""
+    """A range in which torch's kernels measured faster than every kernel of fastrnn."""
 
     cells: tuple[str, ...]
     precisions: tuple[str, ...]
@@ -35,19 +35,43 @@ class Torch(NamedTuple):
     """whether it is the host that takes longer to call fastrnn's: no reason where a CUDA graph is captured"""
 
 
-TORCH = (
-    Torch((*_GATED, *_SIMPLE), ("tf32",), range(65), "cuDNN keeps the weights of small heads in registers, too"),
-    Torch(_GATED, ("float16",), range(129), "cuDNN's call takes less of the host", steps=range(512), host=True),
-    Torch(_GATED, ("float16",), range(769, 1025), "cuDNN keeps the weights in registers, too", range(64)),
-    Torch(_GATED, _SIXTEEN_BITS, range(513, 1025), "products a step share more of large batches", range(129, _ANY)),
-    Torch(_GATED, _SIXTEEN_BITS, range(1025, _ANY), "products a step share more of large batches", range(33, _ANY)),
-)
+_HOST = "a call of cuDNN's takes less of the host"
+_REGISTERS = "cuDNN keeps the weights in registers, too, and needs less for a step"
+_BATCH = "a product for each step shares more among many sequences"
 
-WIDEST_OF_TRITON = {
-    "forward": {"lstm": 128, "gru": 128, "rnn_tanh": 64, "rnn_relu": 64},
-    "backward": {"lstm": 0, "gru": 0, "rnn_tanh": 0, "rnn_relu": 0},
-}
-"""By operation and cell: up to how many units of a head Triton's kernels are faster than CUDA C++'s, in 16 bits."""
+_UNTIMED = "fastrnn's kernels for it have not been timed on a GPU"
+
+TORCH = (
+    Torch((*_GATED, *_SIMPLE), ("float32", "float64"), range(_ANY), _UNTIMED),
+    Torch((*_GATED, *_SIMPLE), ("tf32",), range(65), _REGISTERS),
+    Torch(_GATED, ("float16", "tf32"), range(129), _HOST, steps=range(320), training=(True,), host=True),
+    Torch(_GATED, ("float16", "tf32"), range(129), _HOST, steps=range(129), training=(False,), host=True),
+    Torch(_GATED, ("float16", "tf32"), range(129, 1025), _HOST, steps=range(100), training=(True,), host=True),
+    Torch(_GATED, ("float16",), range(513, 769), _REGISTERS, batch=range(64), training=(False,)),
+    Torch(_GATED, ("float16",), range(769, 1025), _REGISTERS, batch=range(64)),
+    Torch(_GATED, _SIXTEEN_BITS, range(129, 257), _BATCH, batch=range(769, _ANY)),
+    Torch(_GATED, _SIXTEEN_BITS, range(257, 513), _BATCH, batch=range(257, _ANY)),
+    Torch(_GATED, _SIXTEEN_BITS, range(513, 769), _BATCH, batch=range(129, _ANY)),
+    Torch(_GATED, _SIXTEEN_BITS, range(769, 1025), _BATCH, batch=range(65, _ANY)),
+    Torch(_GATED, _SIXTEEN_BITS, range(1025, _ANY), _BATCH, batch=range(33, _ANY)),
+)
+"""The first row that has a layer is its own. In bfloat16 torch calls no cuDNN, but launches kernels for each step."""
+
+
+class Triton(NamedTuple):
+    """Where Triton's kernels measured faster than those in CUDA C++, in 16 bits."""
+
+    units: int
+    """of a head at most"""
+    batch: int = 0
+    """sequences at least"""
+
+
+NEVER = Triton(-1)
+FORWARD = {"lstm": Triton(128), "gru": Triton(128), "rnn_tanh": NEVER, "rnn_relu": NEVER}
+BACKWARD = {"lstm": Triton(64, 129), "gru": Triton(64, 129), "rnn_tanh": Triton(64), "rnn_relu": Triton(64)}
+TRITON = {"forward": FORWARD, "backward": BACKWARD}
+"""By operation and cell."""
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -62,12 +86,13 @@ def is_capturing() -> bool:
 
 def order(layer: Layer, operation: str) -> tuple[str, ...]:
     """Fastrnn's backends for GPUs, the one that measured faster first."""
-    small = layer.hidden_size // layer.heads <= WIDEST_OF_TRITON[operation][layer.cell_name]
-    return ("triton", "cuda") if small and precision(layer.x.dtype) in _SIXTEEN_BITS else ("cuda", "triton")
+    limit = TRITON[operation][layer.cell_name]
+    fits = layer.hidden_size // layer.heads <= limit.units and layer.x.shape[1] >= limit.batch
+    return ("triton", "cuda") if fits and precision(layer.x.dtype) in _SIXTEEN_BITS else ("cuda", "triton")
 
 
 def why_torch(layer: Layer, training: bool) -> str | None:
-    """Why cuDNN is the better choice for a layer that fastrnn's kernels serve too, or None if it is not known to be."""
+    """Why torch's are the better choice for a layer that fastrnn's kernels serve too, or None if not known to be."""
     steps, batch, _ = layer.x.shape
     for row in TORCH:
         if (

@@ -17,7 +17,7 @@ Recurrence = Callable[[Layer, BackwardBuffers], None]
 
 def backward(layer: Layer, run: Recurrence, kept: Residuals, grads: Gradients) -> Backward:
     """One layer's gradients; see `Backward`."""
-    with on(layer.x.device):
+    with on(layer.x.device), torch.no_grad():  # sums and products are made in place
         return _backward(layer, run, kept, grads)
 
 
