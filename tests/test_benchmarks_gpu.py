@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu import __main__ as command
+from benchmarks.gpu.figures import BASELINE
 from benchmarks.gpu.stages import NAMES, Stage
 from benchmarks.gpu.summary import read, summary
 from benchmarks.gpu.workers import Job, run, run_together
+from tests.benchmark_fakes import PNG_SIGNATURE
 
 SECONDS = 60.0
 """Far more than any of these jobs takes."""
@@ -124,9 +126,10 @@ def test_the_dry_run_walks_every_stage(tmp_path: Path, capsys: pytest.CaptureFix
     assert json.loads(json.dumps(found)) == found
 
 
-def point(cudnn: float, ours: dict[str, float], mode: str = "training") -> dict[str, Any]:
-    times = {name: {"graph": [value, value, value]} for name, value in {"cudnn": cudnn, **ours}.items()}
-    return {"case": "a point", "point": {"mode": mode}, "times": times}
+def point(base: float, ours: dict[str, float], mode: str = "training") -> dict[str, Any]:
+    times = {name: {"graph": [value, value, value]} for name, value in {BASELINE: base, **ours}.items()}
+    case = {"cell": "lstm", "mode": mode, "shape": [2, 3, 4, 64], "dtype": "float16"}
+    return {"case": "a point", "point": case, "times": times}
 
 
 @pytest.mark.parametrize(
@@ -136,4 +139,14 @@ def test_the_summary_of_a_race(change: Callable[[dict[str, Any]], dict[str, Any]
     rows = [change(point(200.0, {"triton": 100.0, "cuda grid": 400.0}))]
     text, is_fine = summary({"race": rows})
     assert is_fine is fine
-    assert "a point: 200 2.00 - 0.50" in text
+    assert "lstm training 2x3x4x64 float16: 200 2.00 0.50 | - - -" in text
+
+
+def test_the_report_has_a_table_and_a_picture(tmp_path: Path) -> None:
+    rows = [point(200.0, {"triton": 100.0, "cuda grid": 400.0}, mode) for mode in ("training", "inference")]
+    (tmp_path / "race.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert command.main(["report", str(tmp_path)]) == 0
+    table = (tmp_path / command.TABLES).read_text()
+    assert "| lstm 2x3x4x64 float16 | 200 | 2.00 | 0.50 |" in table
+    assert "| training, the best kernel | 2.00, 2.00 |" in table
+    assert (tmp_path / command.PICTURE).read_bytes().startswith(PNG_SIGNATURE)

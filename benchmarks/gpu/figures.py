@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from benchmarks.cases import Case, Shape
 from benchmarks.means import geometric_mean
 
-BASELINE, AUTO = "cudnn", "auto"
+BASELINE, AUTO = "torch.nn", "auto"
 GRAPH, EAGER = "graph", "eager"
 KINDS = (GRAPH, EAGER)
 
@@ -25,7 +25,7 @@ class Point(NamedTuple):
         return None if found is None else float(found[0])
 
     def speed(self, racer: str, kind: str) -> float | None:
-        """How many times as fast as cuDNN."""
+        """How many times as fast as torch.nn."""
         ours, base = self.microseconds(racer, kind), self.microseconds(BASELINE, kind)
         return None if ours is None or base is None else base / ours
 

@@ -1,6 +1,7 @@
-"""Stage `race`: cuDNN and each kind of fastrnn's kernels side by side, forward and with every gradient.
+"""Stage `race`: torch.nn and each kind of fastrnn's kernels side by side, forward and with every gradient.
 
-cuDNN is called by torch.nn with its weights in one piece, as it is fastest. Each contender is timed as a CUDA graph,
+torch.nn calls cuDNN, with its weights in one piece, as it is fastest; in bfloat16 it does not, and launches kernels for
+each step. Each contender is timed as a CUDA graph,
 which leaves out the host, with L2 cleared before every replay, and eagerly, launch gaps included; they take turns.
 Nothing is timed before its results are as near to torch.nn's in a wider dtype as torch.nn's own are (`parity`).
 """

@@ -86,12 +86,12 @@ def _smoke(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def race_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A line a point: cuDNN's µs, and how many times as fast each racer is, by graph and eagerly; then the means."""
+    """A line a point: torch.nn's µs, and how many times as fast each racer is, by graph and eagerly; then the means."""
     found = points(rows)
     if not found:
         return []
     names = racers(found)
-    lines = [f"race: cuDNN in µs, then times as fast: {', '.join(names)}; as graphs | eager"]
+    lines = [f"race: torch.nn in µs, then times as fast: {', '.join(names)}; as graphs | eager"]
     for point in found:
         parts = []
         for kind in KINDS:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.gpu.figures import AUTO, BASELINE, EAGER, GRAPH, KINDS, Point, means, racers
 
-NAMES = {BASELINE: "cuDNN", "cuda cluster": "clusters", "cuda grid": "grid"}
+NAMES = {"cuda cluster": "clusters", "cuda grid": "grid"}
 """How a racer is called in a heading, where not as in the records."""
 MIB = 2**20
 
@@ -34,9 +34,9 @@ def _means(found: Sequence[Point]) -> str:
 def _table(found: Sequence[Point], mode: str) -> str:
     """A row a point. Of graphs every racer, of eager calls `auto` where it raced, else the best kernel."""
     names = racers(found)
-    headings = ["", "cuDNN, µs", *(NAMES.get(name, name) for name in names), "cuDNN eager, µs", "ours eager"]
+    headings = ["", "torch.nn, µs", *(NAMES.get(name, name) for name in names), "torch.nn eager, µs", "ours eager"]
     if mode == "training":
-        headings += ["cuDNN, MiB", "ours / cuDNN"]
+        headings += ["torch.nn, MiB", "ours / torch.nn"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for point in found:
         base = point.microseconds(BASELINE, GRAPH), point.microseconds(BASELINE, EAGER)
