@@ -1,6 +1,6 @@
 """What the GPU reaches at most: memory, products, and the latencies that bound a step of the recurrence.
 
-They are what `docs/performance.md` divides by and adds up; the latencies come from kernels of the CUDA extension that
+They are what `docs/performance-gpu.md` divides by and adds up; the latencies come from kernels of the CUDA extension that
 do nothing else (`csrc/ceilings.h`).
 """
 

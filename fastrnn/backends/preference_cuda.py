@@ -1,7 +1,7 @@
 """What `auto` takes on a GPU, by measurement: which of fastrnn's kernels, and where torch's are faster.
 
-Measured on an H200 by `python -m benchmarks.gpu`; docs/performance.md has every point, benchmarks/results what was
-recorded. Forward and backward choose apart, since what is saved between them has one layout. Sizes between two that
+Measured on an H200 by `python -m benchmarks.gpu`; docs/performance-gpu.md has the figures, benchmarks/results every
+point. Forward and backward choose apart, since what is saved between them has one layout. Sizes between two that
 were measured go with the larger one; batches larger than those are reckoned from how time grew.
 """
 
