@@ -103,10 +103,29 @@ DEVICE uint32_t ballot(bool predicate) { return __ballot_sync(~0u, predicate); }
 // Keeps the compiler from moving loads and stores across.
 DEVICE void compiler_fence() { asm volatile("" ::: "memory"); }
 
+// Keeps the assembler from moving anything across, which it otherwise does within straight code, whatever the compiler
+// was told: loads to where what they load is used. A branch that is never taken, of which that is not known: `count` is
+// not below zero.
+DEVICE void schedule_fence(int count) {
+  asm volatile(
+      "{.reg .pred p;\n"
+      "setp.lt.s32 p, %0, 0;\n"
+      "STAY: @!p bra GO;\n"
+      "nanosleep.u32 1;\n"
+      "bra STAY;\n"
+      "GO:}" ::"r"(count)
+      : "memory");
+}
+
 // The same number, though the compiler does not know it: what follows from it is computed where it is used, and takes
 // no register through a loop.
 DEVICE int hide(int x) {
   asm volatile("" : "+r"(x));
+  return x;
+}
+
+DEVICE int64_t hide(int64_t x) {
+  asm volatile("" : "+l"(x));
   return x;
 }
 

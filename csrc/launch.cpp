@@ -62,10 +62,10 @@ const std::vector<Geometry>& compiled() {
 
 const char* architectures() { return FASTRNN_TEXT(FASTRNN_ARCHITECTURES); }
 
-std::optional<Way> only_way() {
+std::optional<Only> only_way() {
   const char* text = std::getenv("FASTRNN_CUDA_WAY");
   if (text == nullptr || *text == '\0') return {};
-  return parse_way(text);
+  return parse_only(text);
 }
 
 Plan plan_on(int device, const Request& request) { return plan(compiled(), request, limits(device), architectures()); }

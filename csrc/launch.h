@@ -49,9 +49,9 @@ const std::vector<Geometry>& compiled();
 // The architectures that they were compiled for, as "80:90a"; for the host build, that of the device it stands for.
 const char* architectures();
 
-// The way that the environment variable FASTRNN_CUDA_WAY names, for tests and measurements, or none. Throws
-// std::invalid_argument where it names no way.
-std::optional<Way> only_way();
+// Which kernels alone the environment variable FASTRNN_CUDA_WAY allows, for tests and measurements: "cluster", "block"
+// or "grid"; or nothing. Throws std::invalid_argument where it names none of them.
+std::optional<Only> only_way();
 
 // The kernel that serves `request` on the device, or why none does. Throws std::runtime_error where CUDA fails.
 Plan plan_on(int device, const Request& request);

@@ -114,8 +114,8 @@ py::list kernels() {
 
 // What is asked of the planner, by names.
 Request request_for(const std::string& operation, const std::string& cell, const std::string& element, int64_t units,
-                    int64_t batch, int64_t heads, int64_t directions, std::optional<Way> way) {
-  return {parse_operation(operation), parse_cell(cell), parse_element(element), units, batch, heads, directions, way};
+                    int64_t batch, int64_t heads, int64_t directions, std::optional<Only> only) {
+  return {parse_operation(operation), parse_cell(cell), parse_element(element), units, batch, heads, directions, only};
 }
 
 // The kernel that serves a recurrence under the given limits, as in `kernels`, and its clusters or teams, with the
@@ -125,7 +125,7 @@ py::object plan_for(const std::string& operation, const std::string& cell, const
                     int multiprocessors, int64_t shared_memory, int cluster, const std::string& architectures,
                     const std::optional<std::string>& way) {
   const Request request = request_for(operation, cell, element, units, batch, heads, directions,
-                                      way ? std::optional<Way>(parse_way(*way)) : std::nullopt);
+                                      way ? std::optional<Only>(parse_only(*way)) : std::nullopt);
   const Limits limits{capability.first, capability.second, multiprocessors, shared_memory, cluster};
   const Plan found = plan(compiled(), request, limits, architectures);
   if (found.chosen < 0) return py::str(found.reason);

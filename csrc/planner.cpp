@@ -12,6 +12,8 @@ constexpr int kFirst = 80;  // sm_80: capability 8.0
 constexpr int kFirstWithClusters = 90;
 constexpr int64_t kMostBlocks = std::numeric_limits<int32_t>::max();  // of a grid, along x
 constexpr int kMostBatchTiles = 16;                                   // of a team: more hide no more latency
+constexpr int kLargestPreferred = 8;  // blocks of a cluster that is preferred to a block on its own
+constexpr int kPartSize = 16;  // multiprocessors at least of a part of a device, in which a cluster lies: some have 18
 
 template <class Kind, int N>
 Kind parse(const std::string& text, const Kind (&kinds)[N], const char* what) {
@@ -84,6 +86,26 @@ bool fits(const Geometry& geometry, const Plan& plan, const Limits& limits) {
          (geometry.way == Way::kGrid || plan.blocks <= limits.cluster);
 }
 
+bool is_among(const Geometry& geometry, Only only) {
+  if (only == Only::kGrid) return geometry.way == Way::kGrid;
+  return geometry.way == Way::kCluster && (only == Only::kCluster || geometry.blocks == 1);
+}
+
+// Whether a block on its own is slower than a cluster, be it one for larger heads, as measured on an H200: a step of
+// training an LSTM in bfloat16, at B = 16, takes a block 3.66 us for 128 units, a cluster of eight 2.06 us for 256; in
+// TF32, at B = 64, a block 2.92 us for 64 units, a cluster of four 2.25 us for 128. Forward in 16 bits a block is as
+// fast or nearly so: 0.50 us for 64 units and 1.02 for 128, a cluster of eight 0.86 us for 256.
+bool block_is_slow(const Geometry& geometry) {
+  return geometry.way == Way::kCluster && geometry.blocks == 1 &&
+         (geometry.operation == Operation::kBackward || geometry.element == ElementKind::kTf32);
+}
+
+// Whether clusters are better than such blocks: they take more multiprocessors, and must not take turns.
+bool is_faster_than_block(const Geometry& geometry, const Plan& plan, const Limits& limits) {
+  return geometry.way == Way::kCluster && plan.blocks > 1 && plan.blocks <= kLargestPreferred &&
+         plan.groups <= limits.multiprocessors / kPartSize * (kPartSize / plan.blocks);
+}
+
 }  // namespace
 
 Plan plan(const std::vector<Geometry>& compiled, const Request& request, const Limits& limits,
@@ -93,25 +115,32 @@ Plan plan(const std::vector<Geometry>& compiled, const Request& request, const L
   if (!none.reason.empty()) return none;
   int largest = 0;
   std::string too_large;  // the last that would serve but does not fit
+  Plan block;             // one that serves, where a cluster may be faster
   for (size_t i = 0; i < compiled.size(); ++i) {
     const Geometry& one = compiled[i];
     if (one.operation != request.operation || one.cell != request.cell || one.element != request.element) continue;
-    if (request.way && one.way != *request.way) continue;
+    if (request.only && !is_among(one, *request.only)) continue;
     if (one.way == Way::kCluster && limits.major * 10 + limits.minor < kFirstWithClusters) continue;
     largest = std::max(largest, one.units);
     if (one.units < request.units) continue;
     Plan result = one.way == Way::kCluster ? plan_cluster(one, request) : plan_grid(one, request, limits);
+    result.chosen = static_cast<int>(i);
     if (!fits(one, result, limits)) {
       too_large = describe(one, result.blocks, result.shared_bytes);
+    } else if (block.chosen >= 0) {
+      if (is_faster_than_block(one, result, limits)) return result;
     } else if (result.groups > kMostBlocks / result.blocks) {
       none.reason = "it would need " + std::to_string(result.groups) + " clusters of " + std::to_string(result.blocks) +
                     " blocks, more than a grid holds";
       return none;
+    } else if (block_is_slow(one)) {
+      block = result;
     } else {
-      result.chosen = static_cast<int>(i);
       return result;
     }
   }
+  if (block.chosen >= 0) return block;
+  const std::string among = request.only ? std::string(" under FASTRNN_CUDA_WAY=") + name(*request.only) : "";
   std::ostringstream why;
   if (!too_large.empty()) {
     why << too_large << " does not fit the device, which has " << limits.multiprocessors
@@ -119,10 +148,10 @@ Plan plan(const std::vector<Geometry>& compiled, const Request& request, const L
         << " bytes of shared memory for a block";
   } else {
     if (largest == 0) {
-      why << "it has no kernel for " << name(request.cell) << " in " << name(request.element);
+      why << "it has no kernel for " << name(request.cell) << " in " << name(request.element) << among;
     } else {
       why << "it takes heads of up to " << largest << " units for " << name(request.cell) << " in "
-          << name(request.element) << ", got " << request.units;
+          << name(request.element) << among << ", got " << request.units;
     }
   }
   none.reason = why.str();
@@ -130,6 +159,18 @@ Plan plan(const std::vector<Geometry>& compiled, const Request& request, const L
 }
 
 const char* name(Way way) { return way == Way::kCluster ? "cluster" : "grid"; }
+
+const char* name(Only only) {
+  switch (only) {
+    case Only::kCluster:
+      return "cluster";
+    case Only::kBlock:
+      return "block";
+    case Only::kGrid:
+      return "grid";
+  }
+  throw std::invalid_argument("no such way");
+}
 
 const char* name(Operation operation) { return operation == Operation::kForward ? "forward" : "backward"; }
 
@@ -159,8 +200,8 @@ const char* name(ElementKind element) {
   throw std::invalid_argument("no such element");
 }
 
-Way parse_way(const std::string& text) {
-  constexpr Way kinds[] = {Way::kCluster, Way::kGrid};
+Only parse_only(const std::string& text) {
+  constexpr Only kinds[] = {Only::kCluster, Only::kBlock, Only::kGrid};
   return parse(text, kinds, "way");
 }
 

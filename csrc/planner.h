@@ -16,6 +16,9 @@ enum class Operation { kForward, kBackward };
 // of the grid as they need, a team, which see it in the device's memory.
 enum class Way { kCluster, kGrid };
 
+// Which kernels alone a request may be served by: those of a way, or the cluster kernels of one block.
+enum class Only { kCluster, kBlock, kGrid };
+
 // Of a grid kernel: how its team and its shared memory grow with a head.
 struct Spread {
   int block_units;       // that a block owns
@@ -47,7 +50,7 @@ struct Request {
   ElementKind element;
   int64_t units;  // of a head: H / heads
   int64_t batch, heads, directions;
-  std::optional<Way> way;  // the only one to take, where there is one
+  std::optional<Only> only;  // of all kernels, where not all of them
 };
 
 // What a device can do.
@@ -67,18 +70,20 @@ struct Plan {
   int shared_bytes = 0;  // of a block
 };
 
-// Of `compiled`, the first kernel that serves `request` on a device with `limits`: those of an operation, cell and
-// element are ordered by preference. `architectures` are those that the kernels were compiled for, as "80:90a".
+// Of `compiled`, the kernel that serves `request` on a device with `limits`: the first, since those of an operation,
+// cell and element are ordered by preference; or instead of a block on its own, where it is slower, the first cluster
+// of up to eight blocks. `architectures` are those that the kernels were compiled for, as "80:90a".
 Plan plan(const std::vector<Geometry>& compiled, const Request& request, const Limits& limits,
           const std::string& architectures);
 
 const char* name(Way way);
+const char* name(Only only);
 const char* name(Operation operation);
 const char* name(CellKind cell);
 const char* name(ElementKind element);
 
-// By name, as "grid", "forward", "rnn_tanh", "bfloat16"; throw std::invalid_argument for another.
-Way parse_way(const std::string& text);
+// By name, as "block", "forward", "rnn_tanh", "bfloat16"; throw std::invalid_argument for another.
+Only parse_only(const std::string& text);
 Operation parse_operation(const std::string& text);
 CellKind parse_cell(const std::string& text);
 ElementKind parse_element(const std::string& text);

@@ -35,7 +35,15 @@ HEADS = (
 CLUSTERS = (Shape(steps=4, batch=11, hidden=200), Shape(steps=3, batch=3, hidden=256, directions=2, resets=True))
 """Units spread over the blocks of a cluster."""
 TF32 = (AWKWARD[0], AWKWARD[5], AWKWARD[6], AWKWARD[14], HEADS[0], *CLUSTERS)
-"""Both kinds of kernels: of one block, and from 65 units on, or for RNNs 129, of clusters."""
+"""Of clusters, which small batches take; of one block, see `BLOCKS`."""
+BLOCKS = [
+    pytest.param(cell, shape, dtype, id=f"{cell}-{shape}-{dtype}")
+    for cell in CELLS
+    for shape in (*AWKWARD, *HEADS, Shape(steps=4, batch=11, hidden=120))
+    for dtype in (torch.bfloat16, torch.float32)
+    if shape.hidden <= 64 or dtype != torch.float32 or cell.startswith("rnn")
+]
+"""What a block on its own can hold."""
 WIDE = [
     ("lstm", 512, torch.bfloat16),
     ("lstm", 768, torch.bfloat16),
@@ -54,18 +62,24 @@ CASES = [
 ]
 SEEDED = [
     *(
-        (cell, Shape(steps=9, batch=11, hidden=40, directions=2, lengths=True, resets=True), d)
+        (cell, Shape(steps=9, batch=11, hidden=40, directions=2, lengths=True, resets=True), d, "block")
         for d in DTYPES
         for cell in CELLS
     ),
-    *((cell, Shape(steps=4, batch=2, hidden=256), torch.bfloat16) for cell in CELLS),
+    *((cell, Shape(steps=4, batch=2, hidden=256), torch.bfloat16, "cluster") for cell in CELLS),
     *(
-        (cell, Shape(steps=4, batch=2, hidden=hidden), torch.float32)
+        (cell, Shape(steps=4, batch=2, hidden=hidden), torch.float32, way)
         for cell in ("lstm", "gru")
-        for hidden in (40, 128)
+        for hidden, way in ((40, "block"), (128, "cluster"))
     ),
 ]
 """A block on its own, and a cluster of eight or, for TF32, four blocks: threads by the thousand, and slow."""
+
+
+@pytest.fixture(params=["", "block"], ids=["any way", "block"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernel that is planned, and by a block on its own."""
+    monkeypatch.setenv("FASTRNN_CUDA_WAY", request.param)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -85,6 +99,19 @@ def test_tf32(cell: str, shape: Shape) -> None:
 
 
 @pytest.mark.usefixtures("tf32")
+@pytest.mark.parametrize(("cell", "shape", "dtype"), BLOCKS)
+def test_a_block_on_its_own(cell: str, shape: Shape, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a large batch takes it."""
+    monkeypatch.setenv("FASTRNN_CUDA_WAY", "block")
+    layer = random_layer(cell, shape)
+    for recompute in (False, True) if CELLS[cell].saved and shape == AWKWARD[14] else (False,):
+        if dtype == torch.float32:
+            assert_as_tf32(layer, recompute)
+        else:
+            assert_as_reference(layer, dtype, recompute)
+
+
+@pytest.mark.usefixtures("tf32")
 @pytest.mark.parametrize(("cell", "hidden", "dtype"), WIDE, ids=str)
 def test_wide_heads(cell: str, hidden: int, dtype: torch.dtype) -> None:
     shape = Shape(steps=2, batch=9, hidden=hidden, resets=True)
@@ -95,10 +122,16 @@ def test_wide_heads(cell: str, hidden: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("tf32")
-@pytest.mark.parametrize(("cell", "shape", "dtype"), SEEDED, ids=str)
+@pytest.mark.parametrize(("cell", "shape", "dtype", "way"), SEEDED, ids=str)
 def test_every_schedule_gives_the_same_bits(
-    cell: str, shape: Shape, dtype: torch.dtype, seeded: Callable[[int], None]
+    cell: str,
+    shape: Shape,
+    dtype: torch.dtype,
+    way: str,
+    seeded: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("FASTRNN_CUDA_WAY", way)
     assert_schedules_agree(random_layer(cell, shape), dtype, seeded)
 
 
@@ -132,7 +165,7 @@ def test_missing_gradients_are_zero(cell: str) -> None:
     assert all((tensor == 0).all() for group in backend.backward(layer, kept, silence) for tensor in group)
 
 
-@pytest.mark.usefixtures("tf32")
+@pytest.mark.usefixtures("tf32", "either_way")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_inference_gives_the_same_bits(cell: str, dtype: torch.dtype) -> None:
@@ -143,7 +176,7 @@ def test_inference_gives_the_same_bits(cell: str, dtype: torch.dtype) -> None:
         assert torch.equal(tensor, other)
 
 
-@pytest.mark.usefixtures("tf32")
+@pytest.mark.usefixtures("tf32", "either_way")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -230,7 +263,54 @@ def test_the_smallest_kernel_that_holds_a_head_is_planned(host_extension: Module
                 assert sizes == sorted(set(sizes))
                 for below, units in zip([0, *sizes], sizes, strict=False):
                     for asked in (below + 1, units):
-                        assert plan(host_extension, **kind, units=asked)["units"] == units
+                        assert plan(host_extension, **kind, units=asked, batch=1024)["units"] == units
+
+
+@pytest.mark.usefixtures("on_the_host")
+def test_a_small_batch_takes_a_cluster_where_a_block_is_slower(host_extension: ModuleType) -> None:
+    def blocks(**changed: Any) -> int:
+        return int(plan(host_extension, **{"units": 64, **changed})["blocks"])
+
+    for cell in CELLS:
+        of_four = cell in ("lstm", "gru")
+        for operation in ("forward", "backward"):
+            assert blocks(operation=operation, cell=cell, element="tf32") == (4 if of_four else 8)
+            assert blocks(operation=operation, cell=cell, element="tf32", batch=1024) == 1
+        for element in ("bfloat16", "float16"):
+            for units in (1, 64, 128):
+                assert blocks(cell=cell, element=element, units=units) == 1
+                kind = {"operation": "backward", "cell": cell, "element": element, "units": units}
+                assert blocks(**kind) == 8
+                assert blocks(**kind, batch=1024) == 1
+
+
+@pytest.mark.usefixtures("on_the_host")
+def test_clusters_that_would_take_turns_leave_it_to_blocks(host_extension: ModuleType) -> None:
+    def blocks(**changed: Any) -> int:
+        return int(plan(host_extension, **{"operation": "backward", "units": 64, **changed})["blocks"])
+
+    assert [blocks(batch=batch) for batch in (128, 129)] == [8, 1]
+    assert [blocks(batch=batch, heads=2, directions=2) for batch in (32, 33)] == [8, 1]
+    assert [blocks(batch=batch, element="tf32") for batch in (256, 257)] == [4, 1]
+    assert [blocks(multiprocessors=number) for number in (15, 16)] == [1, 8]
+    assert [blocks(cluster=largest) for largest in (1, 4, 8)] == [1, 1, 8]
+    assert [blocks(cluster=largest, element="tf32") for largest in (1, 4)] == [1, 4]
+    without = {"operation": "backward", "units": 64, "capability": (8, 0), "cluster": 0}
+    assert plan(host_extension, **without)["way"] == "grid"
+
+
+@pytest.mark.usefixtures("on_the_host")
+def test_a_block_can_be_asked_for(host_extension: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    for operation in ("forward", "backward"):
+        one = plan(host_extension, operation=operation, element="tf32", units=64, way="block")
+        assert (one["way"], one["blocks"]) == ("cluster", 1)
+    too_wide = "it takes heads of up to 128 units for lstm in bfloat16 under FASTRNN_CUDA_WAY=block, got 129"
+    assert plan(host_extension, units=129, way="block") == too_wide
+    none = "it has no kernel for lstm in bfloat16 under FASTRNN_CUDA_WAY=block"
+    assert plan(host_extension, units=64, way="block", capability=(8, 0), cluster=0) == none
+    monkeypatch.setenv("FASTRNN_CUDA_WAY", "block")
+    assert backend.supports(in_dtype(random_layer("lstm", Shape(hidden=129)), torch.bfloat16)) == too_wide
+    assert backend.supports(in_dtype(random_layer("lstm", Shape(hidden=128)), torch.bfloat16)) is None
 
 
 @pytest.mark.usefixtures("on_the_host")
@@ -273,6 +353,6 @@ def test_which_devices_run_an_architecture(
 
 @pytest.mark.usefixtures("on_the_host")
 def test_unknown_names_are_refused(host_extension: ModuleType) -> None:
-    for argument in ("operation", "cell", "element"):
+    for argument in ("operation", "cell", "element", "way"):
         with pytest.raises(ValueError, match=f"{argument}: expected one of .*, got nonsense"):
             plan(host_extension, **{argument: "nonsense"})

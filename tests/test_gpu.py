@@ -45,23 +45,24 @@ ways = pytest.mark.parametrize(
     [
         of_backend("triton", 64, id="triton-persistent"),
         of_backend("triton", 640, id="triton-steps"),
-        of_backend("cuda", 64, id="cuda-block"),
+        of_backend("cuda", 64, id="cuda-block and cluster of 8"),
         of_backend("cuda", 256, id="cuda-cluster of 8"),
         of_backend("cuda", 512, id="cuda-cluster of 16"),
         of_backend("cuda", 1024, id="cuda-grid"),
     ],
 )
-CUDA_WAYS = {64: ("cluster", 1), 256: ("cluster", 8), 512: ("cluster", 16), 1024: ("grid", None)}
-"""By units, of which way the kernel is, and of how many blocks a cluster."""
+CUDA_WAYS = {64: ("cluster", (1, 8)), 256: ("cluster", (8, 8)), 512: ("cluster", (16, 16)), 1024: ("grid", None)}
+"""By units, of which way the kernels are, and of how many blocks a cluster, forward and backward in a small batch."""
 forced = pytest.mark.parametrize(
     ("backend", "way"),
     [
         of_backend("triton", None),
         of_backend("cuda", "cluster", id="cuda-cluster"),
+        of_backend("cuda", "block", id="cuda-block"),
         of_backend("cuda", "grid", id="cuda-grid"),
     ],
 )
-"""Of a small layer, which either of CUDA's ways serves."""
+"""Of a small layer, which each of CUDA's ways serves, and a block on its own."""
 
 Step = tuple[Tensor, list[Tensor]]
 
@@ -100,12 +101,12 @@ def test_sizes_reach_their_ways(kind: str, backend: str, hidden: int) -> None:
     if limits["cluster"] < 16:
         pytest.skip("the device has no clusters of 16 blocks")
     sizes = {"units": hidden, "batch": 9, "heads": 1, "directions": 1}
-    for operation in ("forward", "backward"):
+    for index, operation in enumerate(("forward", "backward")):
         kernel = {"operation": operation, "cell": CELLS[kind], "element": "bfloat16"}
         plan = planner.plan(**kernel, **sizes, architectures=planner.architectures, **limits)
         way, blocks = CUDA_WAYS[hidden]
         assert plan["way"] == way
-        assert blocks in (None, plan["blocks"])
+        assert blocks is None or plan["blocks"] == blocks[index]
 
 
 @cuda

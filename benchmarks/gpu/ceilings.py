@@ -1,7 +1,7 @@
 """What the GPU reaches at most: memory, products, and the latencies that bound a step of the recurrence.
 
-They are what `docs/performance-gpu.md` divides by and adds up; the latencies come from kernels of the CUDA extension that
-do nothing else (`csrc/ceilings.h`).
+They are what `docs/performance-gpu.md` divides by and adds up; the latencies come from kernels of the CUDA extension
+that do nothing else (`csrc/ceilings.h`).
 """
 
 from __future__ import annotations

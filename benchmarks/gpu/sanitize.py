@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.checkout import ROOT
 
 TOOLS = ("memcheck", "racecheck")
-WAYS = ("cluster", "grid")
+WAYS = ("block", "cluster", "grid")
 SECONDS = 60
 """For one tool on one way."""
 KEPT_LINES = 12

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import precision
+from benchmarks.gpu.build import HOST_FOLDER
+from fastrnn import extension
 from fastrnn.backends import CannotServe, module
 from fastrnn.backends.layer import Layer
 from fastrnn.cells import CELLS
+from tests import cuda_host
 from tests.arithmetic import judged, randomly_rounded, yardsticks
 from tests.layers import Shape, compute, cotangents, random_layer, rounded
 from tests.tolerances import DRAWS, FACTOR, FLOOR, TF32_EPSILON
@@ -25,6 +28,7 @@ from tests.tolerances import DRAWS, FACTOR, FLOOR, TF32_EPSILON
 PRECISIONS = ("bfloat16", "float16", "tf32", "float32")
 UNITS = {
     "triton": (17, 64, 128, 200),
+    "cuda block": (40, 128),
     "cuda cluster": (40, 128, 200, 512, 768),
     "cuda grid": (40, 300, 1024),
 }
@@ -72,8 +76,11 @@ def smokes(backend: str, cells: Sequence[str], precisions: Sequence[str], small:
 def cases(
     backend: str, cells: Sequence[str], precisions: Sequence[str], device: str = "cuda", small: bool = False
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """See `work`. The way of the backend `cuda` is FASTRNN_CUDA_WAY's."""
+    """See `work`. The way of the backend `cuda` is FASTRNN_CUDA_WAY's; on the CPU its kernels are those of `build`."""
     torch.set_num_threads(1)
+    if device == "cpu" and backend != "triton" and HOST_FOLDER.exists():
+        for_host = cuda_host.load(HOST_FOLDER)
+        extension._load = lambda: for_host  # type: ignore[assignment]
     for smoke in smokes(backend, cells, precisions, small):
         yield str(smoke), partial(run, smoke, device)
 

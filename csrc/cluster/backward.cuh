@@ -60,32 +60,50 @@ DEVICE void load_weights(const BackwardLane<P>& me, const typename P::Word* w_hh
       tile.x[2 * half + 1] = load_transposed(me, gate, u, before + 8, D);
     }
     tile = P::Element::operand(tile);
-    if (i < P::REGISTER_TILES) {
-      w[i < P::REGISTER_TILES ? i : 0] = tile;
+    if (P::lies_in_shared(i)) {
+      store(rest + P::shared_before(i) * P::TILE_BYTES, tile);
     } else {
-      store(rest + (i - P::REGISTER_TILES) * P::TILE_BYTES, tile);
+      w[i - P::shared_before(i)] = tile;
     }
     if (n % P::WEIGHT_LOADS == P::WEIGHT_LOADS - 1) device::compiler_fence();
   }
 }
 
-// The block's share of w_hhᵀ d for the warp's units. Calls `meanwhile` at tile K_MEANWHILE along the gate rows.
+// Asks for the first of the tiles in shared memory.
+template <class P>
+DEVICE void look_ahead(const char* rest, word4 (&ahead)[P::LOOKAHEAD]) {
+#pragma unroll
+  for (int n = 0; n < P::LOOKAHEAD && n < P::SHARED_TILES; ++n) ahead[n] = load<word4>(rest + n * P::TILE_BYTES);
+}
+
+// The block's share of w_hhᵀ d for the warp's units. `ahead` has what look_ahead loads. Calls `meanwhile` at tile
+// K_MEANWHILE along the gate rows, or at the end where there are fewer.
 template <class P, class Meanwhile>
 DEVICE void multiply(const BackwardLane<P>& me, const word4 (&w)[P::REGISTER_TILES], const char* rest,
-                     const char* gradients, float (&sums)[P::M_TILES][P::LANE_SUMS], const Meanwhile& meanwhile) {
+                     const char* gradients, float (&sums)[P::M_TILES][P::LANE_SUMS], word4 (&ahead)[P::LOOKAHEAD],
+                     const Meanwhile& meanwhile) {
   float chains[P::CHAINS][P::M_TILES][P::LANE_SUMS] = {};
+  word4 next = device::load_matrices(gradients, me.lane);
 #pragma unroll
   for (int k = 0; k < P::K_TILES; k += 2) {
     if (k == P::K_MEANWHILE) meanwhile();
-    const word4 b = device::load_matrices(gradients + k * P::PRODUCT_BYTES, me.lane);
+    const word4 b = next;
+    if (k + 2 < P::K_TILES) next = device::load_matrices(gradients + (k + 2) * P::PRODUCT_BYTES, me.lane);
 #pragma unroll
     for (int i = k * P::M_TILES; i < (k + 2) * P::M_TILES && i < P::TILES; ++i) {
-      const word4 tile = i < P::REGISTER_TILES ? w[i < P::REGISTER_TILES ? i : 0]
-                                               : load<word4>(rest + (i - P::REGISTER_TILES) * P::TILE_BYTES);
-      const int m = i % P::M_TILES, own = i / P::M_TILES, second = own % 2;
-      P::Element::mma(chains[own % P::CHAINS][m], tile, b.x[2 * second], b.x[2 * second + 1]);
+      const int m = i % P::M_TILES, own = i / P::M_TILES, second = own % 2, n = P::shared_before(i);
+      float (&chain)[P::LANE_SUMS] = chains[own % P::CHAINS][m];
+      if (P::lies_in_shared(i)) {
+        P::Element::mma(chain, ahead[n % P::LOOKAHEAD], b.x[2 * second], b.x[2 * second + 1]);
+        if (n + P::LOOKAHEAD < P::SHARED_TILES) {
+          ahead[n % P::LOOKAHEAD] = load<word4>(rest + (n + P::LOOKAHEAD) * P::TILE_BYTES);
+        }
+      } else {
+        P::Element::mma(chain, w[i - n], b.x[2 * second], b.x[2 * second + 1]);
+      }
     }
   }
+  if (P::K_TILES <= P::K_MEANWHILE) meanwhile();
 #pragma unroll
   for (int m = 0; m < P::M_TILES; ++m) {
 #pragma unroll
@@ -166,8 +184,9 @@ backward_kernel(BackwardArguments a) {
     }
   }
 
-  // What a step needs from memory is loaded a step ahead, at these places: of ys and what is laid out as ys, of gates
-  // and dgates. The c that enters a step is what the next one in this order left.
+  // What a step needs from memory is asked for a step ahead, at these places, which are those of the step asked for
+  // last: of ys and what is laid out as ys, of gates and dgates. The c that enters a step is what the next one in this
+  // order left.
   const int t_first = backwards ? 0 : a.T - 1;
   const int64_t row = int64_t(t_first) * a.B + first + me.row, directed = int64_t(direction) * a.T * a.B + row;
   int64_t ys = row * wide + direction * H + head * D + unit, gates = directed * VALUES * H + head * D + unit;
@@ -178,7 +197,7 @@ backward_kernel(BackwardArguments a) {
     return gates + (me.rows_to(x) * VALUES + v) * int64_t(value_step) + me.units_to(x);
   };
   Word dy[ITEMS], h[ITEMS];  // h: of the GRU that before the step, of an RNN that after it
-  float dcy[ITEMS], c[ITEMS], c_before[ITEMS];
+  float dcy[ITEMS], c_next[ITEMS];
   typename Saved::Word saved[ITEMS][VALUES];
   uint8_t cut;  // whether the asked sequence is cut where it enters the step
   auto load_step = [&](int step) {
@@ -192,10 +211,9 @@ backward_kernel(BackwardArguments a) {
       dy[x] = in && a.dys ? static_cast<const Word*>(a.dys)[ys_at(x)] : Word(0);
       if (STATES == 2) {
         dcy[x] = in && a.dcs ? a.dcs[ys_at(x)] : 0.f;
-        c[x] = c_before[x];
-        c_before[x] = 0.f;
-        if (in && starts) c_before[x] = Element::to_float(static_cast<const Word*>(a.c0)[state_at(x)]);
-        if (in && !starts) c_before[x] = a.cs[ys_at(x) + ys_step];
+        c_next[x] = 0.f;
+        if (in && starts) c_next[x] = Element::to_float(static_cast<const Word*>(a.c0)[state_at(x)]);
+        if (in && !starts) c_next[x] = a.cs[ys_at(x) + ys_step];
       } else {
         const Word* after = static_cast<const Word*>(a.ys) + ys_at(x);
         const Word* from = SAVED == 0 ? after : starts ? static_cast<const Word*>(a.h0) + state_at(x) : after + ys_step;
@@ -207,10 +225,47 @@ backward_kernel(BackwardArguments a) {
       }
     }
   };
+  auto load_following = [&](int step) {
+    ys += ys_step;
+    gates += gates_step;
+    if (step < a.T) load_step(step);
+  };
+
+  // What the step has of it, as it computes with it.
+  float values[ITEMS][VALUES], dh_own[ITEMS], dc_own[ITEMS], entering[ITEMS], left[ITEMS], c_before[ITEMS];
+  uint32_t live, cuts;
+  auto take_step = [&](int step) {
+    live = device::ballot(t_first + dt * step < length);
+    cuts = device::ballot(cut != 0);
+#pragma unroll
+    for (int x = 0; x < ITEMS; ++x) {
+      dh_own[x] = Element::to_float(dy[x]);
+      if (STATES == 2) {
+        dc_own[x] = dcy[x];
+        left[x] = c_before[x];
+        entering[x] = c_before[x] = c_next[x];
+      } else {
+        left[x] = entering[x] = Element::to_float(h[x]);
+      }
+#pragma unroll
+      for (int v = 0; v < SAVED; ++v) values[x][v] = Saved::to_float(saved[x][v]);
+      if (SAVED > 0 && a.are_preactivations) {
+        float pre[VALUES];
+#pragma unroll
+        for (int v = 0; v < VALUES; ++v) pre[v] = Element::to_float(saved[x][v]);
+        Cell::template activated<Element>(pre, values[x]);
+      }
+    }
+  };
+  constexpr bool ALONE = P::BLOCKS == 1;
   if (a.T > 0) {
 #pragma unroll
     for (int x = 0; x < ITEMS; ++x) c_before[x] = STATES == 2 && inside(x) ? a.cs[ys_at(x)] : 0.f;
     load_step(0);
+    if (ALONE) {
+      take_step(0);
+      load_following(1);
+    }
   }
 
   if (P::BLOCKS > 1) {
@@ -229,22 +284,16 @@ backward_kernel(BackwardArguments a) {
     for (int x = 0; x < ITEMS; ++x) through[x] = gather<P>(me, x, partial + (step & 1) * P::PARTIAL_BYTES);
   };
 
+  word4 ahead[P::LOOKAHEAD];
 #pragma unroll 1
   for (int step = 0; step < a.T; ++step) {
-    const int t = t_first + dt * step, now = step & 1;
-    if (P::BLOCKS > 1 && device::thread() == 0) device::mbarrier_expect(arrivals + now, P::PARTIAL_BYTES);
-    const uint32_t live = device::ballot(t < length), cuts = device::ballot(cut != 0);
-    float values[ITEMS][VALUES];  // before the wait: they need nothing that arrives
-#pragma unroll
-    for (int x = 0; x < ITEMS; ++x) {
-#pragma unroll
-      for (int v = 0; v < SAVED; ++v) values[x][v] = Saved::to_float(saved[x][v]);
-      if (SAVED > 0 && a.are_preactivations) {
-        float pre[VALUES];
-#pragma unroll
-        for (int v = 0; v < VALUES; ++v) pre[v] = Element::to_float(saved[x][v]);
-        Cell::template activated<Element>(pre, values[x]);
-      }
+    const int now = step & 1;
+    look_ahead<P>(rest, ahead);
+    if (!ALONE) {  // before the wait: it needs nothing that arrives
+      if (device::thread() == 0) device::mbarrier_expect(arrivals + now, P::PARTIAL_BYTES);
+      take_step(step);
+      load_following(step + 1);
+      device::schedule_fence(a.B);
     }
     if (step > 0) receive(step - 1);
     Word dgates[ITEMS][VALUES];
@@ -254,13 +303,11 @@ backward_kernel(BackwardArguments a) {
       const bool lives = inside(x) && (live >> n & 1), cut_here = cuts >> n & 1;
       if (flows[x]) carried[x][0] += through[x];
       float dstates[STATES], before[STATES], after[STATES], d[VALUES], direct[STATES];
-      dstates[0] = carried[x][0] + Element::to_float(dy[x]);
-      before[0] = after[0] = STATES == 1 ? Element::to_float(h[x]) : 0.f;
-      if (STATES == 2) {
-        dstates[STATES - 1] = carried[x][STATES - 1] + dcy[x];
-        before[STATES - 1] = c_before[x];
-        after[STATES - 1] = c[x];
-      }
+      dstates[0] = carried[x][0] + dh_own[x];
+      before[0] = after[0] = 0.f;
+      before[STATES - 1] = entering[x];
+      after[STATES - 1] = left[x];
+      if (STATES == 2) dstates[STATES - 1] = carried[x][STATES - 1] + dc_own[x];
 #pragma unroll
       for (int s = 0; s < STATES; ++s) before[s] = cut_here ? 0.f : before[s];
       Cell::template derivative<Element>(dstates, values[x], before, after, d, direct);
@@ -278,25 +325,32 @@ backward_kernel(BackwardArguments a) {
       }
     }
     device::block_barrier();
-    float sums[P::M_TILES][P::LANE_SUMS];
-    multiply<P>(me, w, rest, gradients + now * P::GRADIENT_BYTES, sums, [&] {
+    auto publish = [&] {
 #pragma unroll
       for (int x = 0; x < ITEMS; ++x) {
 #pragma unroll
         for (int v = 0; v < VALUES; ++v) {
-          if (inside(x)) static_cast<Word*>(a.dgates)[gate_at(x, v)] = dgates[x][v];
+          if (inside(x)) static_cast<Word*>(a.dgates)[gate_at(x, v) - gates_step] = dgates[x][v];
         }
       }
-      ys += ys_step;
-      gates += gates_step;
-      if (HIDES_PLACES && P::BLOCKS == 1 && P::SHARED_TILES == 0) value_step = device::hide(H);
-      if (step + 1 < a.T) load_step(step + 1);
+    };
+    float sums[P::M_TILES][P::LANE_SUMS];
+    multiply<P>(me, w, rest, gradients + now * P::GRADIENT_BYTES, sums, ahead, [&] {
+      if (!ALONE) return;
+      device::schedule_fence(a.B);  // the first products come first
+      if (HIDES_PLACES && P::SHARED_TILES == 0) value_step = device::hide(H);
+      publish();
+      take_step(step + 1);
+      load_following(step + 2);
+      device::schedule_fence(a.B);  // the loads stay here, a step ahead of their use
     });
-    if (P::BLOCKS == 1) {
+    if (ALONE) {
 #pragma unroll
       for (int x = 0; x < ITEMS; ++x) through[x] = sums[x / P::LANE_SUMS % P::M_TILES][x % P::LANE_SUMS];
     } else {
       send<P>(me, sums, partial + now * P::PARTIAL_BYTES, arrivals + now);
+      device::schedule_fence(a.B);  // what is sent comes first
+      publish();
     }
   }
 

@@ -39,15 +39,21 @@ struct BackwardShape {
   static constexpr int PAIRS = ROWS / 2;                        // of sequences
   static constexpr int LANE_SUMS = TILE * ROWS / 32;            // of a tile's product, in a lane
 
-  // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. These are the most tiles that leave enough for the
-  // rest, as compiled for sm_90a. In TF32 a block on its own, with four items a lane, takes a tenth fewer instructions
-  // a step with eight of its 32 tiles in shared memory, and spills on no chip.
+  // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. These are about the most tiles that leave enough
+  // for the rest, and for the tiles that are under way from shared memory, as compiled by nvcc 13 without spilling.
   static constexpr int WARPS_OF_WIDE_REGISTERS = 8;
   static constexpr int MOST_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 20
-                                             : BLOCKS == 1 && sizeof(Word) == 4 ? 24
+                                             : BLOCKS == 1 && sizeof(Word) == 4 ? 20
+                                             : BLOCKS == 1                      ? 20
+                                             : sizeof(Word) == 4                ? 40
                                                                                 : 44;
   static constexpr int REGISTER_TILES = TILES < MOST_REGISTER_TILES ? TILES : MOST_REGISTER_TILES;
   static constexpr int SHARED_TILES = TILES - REGISTER_TILES;
+  // Which tiles lie in shared memory, and how many of them are loaded ahead: as in ForwardShape.
+  static constexpr int MOST_LOOKAHEAD = WARPS > WARPS_OF_WIDE_REGISTERS ? 6 : 4;
+  static constexpr int LOOKAHEAD = SHARED_TILES < MOST_LOOKAHEAD ? (SHARED_TILES ? SHARED_TILES : 1) : MOST_LOOKAHEAD;
+  static constexpr DEVICE int shared_before(int i) { return (i * SHARED_TILES + TILES - 1) / TILES; }
+  static constexpr DEVICE bool lies_in_shared(int i) { return shared_before(i + 1) > shared_before(i); }
   static constexpr int WEIGHT_LOADS = 4;  // tiles at a time: registers are for the weights, not for loads in flight
 
   // Sums that a warp has under way at least, since a product waits for the one before in the same sum: where tiles
@@ -55,9 +61,9 @@ struct BackwardShape {
   static constexpr int LEAST_SUMS = 4;
   static constexpr int CHAINS = M_TILES < LEAST_SUMS ? LEAST_SUMS / M_TILES : 1;
 
-  // Where in the product what it need not wait for is issued, the stores of the step and the loads of the next:
-  // halfway, behind products that are under way. A block on its own has too many items to keep them for as long.
-  static constexpr int K_MEANWHILE = BLOCKS == 1 ? 0 : K_TILES / 4 * 2;
+  // Where in the product a block on its own does what need not wait for it: behind the first products. One of a cluster
+  // does it while it waits for the others.
+  static constexpr int K_MEANWHILE = 2;
 
   // Shared memory: barriers, the gates' gradients in two buffers, what other blocks send in two, weight tiles.
   static constexpr int TILE_BYTES = 32 * sizeof(word4);
@@ -69,6 +75,9 @@ struct BackwardShape {
   static constexpr int SHARED_BYTES =
       BARRIER_BYTES + 2 * GRADIENT_BYTES + 2 * PARTIAL_BYTES + WARPS * SHARED_TILES * TILE_BYTES;
 
+  static constexpr int MOST_SHARED_BYTES = 227 << 10;  // of a block on sm_90
+
+  static_assert(SHARED_BYTES <= MOST_SHARED_BYTES, "the weights fit into the cluster");
   static_assert(K_WARPS_ == 1, "a sum stays within a warp");
   static_assert(UNITS % BLOCKS == 0 && BLOCK_UNITS % TILE == 0, "a tile has one owner, and its gate rows one gate");
   static_assert(UNITS % (TILE * WARPS) == 0, "a warp has whole tiles");

@@ -44,7 +44,7 @@ struct ForwardLane {
   // the warp finishes half of the columns, of its column of n and n ^ 1. Where it has four, they are the lower or the
   // upper half of the group as the lane's own unit is, of its own column.
   static constexpr bool HALVES = P::WORD_UNITS == 4;
-  static constexpr int SENDERS = P::WORD_UNITS / P::COLUMNS;
+  static constexpr int SENDERS = P::SENDERS;
   DEVICE int sent_column() const {
     if (HALVES) return P::COLUMNS == 2 ? 2 * q + g % 2 : column();
     return P::COLUMNS == 2 ? g : (g & 6) | k_warp % 2;
@@ -74,34 +74,62 @@ DEVICE void load_weights(const ForwardLane<P>& me, const typename P::Word* w_hh,
       tile.x[half + 2] = load_packed(row + beyond, unit < D ? D - beyond : 0, aligned);
     }
     tile = P::Element::operand(tile);
-    if (i < P::REGISTER_TILES) {
-      w[i < P::REGISTER_TILES ? i : 0] = tile;
+    if (P::lies_in_shared(i)) {
+      store(rest + P::shared_before(i) * P::TILE_BYTES, tile);
     } else {
-      store(rest + (i - P::REGISTER_TILES) * P::TILE_BYTES, tile);
+      w[i - P::shared_before(i)] = tile;
     }
     if (i % WEIGHT_LOADS == WEIGHT_LOADS - 1) device::compiler_fence();
   }
 }
 
-// w h of the warp's gate rows and its part of the sum: `sums` in the layout of the product's tiles.
+// Asks for the first of the tiles in shared memory.
 template <class P>
+DEVICE void look_ahead(const char* rest, word4 (&ahead)[P::LOOKAHEAD]) {
+#pragma unroll
+  for (int n = 0; n < P::LOOKAHEAD && n < P::SHARED_TILES; ++n) ahead[n] = load<word4>(rest + n * P::TILE_BYTES);
+}
+
+// The pair of tiles of the state from the warp's tile `k` on, which the product takes.
+template <class P>
+DEVICE word4 load_state(const ForwardLane<P>& me, const char* state, int k) {
+  return device::load_matrices(state + (me.k_warp * P::K_TILES + k) * P::PRODUCT_BYTES, me.lane);
+}
+
+// w h of the warp's gate rows and its part of the sum: `sums` in the layout of the product's tiles. Calls `meanwhile`
+// where there is time: before the first wait, or behind the first products. `ahead` has what look_ahead loads, and `b`,
+// of a block on its own, the first pairs of the state.
+template <class P, class Meanwhile>
 DEVICE void multiply(const ForwardLane<P>& me, const word4 (&w)[P::REGISTER_TILES], const char* rest, const char* state,
-                     uint64_t* arrivals, int parity, float (&sums)[P::M_TILES][4]) {
+                     uint64_t* arrivals, int parity, float (&sums)[P::M_TILES][4], word4 (&ahead)[P::LOOKAHEAD],
+                     word4 (&b)[P::STATE_PAIRS], const Meanwhile& meanwhile) {
   float chains[P::CHAINS][P::M_TILES][4] = {};
+  if (P::BLOCKS > 1) meanwhile();
 #pragma unroll
   for (int k = 0; k < P::K_TILES; k += 2) {
     if (P::ARRIVALS && k % P::TILES_OF_ARRIVAL == 0) {
       constexpr int OF_WARP = P::ARRIVALS / P::K_WARPS;
       device::mbarrier_wait(arrivals + me.k_warp * OF_WARP + k / P::TILES_OF_ARRIVAL, parity);
+      b[0] = load_state<P>(me, state, k);
     }
-    const word4 b = device::load_matrices(state + (me.k_warp * P::K_TILES + k) * P::PRODUCT_BYTES, me.lane);
+    const word4 now = b[k / 2 % P::STATE_PAIRS];
+    if (k + 2 * P::STATE_PAIRS < P::K_TILES && (!P::ARRIVALS || (k + 2) % P::TILES_OF_ARRIVAL != 0)) {
+      b[k / 2 % P::STATE_PAIRS] = load_state<P>(me, state, k + 2 * P::STATE_PAIRS);
+    }
 #pragma unroll
     for (int i = k * P::M_TILES; i < (k + 2) * P::M_TILES; ++i) {
-      const word4 tile = i < P::REGISTER_TILES ? w[i < P::REGISTER_TILES ? i : 0]
-                                               : load<word4>(rest + (i - P::REGISTER_TILES) * P::TILE_BYTES);
-      const int second = i / P::M_TILES % 2;
-      P::Element::mma(chains[second % P::CHAINS][i % P::M_TILES], tile, b.x[2 * second], b.x[2 * second + 1]);
+      const int second = i / P::M_TILES % 2, n = P::shared_before(i);
+      float (&chain)[4] = chains[second % P::CHAINS][i % P::M_TILES];
+      if (P::lies_in_shared(i)) {
+        P::Element::mma(chain, ahead[n % P::LOOKAHEAD], now.x[2 * second], now.x[2 * second + 1]);
+        if (n + P::LOOKAHEAD < P::SHARED_TILES) {
+          ahead[n % P::LOOKAHEAD] = load<word4>(rest + (n + P::LOOKAHEAD) * P::TILE_BYTES);
+        }
+      } else {
+        P::Element::mma(chain, w[i - n], now.x[2 * second], now.x[2 * second + 1]);
+      }
     }
+    if (P::BLOCKS == 1 && k == P::K_TILES / 4 * 2 - 2) meanwhile();
   }
 #pragma unroll
   for (int m = 0; m < P::M_TILES; ++m) {
@@ -190,19 +218,25 @@ DEVICE word4 gather_units(const ForwardLane<P>& me, const float (&h)[P::COLUMNS]
   return units;
 }
 
-// Sends a word4 of units of a sequence to every block, `to` its buffer of the next state.
+// Where the shared memory begins of each block that the lane sends to.
 template <class P>
-DEVICE void send(const ForwardLane<P>& me, const word4& units, char* to, uint64_t* arrivals) {
-  if constexpr (P::BLOCKS == 1) {
-    if (me.sender() == 0) store(to, units);
-  } else {
-    uint64_t* arrival = arrivals + me.rank * P::ARRIVALS / P::BLOCKS;
+DEVICE void find_receivers(const ForwardLane<P>& me, const char* shared, device::remote (&receivers)[P::RECEIVERS]) {
 #pragma unroll
-    for (int r = 0; r < P::BLOCKS; r += me.SENDERS) {
-      const int block = r + me.sender();
-      if (P::BLOCKS % me.SENDERS == 0 || block < P::BLOCKS) {
-        device::store_async(device::map(to, block), units, device::map(arrival, block));
-      }
+  for (int r = 0; r < P::RECEIVERS; ++r) {
+    const int block = r * me.SENDERS + me.sender();
+    receivers[r] = device::map(shared, block < P::BLOCKS ? block : 0);
+  }
+}
+
+// Sends a word4 of units of a sequence to every block, to its buffer of the next state and to count on its barrier,
+// both given from where shared memory begins.
+template <class P>
+DEVICE void send(const ForwardLane<P>& me, const word4& units, const device::remote (&receivers)[P::RECEIVERS], int to,
+                 int arrival) {
+#pragma unroll
+  for (int r = 0; r < P::RECEIVERS; ++r) {
+    if (P::BLOCKS % me.SENDERS == 0 || r * me.SENDERS + me.sender() < P::BLOCKS) {
+      device::store_async(receivers[r] + to, units, receivers[r] + arrival);
     }
   }
 }
@@ -288,103 +322,216 @@ forward_kernel(ForwardArguments a) {
     }
   }
 
+  // The bit of an item's sequence in a ballot; none where the item lies outside of the batch or the head.
+  uint32_t own[ITEMS][COLUMNS];
+#pragma unroll
+  for (int i = 0; i < ITEMS; ++i) {
+#pragma unroll
+    for (int j = 0; j < COLUMNS; ++j) own[i][j] = inside(i, j) ? 1u << (column + j) : 0;
+  }
+
   // Where the step's rows begin, in elements.
   const int dt = place.backwards ? -1 : 1, t_first = place.backwards ? a.T - 1 : 0;
   const int64_t row = int64_t(t_first) * a.B + first, directed = int64_t(place.direction) * a.T * a.B + row;
-  const int64_t row_step = int64_t(dt) * a.B * H;
-  int64_t gx_at = (directed + column) * G * H + head_unit;
+  // A block on its own keeps strides and places in registers; one of a cluster computes them while it waits.
+  constexpr bool ALONE = P::BLOCKS == 1;
+  auto keep = [](int64_t stride) { return ALONE ? device::hide(stride) : stride; };
+  const int64_t row_step = keep(int64_t(dt) * a.B * H), gx_step = keep(row_step * G);
+  const int64_t ys_step = keep(row_step * a.directions);
   int64_t gates_at = (directed + column) * SAVED * H + head_unit;
-  int64_t cs_at = (row + column) * wide + place.direction * H + head_unit;
-  int64_t ys_at = (row + sent_column) * wide + place.direction * H + place.head * D + sent_unit;
+  int64_t ys_at = (row + column) * wide + place.direction * H + head_unit;
   int64_t reset_at = int64_t(place.backwards ? a.T - 1 : 1) * a.B + place.asked;
 
-  // What a step reads from memory is loaded a step ahead: gx, and whether the state is cut that leaves the step.
-  Word gx[ITEMS][COLUMNS][G];
-  uint8_t reset;
-  auto load_step = [&](int t) {
-    const Word* from = static_cast<const Word*>(a.gx) + gx_at;
+  // What a step reads from memory is asked for when the one before begins: gx, and whether the state is cut that leaves
+  // the step. Items that lie outside read what belongs to another, for the loads to need no condition, and drop it.
+  const Word* from[COLUMNS];
+  int beside[ITEMS];
+#pragma unroll
+  for (int j = 0; j < COLUMNS; ++j) {
+    const int n = first + column + j;
+    const int64_t sequence = directed - first + (n < a.B ? n : a.B - 1);
+    from[j] = static_cast<const Word*>(a.gx) + sequence * G * H + place.head * D + (unit < D ? unit : D - 1);
+  }
+#pragma unroll
+  for (int i = 0; i < ITEMS; ++i) beside[i] = unit + 8 * i < D ? 8 * i : 0;
+  uint32_t gx[ITEMS][COLUMNS][G], reset;
+  float x[ITEMS][COLUMNS][G];
+  uint32_t live, cuts;
+  auto load_step = [&](int t, bool is_last) {
+    const int64_t on = is_last ? 0 : gx_step;
+#pragma unroll
+    for (int j = 0; j < COLUMNS; ++j) {
+#pragma unroll
+      for (int gate = 0; gate < G; ++gate) {
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) gx[i][j][gate] = from[j][int64_t(gate) * H + beside[i]];
+      }
+      from[j] += on;
+    }
+    const int64_t at = ALONE ? reset_at : int64_t(place.backwards ? t : t + 1) * a.B + place.asked;
+    reset = place.load_reset(a, place.backwards ? t : t + 1, at);
+    reset_at += dt * a.B;
+  };
+  // What step `t` computes with: of a sequence that has ended nothing, whatever may lie there.
+  auto take_step = [&](int t, bool is_last) {
+    live = device::ballot(t < place.length);
+    cuts = device::ballot(reset != 0 && !is_last);
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
 #pragma unroll
       for (int j = 0; j < COLUMNS; ++j) {
 #pragma unroll
         for (int gate = 0; gate < G; ++gate) {
-          gx[i][j][gate] = inside(i, j) ? from[(j * G + gate) * int64_t(H) + 8 * i] : Word(0);
+          x[i][j][gate] = live & own[i][j] ? Element::to_float(static_cast<Word>(gx[i][j][gate])) : 0.f;
         }
       }
     }
-    reset = place.load_reset(a, place.backwards ? t : t + 1, reset_at);
-    gx_at += row_step * G;
-    reset_at += dt * a.B;
   };
-  if (a.T > 0) load_step(t_first);
+  if (a.T > 0) {
+    load_step(t_first, a.T == 1);
+    if (ALONE) take_step(t_first, a.T == 1);
+  }
   start<P>(arrivals);
+
+  device::remote receivers[P::RECEIVERS];
+  if (!ALONE) find_receivers<P>(me, shared, receivers);
+
+  word4 ahead[P::LOOKAHEAD], b[P::STATE_PAIRS];
+  auto look_at_state = [&](int buffer) {
+#pragma unroll
+    for (int pair = 0; pair < P::STATE_PAIRS && 2 * pair < P::K_TILES; ++pair) {
+      b[pair] = load_state<P>(me, state + buffer * P::STATE_BYTES, 2 * pair);
+    }
+  };
+  if (P::BLOCKS == 1) look_at_state(0);
+
+  // What a step leaves to be stored: ys, as a row's word4 where there are others to send it to, else as it is computed;
+  // c; and what is saved, two 16-bit values in a word.
+  constexpr int SAVED_WORDS = P::BLOCKS == 1 && sizeof(SavedWord) == 2 && SAVED > 0 ? VALUES / 2 : VALUES;
+  word4 rows[ITEMS];
+  Word ys[ITEMS][COLUMNS];
+  float c[ITEMS][COLUMNS];
+  uint32_t saved[ITEMS][COLUMNS][SAVED_WORDS];
+  auto publish = [&](int t) {
+    const int64_t row_now = int64_t(device::hide(t)) * a.B + first;
+    if (!ALONE) {
+      ys_at = (row_now + column) * wide + place.direction * H + head_unit;
+      gates_at = (int64_t(place.direction) * a.T * a.B + row_now + column) * SAVED * H + head_unit;
+    }
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+      if (!ALONE && me.sender() == 0 && first + sent_column < a.B) {
+        const int u = sent_unit + 8 * i;
+        const int64_t at = (row_now + sent_column) * wide + place.direction * H + place.head * D + u;
+        store_row(static_cast<Word*>(a.ys) + at, rows[i], D - u, vectors);
+      }
+#pragma unroll
+      for (int j = 0; j < COLUMNS; ++j) {
+        const int64_t at = ys_at + int64_t(j) * wide + 8 * i;
+        if (ALONE && own[i][j]) static_cast<Word*>(a.ys)[at] = ys[i][j];
+        if (STATES == 2 && a.cs && own[i][j]) a.cs[at] = c[i][j];
+        if (SAVED > 0 && a.gates && own[i][j]) {
+          SavedWord* gates = static_cast<SavedWord*>(a.gates) + gates_at + int64_t(j) * SAVED * H + 8 * i;
+#pragma unroll
+          for (int v = 0; v < SAVED; ++v) {
+            const uint32_t word = saved[i][j][v * SAVED_WORDS / VALUES];
+            gates[v * int64_t(H)] = static_cast<SavedWord>(SAVED_WORDS < VALUES ? word >> v % 2 * 16 : word);
+          }
+        }
+      }
+    }
+    if (ALONE) {
+      if (SAVED > 0) gates_at = keep(gates_at) + row_step * SAVED;
+      ys_at = keep(ys_at) + ys_step;
+    }
+  };
 
 #pragma unroll 1
   for (int step = 0; step < a.T; ++step) {
     const int t = t_first + dt * step, now = step & 1, then = now ^ 1;
     const bool last = step == a.T - 1;
+    look_ahead<P>(rest, ahead);
     if (P::BLOCKS > 1 && device::thread() < P::ARRIVALS && !last) {
       device::mbarrier_expect(arrivals + then * P::ARRIVALS + device::thread(), P::STATE_BYTES / P::ARRIVALS);
     }
+    // Where it sends to, which is found before the wait.
+    const int to =
+        device::hide(static_cast<int>(P::BARRIER_BYTES + state_word(sent_unit, sent_column)) + then * P::STATE_BYTES);
+    const int arrival =
+        device::hide((then * P::ARRIVALS + me.rank * P::ARRIVALS / P::BLOCKS) * static_cast<int>(sizeof(uint64_t)));
     float sums[P::M_TILES][4], gh[ITEMS][COLUMNS][G];
-    multiply<P>(me, w, rest, state + now * P::STATE_BYTES, arrivals + now * P::ARRIVALS, step >> 1 & 1, sums);
+    auto meanwhile = [&] {
+      if (!ALONE) return;
+      device::schedule_fence(a.B);  // the first products come first
+      load_step(t + dt, step + 2 >= a.T);
+      if (step > 0) publish(t - dt);
+      device::schedule_fence(a.B);  // the loads stay here, a step ahead of their use
+    };
+    multiply<P>(me, w, rest, state + now * P::STATE_BYTES, arrivals + now * P::ARRIVALS, step >> 1 & 1, sums, ahead, b,
+                meanwhile);
     reduce<P>(me, sums, partial + now * P::PARTIAL_BYTES, gh);
+    if (!ALONE) take_step(t, last);
 
-    const uint32_t live = device::ballot(t < place.length), cuts = device::ballot(reset != 0 && !last);
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {
-      float values[COLUMNS][VALUES], h[COLUMNS], c[COLUMNS];
+      float h[COLUMNS];
 #pragma unroll
       for (int j = 0; j < COLUMNS; ++j) {
-        const bool lives = live >> (column + j) & 1, is_cut = cuts >> (column + j) & 1;
-        float x[G], pre[VALUES], after[STATES];
+        const bool lives = live & own[i][j];
+        float pre[VALUES], values[VALUES], after[STATES];
 #pragma unroll
         for (int gate = 0; gate < G; ++gate) {
-          x[gate] = lives ? Element::to_float(gx[i][j][gate]) : 0.f;
           if (!Cell::ADDS) gh[i][j][gate] += bias[i][gate];
         }
-        Cell::preactivations(x, gh[i][j], pre);
-        Cell::template activated<Element>(pre, values[j]);
-        Cell::template update<Element>(values[j], states[i][j], after);
+        Cell::preactivations(x[i][j], gh[i][j], pre);
+        Cell::template activated<Element>(pre, values);
+        Cell::template update<Element>(values, states[i][j], after);
 #pragma unroll
-        for (int s = 0; s < STATES; ++s) {
-          if (!lives) after[s] = states[i][j][s];
-          states[i][j][s] = is_cut ? 0.f : after[s];
-        }
+        for (int s = 0; s < STATES; ++s) after[s] = lives ? after[s] : states[i][j][s];
         h[j] = after[0];
-        c[j] = after[STATES - 1];
-      }
-
-      // What is sent comes first: all blocks wait for it.
-      word4 y = gather_units<P>(me, h), next = Element::operand(y);
-      if (cuts >> sent_column & 1) next = {};
-      char* to = state + then * P::STATE_BYTES + state_word(sent_unit + 8 * i, sent_column);
-      if (P::BLOCKS == 1 || !last) send<P>(me, next, to, arrivals + then * P::ARRIVALS);
-
-      if (!(live >> sent_column & 1)) y = {};
-      if (me.sender() == 0 && first + sent_column < a.B) {
-        store_row(static_cast<Word*>(a.ys) + ys_at + 8 * i, y, D - sent_unit - 8 * i, vectors);
-      }
+        c[i][j] = after[STATES - 1];
 #pragma unroll
-      for (int j = 0; j < COLUMNS; ++j) {
-        if (STATES == 2 && a.cs && inside(i, j)) a.cs[cs_at + int64_t(j) * wide + 8 * i] = c[j];
-        if (SAVED > 0 && a.gates && inside(i, j)) {
-          SavedWord* gates = static_cast<SavedWord*>(a.gates) + gates_at + int64_t(j) * SAVED * H + 8 * i;
+        for (int s = 0; s < STATES; ++s) states[i][j][s] = cuts & own[i][j] ? 0.f : after[s];
+        if (P::BLOCKS == 1) {
+          const int k = me.item_unit(i) + me.g;
+          char* to = state + then * P::STATE_BYTES + state_word(k / P::WORD_UNITS * P::WORD_UNITS, column + j);
+          store(to + k % P::WORD_UNITS * sizeof(Word), Element::operand(Element::from_float(states[i][j][0])));
+          ys[i][j] = lives ? Element::from_float(after[0]) : Word(0);
+        }
+        if (Cell::UNBOUNDED >= 0) {
+          float& value = values[Cell::UNBOUNDED >= 0 ? Cell::UNBOUNDED : 0];
+          value = Element::Saved::finite(value);
+        }
 #pragma unroll
-          for (int v = 0; v < SAVED; ++v) {
-            const float x = values[j][v];
-            gates[v * int64_t(H)] = Element::Saved::from_float(v == Cell::UNBOUNDED ? Element::Saved::finite(x) : x);
+        for (int v = 0; v < SAVED_WORDS; ++v) {
+          if constexpr (SAVED_WORDS < VALUES) {
+            saved[i][j][v] = Element::Saved::pack(values[2 * v], values[2 * v + 1]);
+          } else {
+            saved[i][j][v] = Element::Saved::from_float(values[v]);
           }
         }
       }
+      // What is sent comes first: all blocks wait for it.
+      if constexpr (P::BLOCKS > 1) {
+        rows[i] = gather_units<P>(me, h);
+        word4 next = Element::operand(rows[i]);
+        if (cuts >> sent_column & 1) next = {};
+        if (!last) send<P>(me, next, receivers, to + 8 * i * P::ROWS * static_cast<int>(sizeof(Word)), arrival);
+        if (!(live >> sent_column & 1)) rows[i] = {};
+      }
     }
-    gates_at += row_step * SAVED;
-    cs_at += row_step * a.directions;
-    ys_at += row_step * a.directions;
-    if (!last) load_step(t + dt);
     if (P::BLOCKS == 1) device::block_barrier();
+    if (ALONE) {
+      look_at_state(then);
+      device::schedule_fence(a.B);
+      take_step(t + dt, step + 2 >= a.T);
+    } else {
+      device::schedule_fence(a.B);  // what is sent comes first
+      load_step(t + dt, step + 2 >= a.T);
+      publish(t);
+    }
   }
+  if (ALONE && a.T > 0) publish(a.T - 1);
 
 #pragma unroll
   for (int i = 0; i < ITEMS; ++i) {

@@ -37,15 +37,25 @@ struct ForwardShape {
   // need two, for even and odd tiles along k.
   static constexpr int CHAINS = M_TILES < 3 ? 2 : 1;
 
-  // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. More tiles than these leave too few for the rest:
-  // as compiled by nvcc 13 for sm_90a, 26 spill at 768 units, and 44 at 384 in TF32; for sm_120, 28 of a block on its
-  // own in TF32, which takes no more instructions a step with 26.
+  // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. These are about the most tiles that leave enough
+  // for the rest, and for the tiles that are under way from shared memory, as compiled by nvcc 13 without spilling.
   static constexpr int WARPS_OF_WIDE_REGISTERS = 8;
-  static constexpr int MOST_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 24
+  static constexpr int MOST_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 20
                                              : BLOCKS == 1 && sizeof(Word) == 4 ? 26
-                                                                                : 42;
+                                             : BLOCKS == 1                      ? 26
+                                             : sizeof(Word) == 4                ? 32
+                                                                                : 38;
   static constexpr int REGISTER_TILES = TILES < MOST_REGISTER_TILES ? TILES : MOST_REGISTER_TILES;
   static constexpr int SHARED_TILES = TILES - REGISTER_TILES;
+
+  // Tiles in shared memory are spread evenly among the others, in the order of the product, so that neither its loads
+  // nor the tensor cores wait for the other; and LOOKAHEAD of them are under way to registers that are free while a
+  // warp waits for the state: weights do not depend on it.
+  static constexpr int MOST_LOOKAHEAD = WARPS > WARPS_OF_WIDE_REGISTERS ? 6 : 4;
+  static constexpr int LOOKAHEAD = SHARED_TILES < MOST_LOOKAHEAD ? (SHARED_TILES ? SHARED_TILES : 1) : MOST_LOOKAHEAD;
+  // How many of the tiles before tile `i` lie in shared memory, and whether `i` does.
+  static constexpr DEVICE int shared_before(int i) { return (i * SHARED_TILES + TILES - 1) / TILES; }
+  static constexpr DEVICE bool lies_in_shared(int i) { return shared_before(i + 1) > shared_before(i); }
 
   // The warps that share units along k each finish a part: one of two columns of the product, and with four of them
   // one half of the groups. A lane finishes ITEMS groups by COLUMNS columns.
@@ -54,10 +64,15 @@ struct ForwardShape {
 
   // The state's slices arrive on barriers of their own, so that products start before all have arrived.
   static constexpr int ARRIVALS = BLOCKS == 1 ? 0 : 4;
+  // Pairs of tiles along k whose state a warp has loaded ahead: a block on its own before it does anything else.
+  static constexpr int STATE_PAIRS = BLOCKS == 1 ? 2 : 1;
   static constexpr int TILES_OF_ARRIVAL = ARRIVALS ? UNITS / TILE_K / ARRIVALS : K_TILES;
 
-  // Units of a sequence that a word4 has: a group of them, or half of one.
+  // Units of a sequence that a word4 has: a group of them, or half of one; the lanes that have the same one to send,
+  // and how many blocks each of them sends it to.
   static constexpr int WORD_UNITS = ROW_ELEMENTS<Word>;
+  static constexpr int SENDERS = WORD_UNITS / COLUMNS;
+  static constexpr int RECEIVERS = (BLOCKS + SENDERS - 1) / SENDERS;
 
   // Shared memory: barriers, the state in two buffers, the partial sums in two, weight tiles.
   static constexpr int TILE_BYTES = 32 * sizeof(word4);

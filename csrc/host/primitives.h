@@ -157,7 +157,9 @@ inline uint32_t ballot(bool predicate) {
 }
 
 inline void compiler_fence() {}
+inline void schedule_fence(int) {}
 inline int hide(int x) { return x; }
+inline int64_t hide(int64_t x) { return x; }
 
 inline void named_barrier(int id, int threads) {
   host::cluster->sync(host::cluster->block().barriers[id], threads, "the block's barrier", id);
