@@ -143,6 +143,12 @@ def test_the_summary_of_a_race(change: Callable[[dict[str, Any]], dict[str, Any]
     assert "lstm training 2x3x4x64 float16: 200 2.00 0.50 | - - -" in text
 
 
+def test_where_auto_is_not_the_fastest_is_told() -> None:
+    text, _ = summary({"race": [point(100.0, {"triton": 50.0, "auto": 80.0}), point(100.0, {"auto": 102.0})]})
+    assert "auto is not the fastest at 1 of 4" in text
+    assert '("lstm",), ("float16",), units=64, batch=3, steps=2, training=True  # graph: triton 2.00, auto 1.25' in text
+
+
 def test_the_report_has_a_table_and_a_picture(tmp_path: Path) -> None:
     rows = [point(200.0, {"triton": 100.0, "cuda grid": 400.0}, mode) for mode in ("training", "inference")]
     (tmp_path / "race.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -67,3 +67,23 @@ def means(found: Sequence[Point], kind: str) -> dict[tuple[str, str], tuple[floa
         if best is not None:
             speeds.setdefault((point.case.mode, "the best kernel"), []).append(best[1])
     return {key: (geometric_mean(values), min(values), len(values)) for key, values in speeds.items()}
+
+
+def losses(found: Sequence[Point], share: float = 0.97) -> list[str]:
+    """Where `auto` has less than `share` of the speed of the fastest racer, torch.nn included.
+
+    They are rows that `preference_cuda.py` lacks, as they would begin there, with the speeds beside.
+    """
+    lines = []
+    for point in found:
+        for kind in KINDS:
+            ours = point.speed(AUTO, kind)
+            speeds = {name: speed for name in point.times if name != AUTO and (speed := point.speed(name, kind))}
+            if ours is None or not speeds:
+                continue
+            first = max(speeds, key=lambda name: speeds[name])
+            if ours < share * speeds[first]:
+                case, (T, B, _, H) = point.case, point.case.shape
+                row = f'("{case.cell}",), ("{case.dtype}",), units={H}, batch={B}, steps={T}, training={case.training}'
+                lines.append(f"{row}  # {kind}: {first} {speeds[first]:.2f}, auto {ours:.2f}")
+    return lines

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.figures import BASELINE, KINDS, means, points, racers
+from benchmarks.gpu.figures import BASELINE, KINDS, losses, means, points, racers
 
 Records = dict[str, list[dict[str, Any]]]
 """By stage."""
@@ -102,6 +102,11 @@ def race_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
                 told.append(f"{speed:.2f}" if speed else "bad" if "failed" in point.times.get(name, {}) else "-")
             parts.append(" ".join(told))
         lines.append(f"{point.case.label}: {' | '.join(parts)}")
+    lost = losses(found)
+    lines += [
+        f"auto is not the fastest at {len(lost)} of {len(KINDS) * len(found)}:" if lost else "auto is the fastest"
+    ]
+    lines += [f"  {line}" for line in lost]
     for kind in KINDS:
         for (mode, name), (mean, least, count) in means(found, kind).items():
             lines.append(f"mean {mode} {kind}, {name}: {mean:.2f} of {count}, least {least:.2f}")
