@@ -66,7 +66,7 @@ def explain(
     prepared = prepare(module._options(), module._weights(), input, hx, lengths, resets)
     call, asked = replace(prepared.call, return_states=return_states), prepared.backend
     first = call.layer(0, call.x)
-    training = stack.needs_gradients(first)
+    training = stack.needs_gradients(*call.tensors())
     try:
         layers = _serving(asked, call, first, training)
     except backends.CannotServe:
@@ -79,11 +79,21 @@ def explain(
             reasons[name] = f"cannot: {why_not}"
         elif name in layers:
             reasons[name] = f"taken: {preferred}" if (asked, name) == ("auto", "aten") else "taken"
+        elif asked == "auto" and training and name in _backward(call, layers):
+            reasons[name] = "taken for the backward"
         elif asked == "auto":
             reasons[name] = "could, but one that is preferred serves the call"
         else:
             reasons[name] = "could, but another was asked for"
     return Explanation(asked, layers, reasons)
+
+
+def _backward(call: Call, layers: list[str]) -> list[str]:
+    """What `auto` takes for each layer's backward; torch's kernels keep to themselves."""
+    if "aten" in layers:
+        return []
+    indices = range(call.num_layers)
+    return [backends.operator_backend("auto", call.layer(k, _input_of(call, k)), "backward") for k in indices]
 
 
 def _serving(asked: str, call: Call, first: Layer, training: bool) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fastrnn import ops
-from fastrnn.backends import aten, module, operator_backend, preference_cuda, tf32
+from fastrnn.backends import aten, module, operator_backend, tf32
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Forward, Layer
 from fastrnn.backends.numba import prepared, workspace
@@ -256,8 +256,8 @@ class OnGPU(ByLayers):
     def __init__(self, form: Form, layers: Sequence[Sequence[dict[str, nn.Parameter]]], input: Tensor, state: Tensor):
         super().__init__(form, layers, input, state)
         self.settings = _settings()
-        first = self.as_call(input, self.zero_states()).layer(0, input)
-        self.backend = module(operator_backend(form.backend, first))
+        call = self.as_call(input, self.zero_states())
+        self.backend = module(operator_backend(form.backend, call.layer(0, call.x)))
 
     def serves(self, module: nn.Module, input: Tensor, states: Sequence[Any]) -> bool:
         """As `Known.serves`; torch's settings decide which backend serves a call."""
@@ -289,7 +289,7 @@ class TrainingOnGPU(OnGPU):
 
 def _settings() -> tuple[bool, ...]:
     """What the choice of a backend on a GPU looks at beside the call."""
-    return tf32.allowed(), torch.backends.cudnn.enabled, preference_cuda.is_capturing()
+    return tf32.allowed(), torch.backends.cudnn.enabled
 
 
 class Torch(Known):

@@ -91,7 +91,7 @@ def run(prepared: Prepared, watch: Watch | None = None) -> tuple[Tensor, States]
     transformed = is_transformed()
     if watch is not None and not call.return_states:
         backend = "auto" if backend == "aten" else backend
-    elif not transformed and aten_serves(backend, call, layer, needs_gradients(layer)):
+    elif not transformed and aten_serves(backend, call, layer, needs_gradients(*call.tensors())):
         return aten.run(call)
     finals = []
     for index in range(1, call.num_layers + 1):
@@ -117,17 +117,17 @@ def is_transformed() -> bool:
     return not torch.compiler.is_compiling() and torch.autograd.forward_ad._current_level >= 0
 
 
-def needs_gradients(layer: Layer) -> bool:
-    """Whether autograd will ask for the gradient of any of the layer's arguments."""
+def needs_gradients(*tensors: Tensor) -> bool:
+    """Whether autograd will ask for the gradient of any of them."""
     if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
         # torch.jit.trace compares its trace with one made without gradients; backward computes again what is not kept.
         return False
-    tensors = (layer.x, *layer.w_ih, *layer.w_hh, *layer.biases, *layer.extras, *layer.states0)
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _forward(layer: Layer, history: bool, recompute: bool, backend: str) -> Forward:
     """One layer through its operator, which keeps what backward needs if anything requires gradients."""
-    differentiable = needs_gradients(layer)
+    tensors = (layer.x, *layer.w_ih, *layer.w_hh, *layer.biases, *layer.extras, *layer.states0)
+    differentiable = needs_gradients(*tensors)
     gates = differentiable and not recompute
     return ops.forward(layer, history=history or differentiable, gates=gates, backend=backend)

@@ -67,7 +67,7 @@ def cudnn(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def arguments(call: Call) -> list[Tensor]:
-    return aten_cuda._tensors(call)
+    return call.tensors()
 
 
 def gradients(results: tuple[Tensor, tuple[Tensor, ...]], call: Call, **options: Any) -> list[Tensor]:
@@ -241,6 +241,30 @@ def test_traced_while_gradients_are_on(gru_on_a_gpu: fastrnn.GRU) -> None:
     x = torch.randn(T, B, I)
     traced = torch.jit.trace(gru_on_a_gpu, (x,))
     assert torch.equal(traced(x)[0], gru_on_a_gpu(x)[0])
+
+
+def test_second_derivatives_under_autocast_are_not_rounded() -> None:
+    call = make_call("gru")
+    call = replace(call, x=call.x.float(), states0=tuple(s.float() for s in call.states0))
+    call = replace(call, weights=[[w.detach().float().requires_grad_() for w in group] for group in call.weights])
+    x = call.x.detach().requires_grad_()
+    call = replace(call, x=x)
+    (wanted,) = torch.autograd.grad(aten.run(call)[0].sum(), x, create_graph=True)
+    results = aten_cuda.run(call, cudnn)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (found,) = torch.autograd.grad(results[0].sum(), x, create_graph=True)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_hooks_see_what_is_saved() -> None:
+    call, seen = make_call("rnn_tanh", training=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor) or tensor, lambda tensor: tensor):
+        aten_cuda.run(call, aten.run)
+    plain = len(seen)
+    seen.clear()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: seen.append(tensor) or tensor, lambda tensor: tensor):
+        aten.run(call)
+    assert plain == len(seen)
 
 
 def test_what_lies_in_one_piece() -> None:

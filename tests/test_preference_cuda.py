@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from fastrnn import backends
 from fastrnn.backends import aten_cuda, preference_cuda
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
+from fastrnn.backends.triton import configurations
 from fastrnn.cells import CELLS
 
 cells = pytest.mark.parametrize("cell", CELLS)
@@ -58,11 +60,20 @@ def test_large_layers_of_large_batches_are_cudnns(batch: int, expected: bool) ->
     assert bool(preference_cuda.why_torch(layer("lstm", 1024, torch.bfloat16, batch=batch), True)) is expected
 
 
-def test_what_the_host_takes_is_no_reason_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = layer("lstm", 64, torch.float16, steps=16)
-    assert preference_cuda.why_torch(short, False)
-    monkeypatch.setattr(preference_cuda, "is_capturing", lambda: True)
-    assert not preference_cuda.why_torch(short, False)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:`torch.jit.trace:DeprecationWarning")
+def test_the_choice_within_a_trace() -> None:
+    """There sizes are tensors."""
+    told: list[object] = []
+
+    def choose(x: torch.Tensor) -> torch.Tensor:
+        one = replace(layer("lstm", 256, torch.bfloat16), x=x)
+        one = replace(one, w_ih=[torch.empty(1024, 256)], w_hh=[torch.empty(1, 1024, 256)])
+        told.extend((preference_cuda.why_torch(one, False), preference_cuda.order(one, "forward")))
+        told.append(configurations.forward_tile(one))
+        return x * 1
+
+    torch.jit.trace(choose, torch.zeros(128, 16, 256, dtype=torch.bfloat16), check_trace=False)
+    assert told == [None, ("cuda", "triton"), None]
 
 
 def test_every_row_is_reached() -> None:

@@ -14,6 +14,7 @@ copy that cuDNN would make, and a further one that is freed at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -43,13 +44,14 @@ def run(call: Call, engine: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
     compiled = torch.compiler.is_compiling()
     if not compiled and torch._C._get_tracing_state() is not None:
         return engine(call)  # torch.jit.trace compares its trace with one made without gradients
-    tensors = _tensors(call)
+    tensors = call.tensors()
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         return engine(call if compiled else _in_one_piece(call))
     if not call.training:
         call = replace(call, training=True, dropout=0.0)
-    if compiled:
-        return engine(call)  # compiled gradients have no derivative in any case
+    if compiled or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        # Compiled gradients have no derivative in any case; and hooks must see what cuDNN saves, not what a node hides.
+        return engine(call)
     output, *finals = _Differentiable.apply(call, engine, *tensors)  # type: ignore[no-untyped-call]
     return output, tuple(finals)
 
@@ -75,21 +77,16 @@ def _flattens(call: Call) -> bool:
     return plain and torch._use_cudnn_rnn_flatten_weight() and torch.backends.cudnn.is_acceptable(call.x)
 
 
-def _tensors(call: Call) -> list[Tensor]:
-    """All that a gradient may be asked for; of a packed call its data in the place of x."""
-    x = call.x if call.packed is None else call.packed[0]
-    return [x, *call.states0, *(tensor for weights in call.weights for tensor in weights)]
-
-
 def _with(call: Call, tensors: Sequence[Tensor]) -> Call:
-    """The call with other tensors, in the order of `_tensors`."""
+    """The call with other tensors, in the order of `Call.tensors`."""
     each = iter(tensors)
     x = next(each)
     states0 = tuple(next(each) for _ in call.states0)
     weights = [[next(each) for _ in group] for group in call.weights]
     if call.packed is None:
         return replace(call, x=x, states0=states0, weights=weights)
-    return replace(call, packed=(x, call.packed[1]), states0=states0, weights=weights)
+    padded = x.new_empty(1).expand(call.x.shape)  # whose shape is all that anyone looks at: cuDNN needs no copy
+    return replace(call, x=padded, packed=(x, call.packed[1]), states0=states0, weights=weights)
 
 
 class _Differentiable(torch.autograd.Function):
@@ -98,7 +95,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, engine: Run, *tensors: Tensor) -> Any:
         call = _in_one_piece(_with(call, [tensor.detach() for tensor in tensors]))
-        inner = _tensors(call)
+        inner = call.tensors()
         for within, tensor in zip(inner, tensors, strict=True):
             within.requires_grad_(tensor.requires_grad)
         with torch.enable_grad():
@@ -109,6 +106,12 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        off = checks.autocast_dtype(grads[0]) is not None
+        with torch.autocast(grads[0].device.type, enabled=False) if off else nullcontext():
+            return _Differentiable._gradients(ctx, grads)
+
+    @staticmethod
+    def _gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         create_graph = torch.is_grad_enabled()
         if create_graph:

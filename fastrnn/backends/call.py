@@ -43,6 +43,11 @@ class Call:
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
 
+    def tensors(self) -> list[Tensor]:
+        """All that a gradient may be asked for; of a packed call its data in the place of x."""
+        x = self.x if self.packed is None else self.packed[0]
+        return [x, *self.states0, *(tensor for weights in self.weights for tensor in weights)]
+
     @property
     def num_layers(self) -> int:
         return len(self.weights) // self.directions

@@ -2,7 +2,9 @@
 
 Measured on an H200 by `python -m benchmarks.gpu`; docs/performance-gpu.md has the figures, benchmarks/results every
 point. Forward and backward choose apart, since what is saved between them has one layout. Sizes between two that
-were measured go with the larger one; batches larger than those are reckoned from how time grew.
+were measured go with the larger one; batches larger than those are reckoned from how time grew, and cells that were not
+measured go with those that were. Rows that stand for the host's time hold in CUDA graphs as well: what is captured must
+be what warmed up.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ _GATED, _SIMPLE = ("lstm", "gru"), ("rnn_tanh", "rnn_relu")
 
 
 class Torch(NamedTuple):
-    """A range in which torch's kernels measured faster than every kernel of fastrnn."""
+    """A range in which torch's kernels are taken to be faster than every kernel of fastrnn."""
 
     cells: tuple[str, ...]
     precisions: tuple[str, ...]
@@ -31,8 +33,6 @@ class Torch(NamedTuple):
     batch: range = range(_ANY)
     steps: range = range(_ANY)
     training: tuple[bool, ...] = (False, True)
-    host: bool = False
-    """whether it is the host that takes longer to call fastrnn's: no reason where a CUDA graph is captured"""
 
 
 _HOST = "a call of cuDNN's takes less of the host"
@@ -44,9 +44,9 @@ _UNTIMED = "fastrnn's kernels for it have not been timed on a GPU"
 TORCH = (
     Torch((*_GATED, *_SIMPLE), ("float32", "float64"), range(_ANY), _UNTIMED),
     Torch((*_GATED, *_SIMPLE), ("tf32",), range(65), _REGISTERS),
-    Torch(_GATED, ("float16", "tf32"), range(129), _HOST, steps=range(320), training=(True,), host=True),
-    Torch(_GATED, ("float16", "tf32"), range(129), _HOST, steps=range(129), training=(False,), host=True),
-    Torch(_GATED, ("float16", "tf32"), range(129, 1025), _HOST, steps=range(100), training=(True,), host=True),
+    Torch(_GATED, ("float16", "tf32"), range(129), _HOST, steps=range(320), training=(True,)),
+    Torch(_GATED, ("float16",), range(129), _HOST, steps=range(129), training=(False,)),
+    Torch(_GATED, ("float16", "tf32"), range(129, 1025), _HOST, steps=range(100), training=(True,)),
     Torch(_GATED, ("float16",), range(513, 769), _REGISTERS, batch=range(64), training=(False,)),
     Torch(_GATED, ("float16",), range(769, 1025), _REGISTERS, batch=range(64)),
     Torch(_GATED, _SIXTEEN_BITS, range(129, 257), _BATCH, batch=range(769, _ANY)),
@@ -79,30 +79,27 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if dtype == torch.float32 and tf32.allowed() else str(dtype).removeprefix("torch.")
 
 
-def is_capturing() -> bool:
-    """Whether a CUDA graph is being captured, which will be launched at once."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
-
-
 def order(layer: Layer, operation: str) -> tuple[str, ...]:
     """Fastrnn's backends for GPUs, the one that measured faster first."""
     limit = TRITON[operation][layer.cell_name]
-    fits = layer.hidden_size // layer.heads <= limit.units and layer.x.shape[1] >= limit.batch
+    units, batch = int(layer.hidden_size) // int(layer.heads), int(layer.x.shape[1])
+    fits = units <= limit.units and batch >= limit.batch
     return ("triton", "cuda") if fits and precision(layer.x.dtype) in _SIXTEEN_BITS else ("cuda", "triton")
 
 
 def why_torch(layer: Layer, training: bool) -> str | None:
     """Why torch's are the better choice for a layer that fastrnn's kernels serve too, or None if not known to be."""
-    steps, batch, _ = layer.x.shape
+    # While torch.jit traces, sizes are tensors, which `in` would compare with one number after the other.
+    steps, batch, _ = map(int, layer.x.shape)
+    units = int(layer.hidden_size) // int(layer.heads)
     for row in TORCH:
         if (
             layer.cell_name in row.cells
             and precision(layer.x.dtype) in row.precisions
-            and layer.hidden_size // layer.heads in row.units
-            and int(batch) in row.batch
-            and int(steps) in row.steps
+            and units in row.units
+            and batch in row.batch
+            and steps in row.steps
             and training in row.training
-            and not (row.host and is_capturing())
         ):
             return row.reason
     return None

@@ -113,7 +113,7 @@ def _row(layer: Layer) -> Row | None:
     kind = precision(layer.x.dtype)
     if INTERPRETED and kind == "float64":
         kind = "tf32"  # NumPy multiplies float64 as well as any: all kernels can be compared in it
-    units = padded(layer.hidden_size // layer.heads)
+    units = padded(int(layer.hidden_size) // int(layer.heads))  # of a trace, sizes are tensors
     return next((row for row in ROWS if row.serves(layer.cell_name, kind, units)), None)
 
 
