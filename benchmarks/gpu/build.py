@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,15 +40,17 @@ def _run_for_host() -> dict[str, Any]:
 
 
 def run() -> dict[str, Any]:
-    """What was built, or that nothing had to be. Raises CalledProcessError; what was printed is in the log."""
+    """What was built, or that nothing had to be. Raises setup.py's NotBuilt; what was printed is in the log."""
     architecture = _architecture()
     built = sorted((ROOT / "fastrnn").glob("_C.*.so"), key=_age)
     if built and _age(built[0]) > max(map(_age, (ROOT / "csrc").rglob("*.*"))) and _serves(architecture):
         return {"found": architecture}
-    variables = {"FASTRNN_CUDA": "1", "FASTRNN_CUDA_ARCHS": architecture}
-    subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--inplace"], cwd=ROOT, env=os.environ | variables, check=True
-    )
+    # By setup.py's functions: as a command it reads pyproject.toml, whose licence a setuptools before 77 refuses.
+    setup, target = cuda_host.setup_module(), ROOT / "fastrnn" / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    os.environ["FASTRNN_CUDA_ARCHS"] = architecture
+    os.chdir(ROOT)  # setup.py's paths begin there
+    with tempfile.TemporaryDirectory() as objects:
+        setup.compile_and_link(setup.find_sources(Path("csrc")), setup.find_nvcc(), Path(objects), target)
     return {"built": architecture}
 
 
