@@ -1,5 +1,5 @@
 // What a step of the recurrence costs at least on a device: latencies, measured by kernels that do nothing else. They
-// take the place of what docs/performance.md assumes.
+// take the place of what docs/performance-gpu.md assumed at first.
 #pragma once
 
 namespace fastrnn::ceilings {

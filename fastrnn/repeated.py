@@ -34,7 +34,6 @@ from fastrnn.remembered import (
 
 _BACKENDS = ("auto", "numba")
 """By which the CPU's kernels may be reached."""
-_GPU_BACKENDS = ("auto", "triton", "cuda")
 
 
 _calls: dict[type[Known], WeakKeyDictionary[nn.Module, Any]] = {
@@ -145,7 +144,7 @@ def _chosen(kind: type[Known], form: Form, layers: Layers, input: Tensor, state:
 
 def _chosen_on_gpu(kind: type[Known], form: Form, layers: Layers, input: Tensor, state: Tensor) -> type[Known] | None:
     """As `_chosen`, of a call on a GPU."""
-    if form.cell or form.backend not in _GPU_BACKENDS:
+    if form.cell or form.backend not in ("auto", *backends.GPU_BACKENDS):
         return None
     with torch.no_grad():
         known = Known(form, layers, input, state)

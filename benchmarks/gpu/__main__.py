@@ -1,8 +1,8 @@
 """`python -m benchmarks.gpu`: proves and measures fastrnn on the GPU that is there; see the package.
 
 `--out DIR` gets a file of JSON lines for each stage, written as results come, and the summary that is printed last.
-`python -m benchmarks.gpu report DIR` prints that summary again and
-puts the race beside it, as Markdown and as a picture.
+`python -m benchmarks.gpu report DIR` prints that summary again and puts the race beside it, as Markdown and as a
+picture.
 
 The exit status is 0 if every case that was run is as it should be, 1 if not, 2 if the command line was wrong.
 """

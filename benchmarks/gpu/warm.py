@@ -1,4 +1,4 @@
-"""Part of stage `build`: Triton compiles what the race needs, on all cores, by calls of two steps and two sequences."""
+"""Part of stage `smoke`: Triton compiles what the race needs, on all cores, by calls of two steps and two sequences."""
 
 from __future__ import annotations
 
