@@ -4,6 +4,9 @@
 numba nor triton; a backend loads what it needs when it is first asked for.
 """
 
+from fastrnn import main_interpreter  # noqa: F401  before torch is imported
+
+# isort: split
 from fastrnn import functional
 from fastrnn.backends import use_backend
 from fastrnn.convert import accelerate, to_torch

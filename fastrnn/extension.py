@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from fastrnn.first_use import undisturbed
+
 PACKAGE = Path(__file__).resolve().parent
 NAME = "fastrnn._C"
 REASON_FILE = PACKAGE / "_C.missing.txt"
@@ -52,7 +54,7 @@ class Device:
 def _load() -> ModuleType | str:
     """The extension, or why it cannot be imported, as a clause."""
     try:
-        return importlib.import_module(NAME)
+        return undisturbed(lambda: importlib.import_module(NAME))
     except ModuleNotFoundError as error:
         if error.name != NAME:
             return f"it does not load: {error}"

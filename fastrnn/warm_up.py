@@ -13,6 +13,7 @@ from rich.table import Table
 
 from fastrnn.backends import numba as backend
 from fastrnn.backends.numba import compile as kernels
+from fastrnn.backends.numba import kernel_files
 from fastrnn.backends.numba.arguments import FIELDS
 from fastrnn.cells import CELLS
 
@@ -64,15 +65,17 @@ def warm_up(cells: Iterable[str] = tuple(CELLS), dtypes: Iterable[str] = DEFAULT
     reason = backend.ready()
     if reason is not None:
         return Report(None, reason=f"the backend numba cannot run here: {reason}")
-    directory = kernels.cache_directory()
-    if directory is None:
+    read, kept = kernel_files.places()
+    if not read:
         return Report(None, reason="kernels cannot be kept: no directory can be written to; set FASTRNN_CACHE_DIR")
-    report = Report(directory)
+    report = Report(read[0])
     for cell, task, dtype in wanted(cells, dtypes):
-        report.kernels.append(warm(cell, task, dtype, directory))
+        report.kernels.append(warm(cell, task, dtype, read))
+    if any(kernel.outcome == COMPILED for kernel in report.kernels):
+        report.directory = kept
     lost = [kernel.name for kernel in report.kernels if kernel.outcome == LOST]
     if lost:
-        report.reason = f"could not be kept in {directory}: {', '.join(lost)}"
+        report.reason = f"could not be kept in {report.directory}: {', '.join(lost)}"
     return report
 
 
@@ -84,18 +87,19 @@ def wanted(cells: Iterable[str], dtypes: Iterable[str]) -> Iterator[tuple[str, s
         yield from ((cell, task, dtype) for cell in dict.fromkeys(cells) for task in own)
 
 
-def warm(cell: str, task: str, dtype: str, directory: Path) -> Warmed:
+def warm(cell: str, task: str, dtype: str, directories: Iterable[Path]) -> Warmed:
     """Loads one kernel, or compiles it."""
     name = "_".join(part for part in (cell, task, dtype) if part)
-    before, start = written(directory, name), time.perf_counter()
+    before, start = written(directories, name), time.perf_counter()
     kernels.kernel(cell, task, DTYPES[dtype])
-    seconds, after = time.perf_counter() - start, written(directory, name)
+    seconds, after = time.perf_counter() - start, written(directories, name)
     return Warmed(name, LOST if after is None else FOUND if after == before else COMPILED, seconds)
 
 
-def written(directory: Path, name: str) -> int | None:
-    """When a kernel's file was written, in nanoseconds; None if there is none."""
-    return max((path.stat().st_mtime_ns for path in directory.glob(f"{name}.*")), default=None)
+def written(directories: Iterable[Path], name: str) -> int | None:
+    """When a kernel's file was last written, in nanoseconds; None if there is none."""
+    files = (path for directory in directories for path in directory.glob(f"{name}.*"))
+    return max((path.stat().st_mtime_ns for path in files), default=None)
 
 
 def table(report: Report) -> Table:

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-numba = pytest.importorskip("numba", exc_type=ImportError)
-
-from fastrnn.backends.numba import compile as kernels  # noqa: E402
+pytest.importorskip("numba", exc_type=ImportError)
 
 CALL = """
 import sys, torch
@@ -26,27 +24,39 @@ assert numba.config.CACHE_DIR == sys.argv[1]
 """
 
 
-def call(environment: dict[str, str], numba_directory: str = "") -> subprocess.CompletedProcess[str]:
+def start(environment: dict[str, str], numba_directory: str = "") -> subprocess.Popen[str]:
     """Loads one kernel twice in a fresh process."""
     clean = {name: value for name, value in os.environ.items() if name not in ("FASTRNN_CACHE_DIR", "NUMBA_CACHE_DIR")}
-    result = subprocess.run(
-        [sys.executable, "-c", CALL, numba_directory], env=clean | environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stderr
-    return result
+    command = [sys.executable, "-c", CALL, numba_directory]
+    return subprocess.Popen(command, env=clean | environment, stderr=subprocess.PIPE, text=True)
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    """What a process wrote to stderr until it ended well."""
+    _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    return stderr
+
+
+def call(environment: dict[str, str], numba_directory: str = "") -> str:
+    return said(start(environment, numba_directory))
 
 
 def test_compiled_once_and_kept(tmp_path: Path) -> None:
-    first = call({"FASTRNN_CACHE_DIR": str(tmp_path)})
+    environment = {"FASTRNN_CACHE_DIR": str(tmp_path)}
+    first = call(environment)
     (directory,) = tmp_path.iterdir()
-    assert first.stderr == f"fastrnn: compiling the kernel pack float32, once; it is kept in {directory}\n"
+    assert first == f"fastrnn: compiling the kernel pack float32, once; it is kept in {directory}\n"
     assert [path.name.split(".")[0] for path in directory.iterdir()] == ["pack_float32"]
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    assert call({"FASTRNN_CACHE_DIR": str(tmp_path)}).stderr == ""
+    assert call(environment) == ""
     (kept,) = directory.iterdir()
     kept.write_bytes(kept.read_bytes()[:100])
-    assert "is unreadable and will be replaced" in call({"FASTRNN_CACHE_DIR": str(tmp_path)}).stderr
-    assert call({"FASTRNN_CACHE_DIR": str(tmp_path)}).stderr == ""
+    # Two processes at once replace it, to which a warning is an error.
+    both = [start(environment | {"PYTHONWARNINGS": "error:fastrnn"}) for _ in range(2)]
+    assert f"fastrnn: {kept} is not used: it is damaged\nfastrnn: compiling" in "".join(map(said, both))
+    assert call(environment) == ""
+    assert list(directory.iterdir()) == [kept]
 
 
 def test_other_directories(tmp_path: Path) -> None:
@@ -62,34 +72,8 @@ def test_a_place_that_cannot_be_written_to(tmp_path: Path) -> None:
     blocked.touch()
     temporary.mkdir()
     result = call({"FASTRNN_CACHE_DIR": str(blocked), "TMPDIR": str(temporary)})
-    assert f"cannot write to {blocked}: kernels are kept in {temporary}" in result.stderr
+    assert f"cannot write to {blocked}: kernels are kept in {temporary}" in result
     assert list(temporary.glob("fastrnn-*/kernels-*/pack_float32*"))
-
-
-def test_no_place_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_make_private", lambda directory: False)
-    with pytest.warns(UserWarning, match="kernels are compiled anew in every process"):
-        assert kernels.cache_directory.__wrapped__() is None
-
-
-@pytest.mark.skipif(not hasattr(os, "getuid"), reason="needs POSIX owners")
-def test_another_users_directory_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
-    assert not kernels._make_private(tmp_path)
-
-
-def test_the_directory_follows_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, fingerprint = kernels._sources(), kernels._fingerprint()
-    for source in [*kernels.SOURCES.glob("*.py"), *kernels.SOURCES.glob("kernels/*.py")]:
-        copy = tmp_path / source.relative_to(kernels.SOURCES)
-        copy.parent.mkdir(exist_ok=True)
-        copy.write_bytes(source.read_bytes())
-    monkeypatch.setattr(kernels, "SOURCES", tmp_path)
-    assert kernels._sources() == before
-    with (tmp_path / "kernels" / "cells.py").open("a") as file:
-        file.write("\n")
-    assert kernels._sources() != before
-    assert kernels._fingerprint() == fingerprint, "a change on disk after the import is not what runs"
 
 
 RUN = """

@@ -17,6 +17,7 @@ pytest.importorskip("numba", exc_type=ImportError)
 from fastrnn import __main__ as command
 from fastrnn import warm_up
 from fastrnn.backends.numba import compile as kernels
+from fastrnn.backends.numba import kernel_files
 
 CELL = "rnn_relu"
 TASKS = [task for task in warm_up.TASKS if task not in kernels.SHARED]
@@ -109,7 +110,7 @@ def test_a_directory_that_cannot_be_used(first: tuple[subprocess.CompletedProces
 
 
 def test_nowhere_to_keep_kernels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(kernels, "cache_directory", lambda: None)
+    monkeypatch.setattr(kernel_files, "places", lambda: kernel_files.Places((), None))
     monkeypatch.setattr(kernels, "kernel", lambda *key: pytest.fail("compiled for nothing"))
     assert command.main(["--warm-up"]) == 1
     captured = capsys.readouterr()
@@ -131,7 +132,7 @@ def test_kernels_that_could_not_be_kept(
         elif not any(tmp_path.glob("pack*")):
             path.touch()
 
-    monkeypatch.setattr(kernels, "cache_directory", lambda: tmp_path)
+    monkeypatch.setattr(kernel_files, "places", lambda: kernel_files.Places((tmp_path,), tmp_path))
     monkeypatch.setattr(kernels, "kernel", kernel)
     assert command.main(["--warm-up", "--cells", CELL, "--json"]) == 1
     captured = capsys.readouterr()
@@ -140,6 +141,25 @@ def test_kernels_that_could_not_be_kept(
     assert outcomes.pop("pack_float32") == outcomes.pop("rnn_relu_unpacked_float32") == "compiled"
     assert set(outcomes.values()) == {"not kept"}
     assert captured.err == f"fastrnn: could not be kept in {tmp_path}: {', '.join(outcomes)}\n"
+
+
+def test_kernels_that_an_image_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are found where they can only be read. Only if one was missing is another directory told."""
+    image, own = tmp_path / "image", tmp_path / "own"
+    image.mkdir()
+    own.mkdir()
+    for title in TITLES:
+        (image / f"{title.replace(' ', '_')}.py311").touch()
+    monkeypatch.setattr(kernel_files, "places", lambda: kernel_files.Places((image, own), own))
+    monkeypatch.setattr(kernels, "kernel", lambda *key: None)
+    report = warm_up.warm_up([CELL])
+    assert (report.directory, {kernel.outcome for kernel in report.kernels}) == (image, {"found"})
+    (image / "pack_float32.py311").unlink()
+    monkeypatch.setattr(
+        kernels, "kernel", lambda cell, task, dtype: task == "pack" and (own / "pack_float32.x").touch()
+    )
+    report = warm_up.warm_up([CELL])
+    assert (report.directory, report.kernels[0].outcome, report.reason) == (own, "compiled", None)
 
 
 def test_where_numba_cannot_run(tmp_path: Path) -> None:

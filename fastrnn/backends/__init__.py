@@ -27,6 +27,7 @@ from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.numba import unpacked
 from fastrnn.backends.preference import why_torch
+from fastrnn.first_use import undisturbed
 
 BACKENDS: tuple[str, ...] = ("numba", "triton", "cuda", "aten", "reference")
 """By preference: `auto` takes the first that supports a call, but for the rows of `preference`."""
@@ -52,7 +53,8 @@ def cannot_serve(cell_name: str, backend: str, reason: str) -> CannotServe:
 @cache
 def module(name: str) -> ModuleType:
     """The backend's module; importing it imports nothing heavy (numba is imported when it is first asked for)."""
-    return {"aten": aten, "reference": reference}.get(name) or importlib.import_module(f"fastrnn.backends.{name}")
+    known = {"aten": aten, "reference": reference}.get(name)
+    return known or undisturbed(lambda: importlib.import_module(f"fastrnn.backends.{name}"))
 
 
 def check_name(name: str, where: str = "backend") -> str:

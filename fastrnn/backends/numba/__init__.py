@@ -14,6 +14,8 @@ from importlib.util import find_spec
 import torch
 
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
+from fastrnn.backends.numba import layer_backward, layer_forward
+from fastrnn.first_use import undisturbed
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """16-bit tensors are converted to float32 around the kernels."""
@@ -28,7 +30,7 @@ def ready() -> str | None:
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT forbids Numba to compile"
     try:
-        import_module("numba")
+        undisturbed(lambda: import_module("numba"))
     except Exception as error:  # it refuses a NumPy newer than itself
         return f"numba cannot be imported: {' '.join(str(error).split())}"
     return None
@@ -47,13 +49,9 @@ def supports(layer: Layer) -> str | None:
 
 def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     """One layer's outputs; see `Forward`."""
-    from fastrnn.backends.numba import layer_forward
-
     return layer_forward.forward(layer, history=history, gates=gates)
 
 
 def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     """One layer's gradients; see `Backward`."""
-    from fastrnn.backends.numba import layer_backward
-
     return layer_backward.backward(layer, kept, grads)

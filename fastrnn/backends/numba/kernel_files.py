@@ -1,0 +1,188 @@
+"""Where compiled kernels are kept on disk, and how they are read and written.
+
+The directory's name is a hash of all kernel sources, the versions of Numba and llvmlite, and the CPU that is compiled
+for: Numba's own cache sees no change in a function that the cached one calls, and would serve stale kernels. A file
+holds a kernel as Numba keeps it, a pickle with machine code in it, after a digest of that. `trust.py` tells whose files
+are read.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import pickle
+import platform
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastrnn.backends.numba import trust
+from fastrnn.backends.numba.arguments import FIELDS
+from fastrnn.backends.numba.notices import notice, say
+from fastrnn.cells import CELLS
+
+SOURCES = Path(__file__).parent
+HOST_SOURCES = ("arguments.py", "compile.py", "geometry.py")
+"""Sources outside kernels/ that a kernel depends on."""
+NAME_LENGTH = 16
+"""digits of the hash that a directory is named by"""
+DIGEST_SIZE = hashlib.sha256().digest_size
+
+
+class Places(NamedTuple):
+    """Directories of kernels."""
+
+    read: tuple[Path, ...]
+    """where a kernel is looked for, in this order"""
+    kept: Path | None
+    """where a new one is written, the last of `read`; None if nowhere"""
+
+
+class KernelFile:
+    """One kernel's place on disk, in the shape of Numba's function cache."""
+
+    def __init__(self, name: str) -> None:
+        self._title = name.replace("_", " ")
+        self._file = f"{name}.py{sys.version_info[0]}{sys.version_info[1]}"
+        self._places = places()
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The kernel from disk; None, which is said, if it is to be compiled."""
+        from numba.core.compiler import CompileResult
+
+        target_context.refresh()
+        for directory in self._places.read:
+            path = directory / self._file
+            try:
+                return CompileResult._rebuild(target_context, *pickle.loads(read(path)))
+            except FileNotFoundError:
+                pass
+            except Exception as error:  # what an unknown version has written can raise anything
+                notice(f"{path} is not used: {error}")
+        kept = "not kept" if self._places.kept is None else f"kept in {self._places.kept}"
+        say(f"compiling the kernel {self._title}, once; it is {kept}")
+        return None
+
+    def save_overload(self, sig: Any, result: Any) -> None:
+        """Keeps a compiled kernel. That it cannot be kept is said, and harms nothing."""
+        from numba.core.serialize import dumps
+
+        if self._places.kept is None:
+            return
+        try:
+            write(self._places.kept / self._file, dumps(result._reduce()))
+        except OSError as error:
+            notice(f"cannot keep a compiled kernel: {error}")
+
+
+def read(path: Path) -> bytes:
+    """What `write` has written.
+
+    Raises:
+        OSError: it cannot be read, or is not to be trusted.
+        ValueError: it is damaged. Machine code that is damaged crashes, and so can Numba when it unpickles it.
+    """
+    content = trust.read(path)
+    digest, payload = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
+    if hashlib.sha256(payload).digest() != digest:
+        raise ValueError("it is damaged")
+    return payload
+
+
+def write(path: Path, payload: bytes) -> None:
+    """Writes a file for this user alone, whole or not at all, whoever else writes or reads it at the time."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with open(handle, "wb") as file:
+            file.write(hashlib.sha256(payload).digest() + payload)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+@cache
+def places() -> Places:
+    """Where kernels are kept: FASTRNN_CACHE_DIR, else NUMBA_CACHE_DIR, else the user's cache directory.
+
+    Where that cannot be written, a directory of the user's own among the temporary files; kernels that are there, in a
+    container's image, say, are read first. Warns if what is there is not read either.
+    """
+    name = f"kernels-{_fingerprint()}"
+    read: tuple[Path, ...] = ()
+    trouble = ""
+    base = _base()
+    try:
+        directory = trust.directory(base.expanduser() / name, make=True)
+        read = (directory,)
+        if _can_write(directory):
+            return Places(read, directory)
+    except trust.UntrustedError as error:
+        trouble = f"{base} is not trusted, because {error}"
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home directory
+        trouble = f"cannot write to {base}"
+    fallback, kept = _fallback(), None
+    if fallback is not None:
+        try:
+            directory = trust.directory(fallback / name, make=True)
+            if _can_write(directory):
+                read, kept = (*read, directory), directory
+        except OSError:  # so there is none
+            pass
+    if trouble:
+        where = "are compiled anew in every process" if kept is None else f"are kept in {fallback}"
+        notice(f"{trouble}: kernels {where}; set FASTRNN_CACHE_DIR")
+    return Places(read, kept)
+
+
+def _base() -> Path:
+    """Where the user wants kernels to be kept, as it was said."""
+    chosen = os.environ.get("FASTRNN_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fastrnn"
+
+
+def _fallback() -> Path | None:
+    """The directory of this user's among the temporary files, if there is a place for such files."""
+    user = os.geteuid() if trust.POSIX else getpass.getuser()
+    try:
+        return Path(tempfile.gettempdir()) / f"fastrnn-{user}"
+    except FileNotFoundError:
+        return None
+
+
+def _can_write(directory: Path) -> bool:
+    """Whether files can be made in `directory`."""
+    try:
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError:
+        return False
+    return True
+
+
+def _sources() -> bytes:
+    """What kernels are made from, and what they agree with their callers on."""
+    files = [*sorted((SOURCES / "kernels").glob("*.py")), *(SOURCES / name for name in HOST_SOURCES)]
+    cells = [(cell.name, cell.gates, cell.saved) for cell in CELLS.values()]
+    texts = [file.name.encode() + b"\0" + file.read_bytes() + b"\0" for file in files]
+    return b"".join([*texts, repr((FIELDS, cells)).encode()])
+
+
+_SOURCES = _sources()
+"""As they were when this module was imported: a later change on disk, by an update of the package, say, is not run."""
+
+
+def _fingerprint() -> str:
+    """A hash of everything that a compiled kernel depends on."""
+    import llvmlite
+    import numba
+    from numba.core.registry import cpu_target
+
+    digest = hashlib.sha256(_SOURCES)
+    machine = cpu_target.target_context.codegen().magic_tuple()
+    digest.update(repr((numba.__version__, llvmlite.__version__, platform.python_version(), machine)).encode())
+    return digest.hexdigest()[:NAME_LENGTH]
