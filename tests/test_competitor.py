@@ -155,7 +155,7 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
             times = result[kind]
             assert times["calls"] >= 2, "one a round"
             assert 0 < times["q1"] <= times["median"] <= times["q3"] <= times["maximum"] < PATIENCE_SECONDS
-        assert result["ratio"] == pytest.approx(result["contended"]["maximum"] / result["quiet"]["median"])
+        assert result["ratio"] == pytest.approx(result["contended"]["mean"] / result["quiet"]["median"])
         assert (result["slow_calls"], result["fails"]) == (0, False)
     shown = capsys.readouterr().out
     assert shown.count("3x2x5x5") == 3
@@ -182,13 +182,13 @@ def test_a_lone_thread_computes_as_long_as_it_is_told() -> None:
     assert time.thread_time() - before >= 0.02
 
 
-@pytest.mark.parametrize(("slowest", "fails"), [(10.0, False), (10.5, True)])
+@pytest.mark.parametrize(("slowest", "fails"), [(6.0, False), (6.3, True)])
 def test_the_target(slowest: float, fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is fastrnn's to meet, whatever torch.nn does."""
     case = Case("lstm", "inference", parse_shape("1x1x3"))
     torchs = Result(case, BASELINE, False, [1.0, 1.0], [99.0])
     ours = Result(case, "fastrnn numba", True, [1.0, 0.5, 4.0], [2.0, slowest, 1.0])
-    assert (ours.ratio, ours.slow_calls, ours.fails) == (slowest, int(fails), fails)
+    assert (ours.ratio, ours.slow_calls, ours.fails) == (pytest.approx(1 + slowest / 3), 1, fails)
     assert (torchs.slow_calls, torchs.fails) == (1, False)
     monkeypatch.setattr(command, "measure_case", lambda *arguments: [torchs, ours])
     assert command.main(TINY) == (command.FAILURE if fails else command.OK)

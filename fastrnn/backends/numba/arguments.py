@@ -54,6 +54,7 @@ class ForwardShape(NamedTuple):
     team: int  # how many threads share a slice's hidden units and meet after every step
     thread_count: int  # the C function int (*)(void) that gives the number of threads in the parallel region
     barrier: int  # the C function void (*)(void) that returns once all of them have called it
+    clock: int  # the C function double (*)(void) that gives the time in seconds
     w_ih_at: int  # in panels, as everything down to w_hr
     bias_ih_at: int
     w_hh_at: int
@@ -98,8 +99,9 @@ class UnpackedShape(NamedTuple):
     hidden: int
     reverse: int
     team: int  # how many threads share the units, and meet after every step; 1: one does all
-    thread_count: int  # as in a forward
+    thread_count: int  # as in a forward, as the next two
     barrier: int
+    clock: int
 
 
 class UnpackedAddresses(NamedTuple):
@@ -127,9 +129,10 @@ class BackwardShape(NamedTuple):
     outputs: int
     reverse: int
     projected: int
-    team: int  # as in a forward
+    team: int  # as in a forward, as the next three
     thread_count: int
     barrier: int
+    clock: int
     products: int  # G·H, the K of the product with w_hh
     products_at: int  # at which element of a row of dgates dgh starts
     gates_row: int  # S·H, or H where the cell saves nothing

@@ -12,6 +12,7 @@ from fastrnn.backends.numba.arguments import ForwardShape
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up, panel_units
 from fastrnn.backends.numba.packing import Packing
+from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import WORK_PER_THREAD, split
 from fastrnn.cells import CELLS
 
@@ -29,8 +30,8 @@ class Plan(NamedTuple):
 
     kernel: int
     packing: Packing
-    launches: list[tuple[int, list[ForwardShape]]]
-    """how many threads, and a shape for each direction"""
+    launches: list[tuple[int, list[ForwardShape], Pace]]
+    """how many threads, a shape for each direction, and how long it took"""
     memory: int
     """bytes"""
 
@@ -110,7 +111,8 @@ def plan(
         )
         for direction in range(directions)
     ]
-    launches = [(threads, shapes)]
+    likely = directions * steps * batch * products * SECONDS_PER_PRODUCT
+    launches = [(threads, shapes, Pace(likely, team > 1))]
     if parts:
-        launches.insert(0, (spread, [shape._replace(parts=parts) for shape in shapes]))
+        launches.insert(0, (spread, [shape._replace(parts=parts) for shape in shapes], Pace(likely)))
     return Plan(compiled.address, packing, launches, arena.size)

@@ -3,7 +3,8 @@
 The parallel region is opened in the OpenMP runtime that torch has loaded, so that its pool of threads is shared and
 nothing is oversubscribed. Every thread that shows up takes tickets until none is left, so that any number of threads,
 one included, does all the work; threads wait for each other only in a kernel's teams, which count who is there first.
-Without such a runtime, and in a forked child, whose pool GNU OpenMP lost in the fork, the calling thread works alone.
+Without such a runtime, and in a forked child, whose pool GNU OpenMP lost in the fork, the calling thread works alone;
+so it does while other programs keep the processors busy (`sharing.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable
 from functools import cache
+from time import perf_counter
 
 import torch
 
+from fastrnn.backends.numba import sharing
+from fastrnn.backends.numba.sharing import Pace
+
 RUNTIMES = ("libgomp", "libiomp5", "libomp")
 """OpenMP runtimes that export GOMP_parallel(void (*)(void *), void *, unsigned threads, unsigned flags)."""
+
+NEVER = -1
+"""No step: the team stays together."""
 
 _forked = False
 
@@ -77,6 +85,7 @@ def team_functions() -> dict[str, int]:
     return {
         "thread_count": runtime_address("omp_get_num_threads"),
         "barrier": runtime_address("GOMP_barrier"),
+        "clock": runtime_address("omp_get_wtime"),
     }
 
 
@@ -90,29 +99,42 @@ def available_threads() -> int:
     return 1 if _forked or parallel() is None else torch.get_num_threads()
 
 
-def run(address: int, threads: int, blocks: Iterable[Iterable[int]], counter_field: int) -> None:
+def run(address: int, threads: int, blocks: Iterable[Iterable[int]], counter_field: int, pace: Pace) -> None:
     """Calls the kernel at `address` with blocks of arguments.
 
     In the first, field number `counter_field` becomes the address of the ticket counter. The GIL is released meanwhile.
-    What the addresses among the arguments point to must outlive the call.
+    What the addresses among the arguments point to must outlive the call. `pace` is that of all launches of this kernel
+    over these sizes.
     """
     memory = no_blocks()
     for block in blocks:
         memory.extend(block)
-    start(address, threads, memory, counter_field)
+    start(address, threads, memory, counter_field, pace)
+
+
+HEADER = 2
+"""Numbers before a launch's blocks: the ticket counter, and the step after which teams dissolve (`kernels/team.py`)."""
 
 
 def no_blocks() -> array[int]:
-    """A launch's memory, to which blocks of arguments are to be added: the ticket counter."""
-    return array("q", (0,))
+    """A launch's memory, to which blocks of arguments are to be added."""
+    return array("q", (0, NEVER))
 
 
-def start(address: int, threads: int, memory: array[int], counter_field: int) -> None:
-    """`run`, with the ticket counter, at zero, and after it the blocks of arguments in one piece of memory."""
+def start(address: int, threads: int, memory: array[int], counter_field: int, pace: Pace) -> None:
+    """`run`, with the blocks of arguments in one piece of memory that began as `no_blocks`."""
     counter = memory.buffer_info()[0]
-    memory[1 + counter_field] = counter
+    memory[HEADER + counter_field] = counter
+    blocks = counter + HEADER * memory.itemsize
     team = parallel() if threads > 1 and not _forked else None
     if team is None:
-        _callable(address)(counter + memory.itemsize)
+        _callable(address)(blocks)
+        return
+    welcome = sharing.is_welcome(pace)
+    began = perf_counter()
+    if welcome:
+        team(address, blocks, threads, 0)
+        sharing.shared(pace, began)
     else:
-        team(address, counter + memory.itemsize, threads, 0)
+        _callable(address)(blocks)
+        sharing.alone(pace, began)

@@ -16,6 +16,7 @@ from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.forward_plan import PLANS
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up
 from fastrnn.backends.numba.packing import Packing
+from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import split
 from fastrnn.backends.numba.tensors import address, cast, dense, dense_rows, direction_address, masks
 from fastrnn.cells import CELLS
@@ -33,6 +34,7 @@ class _Plan(NamedTuple):
     memory: int
     """bytes"""
     threads: int
+    pace: Pace
 
 
 def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
@@ -122,7 +124,7 @@ def _run(
         )
         for direction, shape in enumerate(plan.shapes)
     ]
-    launch.run(plan.kernel, plan.threads, blocks, _COUNTER)
+    launch.run(plan.kernel, plan.threads, blocks, _COUNTER, plan.pace)
     workspace.give_back(memory)
 
 
@@ -184,7 +186,8 @@ def _plan(
         )
         for direction in range(directions)
     ]
-    return _Plan(compiled.address, packing, shapes, arena.size, threads)
+    pace = Pace(directions * steps * batch * products * SECONDS_PER_PRODUCT, team > 1)
+    return _Plan(compiled.address, packing, shapes, arena.size, threads, pace)
 
 
 def _weight_gradients(

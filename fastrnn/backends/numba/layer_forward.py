@@ -13,11 +13,12 @@ from fastrnn.backends.numba import launch, unpacked, workspace
 from fastrnn.backends.numba.arguments import FIELDS, ForwardAddresses, ForwardArrays, ForwardShape
 from fastrnn.backends.numba.forward_plan import Plan, plan
 from fastrnn.backends.numba.packing import Packed
+from fastrnn.backends.numba.sharing import Pace
 from fastrnn.backends.numba.tensors import address, cast, dense, dense_rows, direction_address, masks
 
 _COUNTER = FIELDS["forward"].index("counter")
-_ADDRESSES = 1 + len(ForwardShape._fields)
-"""Where in a launch's memory they begin, which the ticket counter precedes."""
+_ADDRESSES = launch.HEADER + len(ForwardShape._fields)
+"""Where in a launch's memory they begin."""
 
 
 class Prepared(NamedTuple):
@@ -25,8 +26,8 @@ class Prepared(NamedTuple):
 
     plan: Plan
     packed: Packed
-    launches: list[tuple[int, array[int]]]
-    """how many threads, and a launch's memory with the shape of each direction"""
+    launches: list[tuple[int, array[int], Pace]]
+    """how many threads, a launch's memory with the shape of each direction, and how long it took"""
     kept: list[Tensor]
     """one piece of memory at most, in which the weights are laid out already, but for the time that a call uses it"""
 
@@ -50,13 +51,13 @@ class Prepared(NamedTuple):
             self.kept.append(memory)
 
     def _launch(self, place: int, arrays: list[ForwardArrays]) -> None:
-        for threads, shapes in self.launches:
+        for threads, shapes, pace in self.launches:
             blocks = shapes[:]
             for direction, each in enumerate(arrays):
                 first = _ADDRESSES + direction * len(FIELDS["forward"])
                 values = array("q", (*ForwardAddresses(counter=0, memory=place), *each))
                 blocks[first : first + len(values)] = values
-            launch.start(self.plan.kernel, threads, blocks, _COUNTER)
+            launch.start(self.plan.kernel, threads, blocks, _COUNTER, pace)
 
 
 def prepare(made: Plan, w_ih: list[Tensor], w_hh: list[Tensor], biases: list[Tensor], extras: list[Tensor]) -> Prepared:
@@ -73,11 +74,11 @@ def prepare(made: Plan, w_ih: list[Tensor], w_hh: list[Tensor], biases: list[Ten
         )
         sources += [w_ih[direction], b_ih, w_hh[direction], b_hh, *extras[direction : direction + 1]]
     launches = []
-    for threads, shapes in made.launches:
+    for threads, shapes, pace in made.launches:
         blocks = launch.no_blocks()
         for shape in shapes:
             blocks.extend((*shape, *[0] * (len(FIELDS["forward"]) - len(shape))))
-        launches.append((threads, blocks))
+        launches.append((threads, blocks, pace))
     return Prepared(made, made.packing.prepare(sources), launches, [])
 
 

@@ -12,12 +12,15 @@ from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, PackAddresses, PackShape
 from fastrnn.backends.numba.compile import Kernel
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, Geometry, panel_units
+from fastrnn.backends.numba.sharing import Pace
 
 PACK_PER_THREAD = 64 * 1024
 """Numbers: below this, waking a second thread costs as much as it saves."""
+SECONDS_PER_NUMBER = 5e-10
+"""What one takes one thread, more or less: what the weights' memory gives."""
 _COUNTER = FIELDS["pack"].index("counter")
-_MEMORY = 1 + FIELDS["pack"].index("memory")
-"""Where in a launch's blocks, which the ticket counter precedes."""
+_MEMORY = launch.HEADER + FIELDS["pack"].index("memory")
+"""Where in a launch's memory."""
 
 
 class Packing:
@@ -29,6 +32,7 @@ class Packing:
         self._threads = threads
         self._jobs: list[PackShape] = []
         self._numbers = 0
+        self._pace: Pace | None = None
 
     def rows(self, rows: int, columns: int, gates: int) -> int:
         """Plans for a (gates·rows, columns) matrix whose rows become lanes, gates side by side -> where it will lie."""
@@ -59,7 +63,8 @@ class Packing:
         for job, source in zip(self._jobs, kept, strict=True):
             blocks.extend((*job, *PackAddresses(0, 0, source.data_ptr(), source.stride(0))))
         threads = max(1, min(self._threads, self._numbers // PACK_PER_THREAD))
-        return Packed(self._kernel.address, threads, blocks, kept)
+        self._pace = self._pace or Pace(self._numbers * SECONDS_PER_NUMBER)
+        return Packed(self._kernel.address, threads, blocks, kept, self._pace)
 
 
 class Packed(NamedTuple):
@@ -69,9 +74,10 @@ class Packed(NamedTuple):
     threads: int
     blocks: array[int]
     sources: list[Tensor]
+    pace: Pace
 
     def run(self, memory: int) -> None:
         """Packs them into the memory at this address. Several threads may do so at the same time."""
         blocks = self.blocks[:]
         blocks[_MEMORY] = memory
-        launch.start(self.kernel, self.threads, blocks, _COUNTER)
+        launch.start(self.kernel, self.threads, blocks, _COUNTER, self.pace)

@@ -15,6 +15,7 @@ from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, UnpackedAddresses, UnpackedShape
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.geometry import divide_up
+from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.tensors import address
 from fastrnn.cells import CELLS
 
@@ -29,8 +30,10 @@ DTYPES = (torch.float32, torch.float64)
 PLANS = 512
 """How many are kept."""
 _COUNTER = FIELDS["unpacked"].index("counter")
-_X, _H0, _C0, _YS, _H, _C = (1 + FIELDS["unpacked"].index(name) for name in ("x", "h0", "c0", "ys", "h_last", "c_last"))
-"""Where in a launch's memory, which the ticket counter precedes."""
+_X, _H0, _C0, _YS, _H, _C = (
+    launch.HEADER + FIELDS["unpacked"].index(name) for name in ("x", "h0", "c0", "ys", "h_last", "c_last")
+)
+"""Where in a launch's memory."""
 
 
 class Plan(NamedTuple):
@@ -39,6 +42,7 @@ class Plan(NamedTuple):
     kernel: int
     threads: int
     shape: UnpackedShape
+    pace: Pace
 
 
 class Launch(NamedTuple):
@@ -52,7 +56,7 @@ class Launch(NamedTuple):
         memory = self.memory[:]
         memory[_X], memory[_H0], memory[_C0] = x, h0, c0
         memory[_YS], memory[_H], memory[_C] = ys, h_last, c_last
-        launch.start(self.plan.kernel, self.plan.threads, memory, _COUNTER)
+        launch.start(self.plan.kernel, self.plan.threads, memory, _COUNTER, self.plan.pace)
 
 
 @lru_cache(PLANS)
@@ -72,7 +76,7 @@ def plan(
         team=team,
         **launch.team_functions(),
     )
-    return Plan(compiled.address, team, shape)
+    return Plan(compiled.address, team, shape, Pace(steps * products * SECONDS_PER_PRODUCT, steps > 1))
 
 
 def prepare(plan: Plan, w_ih: Tensor, w_hh: Tensor, biases: Sequence[Tensor]) -> Launch:
@@ -91,7 +95,9 @@ def prepare(plan: Plan, w_ih: Tensor, w_hh: Tensor, biases: Sequence[Tensor]) ->
         h_last=0,
         c_last=0,
     )
-    return Launch(plan, array("q", (0, *plan.shape, *addresses)))
+    memory = launch.no_blocks()
+    memory.extend((*plan.shape, *addresses))
+    return Launch(plan, memory)
 
 
 def pays(steps: int, batch: int, hidden: int) -> bool:

@@ -17,6 +17,7 @@ from fastrnn.backends.numba import launch, workspace
 from fastrnn.backends.numba.arguments import FIELDS, WeightsAddresses, WeightsShape
 from fastrnn.backends.numba.compile import Kernel, kernel
 from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Arena, divide_up
+from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import WORK_PER_THREAD
 from fastrnn.backends.numba.tensors import cast, dense
 from fastrnn.cells import CELLS
@@ -54,6 +55,7 @@ class _Plan(NamedTuple):
     jobs: list[_Job]
     memory: int
     """bytes"""
+    pace: Pace
 
 
 def serves(layer: Layer) -> bool:
@@ -112,7 +114,7 @@ def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Ten
             d_bias=d_bias,
         )
         blocks.append(job.shape + addresses)
-    launch.run(made.kernel, made.threads, blocks, _COUNTER)
+    launch.run(made.kernel, made.threads, blocks, _COUNTER, made.pace)
     workspace.give_back(memory)
     return tuple([cast(d, storage) for d in group] for group in results)  # type: ignore[return-value]
 
@@ -158,7 +160,7 @@ def _plan(
             )
         )
     jobs[0] = jobs[0]._replace(shape=jobs[0].shape._replace(jobs=len(jobs)))
-    return _Plan(compiled.address, threads, jobs, arena.size)
+    return _Plan(compiled.address, threads, jobs, arena.size, Pace(work * SECONDS_PER_PRODUCT))
 
 
 def _shape(

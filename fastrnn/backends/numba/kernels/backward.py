@@ -23,7 +23,7 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
-from fastrnn.backends.numba.kernels.team import meet, team_members
+from fastrnn.backends.numba.kernels.team import stay, team_members
 from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
 
@@ -132,8 +132,10 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
                             differentiate(a, like, dm, t, first + row, row, unit, base)
 
     @njit(error_model="numpy")
-    def run(a: Any, like: Any, row_slice: int, member: int, members: int, base: int) -> None:
-        """A slice's steps, by one thread, or by one of the members of a team, who meet after every step.
+    def run(
+        a: Any, like: Any, row_slice: int, member: int, members: int, base: int, counter: int, decides: bool
+    ) -> None:
+        """A slice's steps, by one thread, or by one of the members of a team, of which the first may end up alone.
 
         What members write twice, they write alike and before they meet; of carries each touches its own units only.
         """
@@ -170,8 +172,10 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
                     clear_row(like, address(like, base + a.carry_at, row * carry_row + own), own_outputs)
                     if has_c:
                         clear_row(like, address(like, base + a.dc_at, row * dc_row + own), own_hidden)
-            if members > 1:
-                meet(a.barrier)
+            if members > 1 and not stay(a, counter, s, rows * a.products * a.outputs, decides):
+                if member > 0:
+                    return
+                members, own, own_outputs, own_hidden = 1, 0, a.outputs, a.hidden
             later = t
         arrive(a, like, -1, later, first, rows, member, members, base)
         for row in range(rows):
@@ -193,6 +197,7 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
                 break
             owner, member = task // members, task % members
             base = a.memory + a.scratch_at + owner * a.scratch_size
-            run(blocks[owner // a.slices], like, owner % a.slices, member, members, base)
+            direction, row_slice = owner // a.slices, owner % a.slices
+            run(blocks[direction], like, row_slice, member, members, base, a.counter, task == 0)
 
     return backward

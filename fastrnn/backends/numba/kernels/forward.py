@@ -25,7 +25,7 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
-from fastrnn.backends.numba.kernels.team import meet, team_members
+from fastrnn.backends.numba.kernels.team import stay, team_members
 from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
 
@@ -180,8 +180,10 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
             clear_row(like, address(like, a.saved, at * saves * a.hidden), saves * a.hidden)
 
     @njit(error_model="numpy")
-    def run(a: Any, like: Any, row_slice: int, member: int, members: int, base: int) -> None:
-        """A slice's steps, by one thread, or by one of the members of a team.
+    def run(
+        a: Any, like: Any, row_slice: int, member: int, members: int, base: int, counter: int, decides: bool
+    ) -> None:
+        """A slice's steps, by one thread, or by one of the members of a team, of which the first may end up alone.
 
         What members write of h twice, they write alike and before they meet; of c each touches its own units only.
         """
@@ -227,8 +229,11 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
                         if t >= length(a, first + row):
                             at = row * h_row
                             rest(a, like, t, first + row, address(like, h, at), address(like, h_new, at))
-                if members > 1:
-                    meet(a.barrier)
+                if members > 1 and not stay(a, counter, start + s, rows * gates * a.hidden * a.outputs, decides):
+                    if member > 0:
+                        return
+                    members, first_panel, panels = 1, 0, a.panels
+                    own, own_units = 0, a.hidden
                 h, h_new = h_new, h
                 t += -1 if a.reverse else 1
         for row in range(rows):
@@ -264,6 +269,6 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
             if a.parts > 0:
                 run_part(blocks[direction], like, row_slice, part, base)
             else:
-                run(blocks[direction], like, row_slice, part, parts, base)
+                run(blocks[direction], like, row_slice, part, parts, base, a.counter, task == 0)
 
     return forward

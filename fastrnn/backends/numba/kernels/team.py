@@ -2,6 +2,9 @@
 
 Its barrier spins for a moment and sleeps then: a barrier that gives way by sched_yield took up to 260 ms for a call of
 one, where another program kept the processors busy.
+
+Where a member has lost its processor to another program, the others wait a whole time slice for it. The first such wait
+dissolves the team: after one more step the first member of each goes on alone.
 """
 
 from __future__ import annotations
@@ -13,6 +16,13 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from fastrnn.backends.numba.kernels.simd import INDEX
+
+PATIENCE = 1e-3
+"""Seconds of a wait that may come of the members' shares being uneven: time slices are several milliseconds long."""
+PATIENCE_PER_PRODUCT = 1e-9
+"""Seconds more for each multiplication of a step, ten times what one takes."""
+DISSOLVES_AFTER = 8
+"""Where the step lies after which a team dissolves, in bytes from the ticket counter."""
 
 
 @intrinsic
@@ -38,10 +48,60 @@ def meet(typing: Any, barrier: Any) -> Any:
     return types.void(types.intp), emit
 
 
-@njit(error_model="numpy", forceinline=True)
+@intrinsic
+def seconds(typing: Any, clock: Any) -> Any:
+    """The time, by the C function double (*)(void) at the address."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.DoubleType(), [])
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), [])
+
+    return types.float64(types.intp), emit
+
+
+@intrinsic
+def look(typing: Any, place: Any) -> Any:
+    """The int64 at `place`, which other threads may write."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        at = builder.inttoptr(args[0], INDEX.as_pointer())
+        return builder.load_atomic(at, "monotonic", INDEX.width // 8)
+
+    return types.int64(types.intp), emit
+
+
+@intrinsic
+def tell(typing: Any, place: Any, value: Any) -> Any:
+    """Writes the int64 at `place`, which other threads may read."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        at = builder.inttoptr(args[0], INDEX.as_pointer())
+        builder.store_atomic(args[1], at, "monotonic", INDEX.width // 8)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.int64), emit
+
+
+@njit(error_model="numpy")
 def team_members(a: Any, owners: int) -> Any:
     """How many threads share the units of each of the owners: as was planned, if all threads that this takes are here.
 
     All threads of the region meet, so each must be a member of a team: with fewer, each owner has one thread.
     """
     return a.team if a.team > 1 and team_size(a.thread_count) == owners * a.team else 1
+
+
+@njit(error_model="numpy")
+def stay(a: Any, counter: int, step: int, products: int, decides: bool) -> Any:
+    """Meets all others after a step, the first being 0 -> whether the teams stay together for the next.
+
+    One thread decides, before the meeting after the next step, so that all know of it when they leave that one: a
+    member that is late must not take it for the end of an earlier step, which is why the step itself is told.
+    """
+    place = counter + DISSOLVES_AFTER
+    began = seconds(a.clock) if decides else 0.0
+    meet(a.barrier)
+    stays = look(place) != step
+    if decides and seconds(a.clock) - began > PATIENCE + products * PATIENCE_PER_PRODUCT:
+        tell(place, step + 1)
+    return stays

@@ -14,7 +14,7 @@ from numba import carray, njit
 from fastrnn.backends.numba.kernels.cells import CellKernel
 from fastrnn.backends.numba.kernels.dots import dots, stack_memory
 from fastrnn.backends.numba.kernels.simd import address, lanes, load, load_some, store, store_some, take_ticket, zeros
-from fastrnn.backends.numba.kernels.team import meet, team_members
+from fastrnn.backends.numba.kernels.team import stay, team_members
 from fastrnn.backends.numba.kernels.tile import share
 
 ROWS = 8
@@ -44,8 +44,11 @@ def unpacked_kernel(cell: CellKernel, gates: int, dtype: Any) -> Any:
         gx, gh, states = gates_memory(like), gates_memory(like), states_memory(like)
         width = lanes(like)
         h, c = states, address(like, states, width)
-        first, blocks = share((a.hidden + width - 1) // width, members, member)
+        all_blocks = (a.hidden + width - 1) // width
+        work = a.batch * gates * a.hidden * (a.inputs + a.hidden)
+        first, blocks = share(all_blocks, members, member)
         for s in range(a.steps):
+            last = s == a.steps - 1
             t, before = (a.steps - 1 - s, 1) if a.reverse else (s, -1)
             h_all = a.h0 if s == 0 else address(like, a.ys, (t + before) * a.batch * a.hidden)
             c_all = a.c0 if s == 0 else a.c_last
@@ -68,10 +71,12 @@ def unpacked_kernel(cell: CellKernel, gates: int, dtype: Any) -> Any:
                         store_some(a.ys, t * a.batch * a.hidden + at, new, some)
                         if has_c:
                             store_some(a.c_last, at, load(like, c, 0), some)
-                        if s == a.steps - 1:
+                        if last:
                             store_some(a.h_last, at, new, some)
-            if members > 1 and s < a.steps - 1:
-                meet(a.barrier)
+            if members > 1 and not last and not stay(a, a.counter, s, work, member == 0):
+                if member > 0:
+                    return
+                members, first, blocks = 1, 0, all_blocks
 
     def unpacked(pointer: Any) -> None:
         like = zeros(dtype)
