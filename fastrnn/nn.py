@@ -1,52 +1,57 @@
-"""RNN, GRU, LSTM and their cells: drop-in modules for their torch.nn namesakes.
+"""RNN, GRU and LSTM, and, from `nn_cells`, their cells: drop-in modules for their torch.nn namesakes.
 
 Constructors, attributes, parameters and initial values are torch's own, inherited from its base classes; the forward
 passes are fastrnn's. Parameters are looked up by name at every call, so that parametrizations, pruning, weight norm
-and `torch.func.functional_call` take effect.
+and `torch.func.functional_call` take effect. The names are those of `_flat_weights_names`, by which torch.nn's forward
+goes; as there, `_all_weights` says what `all_weights` shows and nothing else. `_flat_weights` is not read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NoReturn
+from operator import attrgetter
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import checks, repeated, stack
+from fastrnn import repeated, sizes, stack
 from fastrnn.backends import check_name, requested
-from fastrnn.prepacking import Prepacking
+from fastrnn.cells import CELLS
+from fastrnn.module import Module, watch_of
+from fastrnn.module import watched as watched
+from fastrnn.nn_cells import GRUCell as GRUCell
+from fastrnn.nn_cells import LSTMCell as LSTMCell
+from fastrnn.nn_cells import RNNCell as RNNCell
+from fastrnn.nn_cells import _Cell as _Cell
 from fastrnn.prepare import Options, Weights
 from fastrnn.remembered import Form
-from fastrnn.stack import Watch
 
-_CELL_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-_MODES = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"}
-
-watched: dict[nn.Module, Callable[[], Watch]] = {}
-"""The modules that `fastrnn.probe` records, and what tells it of a call. Not kept in the modules, which are copied and
-pickled."""
-
-
-def _watch(module: nn.Module) -> Watch | None:
-    return watched[module]() if module in watched else None
-
-
-def _refuse_to_be_scripted(module: nn.Module) -> NoReturn:
-    """torch.jit.script asks each module by this name for what it shall compile in its place."""
-    raise NotImplementedError(
-        f"torch.jit.script cannot compile fastrnn.{type(module).__name__}: use torch.compile or torch.export, or "
-        "fastrnn.to_torch(model) for torch.nn's layers, which it can"
-    )
+_MODES = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
+_attributes = attrgetter(
+    "mode",
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "bias",
+    "bidirectional",
+    "proj_size",
+    "batch_first",
+    "dropout",
+    "training",
+    "recompute",
+    "prepacked",
+    "_flat_weights_names",
+)
+"""All that a call of layers depends on beside its arguments, the backend and the parameters; see `repeated`."""
 
 
-class _Layers(Prepacking, nn.RNNBase):
+class _Layers(Module, nn.RNNBase):
     """What the three modules share: `nn.RNNBase`'s constructor and parameters, fastrnn's options and forward."""
 
-    __prepare_scriptable__ = _refuse_to_be_scripted
-    backend: str | None = None
-    recompute: bool = False
+    _label: str
+    """the class's name, for messages"""
+    _cell_name: Any
+    """of what it computes, as in `CELLS`"""
 
     def __init__(
         self, mode: str, *args: Any, backend: str | None = None, recompute: bool = False, **kwargs: Any
@@ -60,21 +65,18 @@ class _Layers(Prepacking, nn.RNNBase):
         if len({w.untyped_storage()._cdata for w in self._flat_weights if isinstance(w, Tensor)}) > 1:
             self.flatten_parameters()  # those of a deep copy lie apart
 
-    def extra_repr(self) -> str:
-        options = super().extra_repr()
-        if self.backend is not None:
-            options += f", backend={self.backend!r}"
-        if self.recompute:
-            options += ", recompute=True"
-        return options + (", prepacked" if self.prepacked else "")
+    def _names(self) -> list[list[str]]:
+        """Of the parameters of each layer and direction."""
+        names, each = self._flat_weights_names, sizes.parameters_each(self, CELLS[self._cell_name])
+        return [names[first : first + each] for first in range(0, len(names), each)]
 
     def _weights(self) -> Weights:
-        return [[getattr(self, name) for name in names] for names in self._all_weights]
+        return [[getattr(self, name) for name in names] for names in self._names()]
 
     def _options(self) -> Options:
         return Options(
-            self.mode.split("_")[0],
-            _MODES[self.mode],
+            self._label,
+            self._cell_name,
             self.bidirectional,
             self.batch_first,
             self.dropout,
@@ -86,32 +88,36 @@ class _Layers(Prepacking, nn.RNNBase):
     def _run(
         self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None, return_states: bool
     ) -> tuple[Any, ...]:
-        watch = _watch(self)
-        if return_states or watch is not None:
-            arguments = (self._options(), self._weights(), input, hx, lengths, resets)
-            return stack.recurrent(*arguments, return_states, watch)
-        repeats = lengths is None and resets is None and self._is_plain() and repeated.is_possible(input)
+        watch = watch_of(self)
+        usual = return_states or watch is not None or lengths is not None or resets is not None
+        repeats = not usual and repeated.is_possible(input)
         if repeats:
-            form = Form(
-                _MODES[self.mode],
-                1 + self.bidirectional,
-                self.batch_first,
-                training=self.training,
-                backend=requested(self.backend),
-                prepacked=self.prepacked,
-            )
-            before = hx if hx is None or self.mode == "LSTM" else (hx,)
-            known = repeated.call(self, form, input, before)
+            backend, attributes = requested(self.backend), _attributes(self)
+            before = hx if hx is None or self._label == "LSTM" else (hx,)
+            known = repeated.call(self, (backend, attributes), input, before)
             if known is not None:
                 return known
-        output, finals = stack.recurrent(self._options(), self._weights(), input, hx, lengths, resets)
-        if repeats:
-            repeated.remember(self, form, self._all_weights, input, before, finals[0])
-        return output, finals
+        weights = self._weights()
+        sizes.check(self, CELLS[self._cell_name], weights, input, hx)
+        results = stack.recurrent(self._options(), weights, input, hx, lengths, resets, return_states, watch)
+        if repeats and self._is_plain():
+            key = backend, (*attributes[:-1], list(attributes[-1]))  # the list of names may change
+            repeated.remember(self, key, self._form(backend), self._names(), input, before, results[1][0])
+        return results
 
     def _is_plain(self) -> bool:
         """Whether a call computes layers without projections, keeps all gates, and does no more than layers."""
         return not (self.proj_size or self.recompute or (self.dropout and self.training and self.num_layers > 1))
+
+    def _form(self, backend: str) -> Form:
+        return Form(
+            self._cell_name,
+            2 if self.bidirectional else 1,
+            self.batch_first,
+            training=self.training,
+            backend=backend,
+            prepacked=self.prepacked,
+        )
 
 
 def _without_tuples(results: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -145,6 +151,8 @@ class RNN(_Layers):
         (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]))
     """
 
+    _label = "RNN"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "proj_size" in kwargs:
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
@@ -156,6 +164,12 @@ class RNN(_Layers):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         self.nonlinearity = nonlinearity
         super().__init__(f"RNN_{nonlinearity.upper()}", *args, **kwargs)
+
+    @property
+    def _cell_name(self) -> str:
+        if self.mode not in _MODES:
+            raise AssertionError(f"mode must be RNN_TANH or RNN_RELU, got {self.mode}")
+        return _MODES[self.mode]
 
     def forward(
         self,
@@ -191,6 +205,8 @@ class GRU(_Layers):
         >>> output.shape, hn.shape
         (torch.Size([5, 3, 40]), torch.Size([2, 3, 20]))
     """
+
+    _label, _cell_name = "GRU", "gru"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if "proj_size" in kwargs:
@@ -263,6 +279,8 @@ class LSTM(_Layers):
         True
     """
 
+    _label, _cell_name = "LSTM", "lstm"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__("LSTM", *args, **kwargs)
 
@@ -276,158 +294,3 @@ class LSTM(_Layers):
         return_states: bool = False,
     ) -> tuple[Any, ...]:
         return self._run(input, hx, lengths, resets, return_states)
-
-
-class _Cell(Prepacking, nn.RNNCellBase):
-    """What the three cells share: `nn.RNNCellBase`'s parameters, and one step through the same operators."""
-
-    __prepare_scriptable__ = _refuse_to_be_scripted
-    backend: str | None = None
-
-    def __init__(
-        self, input_size: int, hidden_size: int, bias: bool, chunks: int, device: Any, dtype: Any, backend: str | None
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, chunks, device=device, dtype=dtype)
-        self.backend = backend and check_name(backend)
-
-    def extra_repr(self) -> str:
-        options = super().extra_repr()
-        if self.backend is not None:
-            options += f", backend={self.backend!r}"
-        return options + (", prepacked" if self.prepacked else "")
-
-    def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        watch = _watch(self)
-        repeats = watch is None and not torch.is_grad_enabled() and repeated.is_possible(input)
-        if repeats:
-            form = Form(cell_name, cell=True, backend=requested(self.backend), prepacked=self.prepacked)
-            known = repeated.call(self, form, input, hx)
-            if known is not None:
-                return known[1]
-        label = f"{cell_name.split('_')[0].upper()}Cell"
-        checks.cell_input(label, input, hx)
-        given, given_hx, batched = input, hx, input.dim() == 2
-        if not batched:
-            input, hx = input.unsqueeze(0), hx and tuple(state.unsqueeze(0) for state in hx)
-        checks.cell_sizes(input, hx or (), self.input_size, self.hidden_size)
-        biases = [] if self.bias_ih is None else [self.bias_ih, self.bias_hh]
-        options = Options(label, cell_name, backend=self.backend)
-        after = stack.step(options, [self.weight_ih, self.weight_hh, *biases], input, hx, watch)
-        after = after if batched else tuple(state.squeeze(0) for state in after)
-        if repeats:
-            names = [_CELL_PARAMETERS[: 2 + len(biases)]]
-            repeated.remember(self, form, names, given, given_hx, after[0])
-        return after
-
-
-class RNNCell(_Cell):
-    """One step of an Elman network, as `torch.nn.RNNCell`; see `RNN`.
-
-    Args:
-        input_size, hidden_size, bias, nonlinearity, device, dtype: as `torch.nn.RNNCell`, in the same order.
-        backend: see `LSTM`.
-
-    `forward(input, hx=None)` takes (B, I) and (B, H), or (I,) and (H,), and returns the next h.
-
-    Raises:
-        ValueError, RuntimeError: as torch.nn.RNNCell for the same mistakes.
-
-    Example::
-
-        >>> import torch, fastrnn
-        >>> fastrnn.RNNCell(10, 20)(torch.randn(3, 10)).shape
-        torch.Size([3, 20])
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        nonlinearity: str = "tanh",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, 1, device, dtype, backend)
-        self.nonlinearity = nonlinearity
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        if self.nonlinearity not in ("tanh", "relu"):
-            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        return self._step(f"rnn_{self.nonlinearity}", input, None if hx is None else (hx,))[0]
-
-
-class GRUCell(_Cell):
-    """One step of gated recurrent units, as `torch.nn.GRUCell`; see `GRU`.
-
-    Args:
-        input_size, hidden_size, bias, device, dtype: as `torch.nn.GRUCell`, in the same order.
-        backend: see `LSTM`.
-
-    `forward(input, hx=None)` takes (B, I) and (B, H), or (I,) and (H,), and returns the next h.
-
-    Raises:
-        ValueError, RuntimeError: as torch.nn.GRUCell for the same mistakes.
-
-    Example::
-
-        >>> import torch, fastrnn
-        >>> fastrnn.GRUCell(10, 20)(torch.randn(3, 10)).shape
-        torch.Size([3, 20])
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, 3, device, dtype, backend)
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        return self._step("gru", input, None if hx is None else (hx,))[0]
-
-
-class LSTMCell(_Cell):
-    """One step of a long short-term memory, as `torch.nn.LSTMCell`; see `LSTM`.
-
-    Args:
-        input_size, hidden_size, bias, device, dtype: as `torch.nn.LSTMCell`, in the same order.
-        backend: see `LSTM`.
-
-    `forward(input, hx=None)` takes (B, I) and a pair of (B, H), or (I,) and a pair of (H,); returns the next (h, c).
-
-    Raises:
-        ValueError, RuntimeError, TypeError: as torch.nn.LSTMCell for the same mistakes.
-
-    Example::
-
-        >>> import torch, fastrnn
-        >>> h, c = fastrnn.LSTMCell(10, 20)(torch.randn(3, 10))
-        >>> h.shape, c.shape
-        (torch.Size([3, 20]), torch.Size([3, 20]))
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, 4, device, dtype, backend)
-
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        if hx is not None:
-            checks.count_of_states("LSTMCell", hx, ("h", "c"))
-        h, c = self._step("lstm", input, None if hx is None else tuple(hx))
-        return h, c

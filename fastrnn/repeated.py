@@ -4,6 +4,9 @@ A module that is called again and again with arguments of the same shape would s
 whose outcome is the same every time. Here it is kept: a call goes straight to the kernel as long as the module's
 parameters are the same tensors and the arguments look as they did. Everything else takes the usual way, checks and all.
 The kernel reads the parameters where they are, so that a change of their values needs no notice.
+
+What a call depends on beside its arguments and parameters is its key: the module's attributes, and the backend that was
+asked for. Keys are only compared, so that a changed attribute needs no notice either.
 """
 
 from __future__ import annotations
@@ -18,7 +21,6 @@ from torch import Tensor, nn
 from fastrnn import backends, ops
 from fastrnn.backends.numba import ready, unpacked
 from fastrnn.backends.preference import why_torch
-from fastrnn.cells import CELLS
 from fastrnn.remembered import (
     Form,
     Inference,
@@ -31,6 +33,7 @@ from fastrnn.remembered import (
     TrainingOnGPU,
     sizes_of,
 )
+from fastrnn.watched_weights import Values, is_readable
 
 _BACKENDS = ("auto", "numba")
 """By which the CPU's kernels may be reached."""
@@ -55,8 +58,7 @@ def is_possible(input: Any) -> bool:
         type(input) is Tensor
         and not ops.dispatcher_is_watched()
         and torch.autograd.forward_ad._current_level < 0
-        and (input.is_cpu or input.is_cuda)
-        and not torch.is_autocast_enabled(input.device.type)
+        and not torch._C._is_any_autocast_enabled()
     )
 
 
@@ -64,32 +66,35 @@ def _kind(module: nn.Module, input: Tensor, before: Sequence[Any] | None) -> typ
     """Whether gradients will be asked for."""
     if not torch.is_grad_enabled():
         return Inference
-    given = (*module._parameters.values(), input, *(before if type(before) is tuple else ()))
-    return Training if any(isinstance(one, Tensor) and one.requires_grad for one in given) else Inference
+    if input.requires_grad:
+        return Training
+    for parameter in module._parameters.values():
+        if parameter is not None and parameter.requires_grad:
+            return Training
+    given = before if type(before) is tuple else ()
+    return Training if any(isinstance(state, Tensor) and state.requires_grad for state in given) else Inference
 
 
 def call(
-    module: nn.Module, form: Form, input: Tensor, before: Sequence[Any] | None
+    module: nn.Module, key: tuple[Any, ...], input: Tensor, before: Sequence[Any] | None
 ) -> tuple[Tensor | None, States] | None:
     """The output, but for a cell, and the states after the last step; None where no such call is remembered.
 
     `before` are the states before the first step, as the module was called; None for zeros.
     """
     known = _calls[_kind(module, input, before)].get(module)
-    if known is None or known.form != form:
+    if known is None or known.key != key:
         return None
-    states = len(CELLS[form.cell_name].states)
     if before is None:
-        before = known.zero_states()
-    elif type(before) is not tuple or len(before) != states:
-        return None
-    if not known.serves(module, input, before):
-        return None
-    return known.run(input, before)  # type: ignore[no-any-return]
+        return known.run(input, None) if known.serves(module, input, ()) else None
+    if type(before) is tuple and len(before) == known.states and known.serves(module, input, before):
+        return known.run(input, before)  # type: ignore[no-any-return]
+    return None
 
 
 def remember(
     module: nn.Module,
+    key: tuple[Any, ...],
     form: Form,
     names: Sequence[Sequence[str]],
     input: Tensor,
@@ -99,30 +104,35 @@ def remember(
     """Keeps what is needed to repeat a call, which was checked and has succeeded, in place of one that is kept once it
     has come twice.
 
-    `before` are the states as in `call`, `names` those of the parameters of each layer and direction: weight_ih,
-    weight_hh, and the biases if any. `state` has the shape of the module's states.
+    `before` are the states as in `call`, `key` is the same of values that will not change, `names` those of the
+    parameters of each layer and direction: weight_ih, weight_hh, and the biases if any. `state` has the shape of the
+    module's states.
     """
     kind = _kind(module, input, before)
     known = _calls[kind].get(module)
     if known is not None:
-        if known.form == form and known.serves(module, input, ()):
+        if known.key == key and known.serves(module, input, ()):
             return
-        if known.other != (form, input.shape):
+        if known.other != (key, input.shape):
             # Where every call is of another length, none is worth keeping.
-            known.other = (form, input.shape)
+            known.other = (key, input.shape)
             return
     groups: list[dict[str, Any]] = [{name: module._parameters.get(name) for name in group} for group in names]
     parameters = [p for group in groups for p in group.values()]
-    if input.numel() > 0 and all(
-        type(p) is nn.Parameter and p.is_contiguous() and p.dtype is input.dtype for p in parameters
+    if (
+        input.numel() > 0
+        and (input.is_cpu or input.is_cuda)
+        and all(is_readable(p) and p.dtype is input.dtype and p.device == input.device for p in parameters)
     ):
         layers = [groups[first : first + form.directions] for first in range(0, len(groups), form.directions)]
         chosen = (_chosen if input.is_cpu else _chosen_on_gpu)(kind, form, layers, input, state)
-        if chosen is Prepacked and any(parameter.is_inference() for parameter in parameters):
-            chosen = Inference  # changes of such parameters are not counted
+        if chosen is Prepacked and not Values.can_be_watched(parameters):
+            chosen = Inference
         if chosen is not None:
             with torch.no_grad():
-                _calls[kind][module] = chosen(form, layers, input, state)
+                known = chosen(form, layers, input, state)
+            known.key = key
+            _calls[kind][module] = known
 
 
 Layers = Sequence[Sequence[dict[str, Any]]]

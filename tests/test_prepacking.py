@@ -1,4 +1,4 @@
-"""Weights that are laid out once: results as without, and changes that autograd counts are seen."""
+"""Weights that are laid out once: results as without, and changes are seen, counted or not."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ import json
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 import fastrnn
 from benchmarks import __main__ as command
 from benchmarks import runner
-from fastrnn import remembered, repeated
+from fastrnn import remembered, repeated, watched_weights
 from fastrnn.backends import module
 from fastrnn.backends.numba import layer_forward, packing, unpacked
 
@@ -162,13 +167,131 @@ def test_changes_that_are_counted_are_seen(kind: str, change: Callable[[nn.Modul
     assert change is _widened or not torch.equal(found[0], before[0])
 
 
+def _through_data(net: nn.Module) -> None:
+    net.weight_hh_l0.data.mul_(2)
+
+
+def _through_dlpack(net: nn.Module) -> None:
+    for parameter in net.parameters():
+        torch.from_dlpack(parameter.detach()).mul_(0.5)
+
+
+def _through_numpy(net: nn.Module) -> None:
+    array = net.weight_ih_l0.detach().numpy()
+    array *= 2
+
+
+def _through_the_storage(net: nn.Module) -> None:
+    net.bias_ih_l0.untyped_storage().fill_(0)
+
+
+def _through_functional_adam(net: nn.Module) -> None:
+    parameters = list(net.parameters())
+    ones, *moments = ([torch.full_like(p, value) for p in parameters] for value in (1.0, 0.0, 0.0))
+    steps = [torch.tensor(1.0) for _ in parameters]
+    options: dict[str, Any] = {"amsgrad": False, "beta1": 0.9, "beta2": 0.99, "lr": 0.1, "weight_decay": 0.0}
+    with torch.no_grad():
+        adam(parameters, ones, *moments, [], steps, fused=True, eps=1e-8, maximize=False, **options)
+
+
+def _through_all_reduce(net: nn.Module) -> None:
+    """With another rank, which has weights of its own: both have their sum then."""
+    store, others = dist.HashStore(), [torch.ones_like(p) for p in net.parameters()]
+
+    def reduce(rank: int, tensors: list[Tensor]) -> None:
+        group = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=30))
+        for tensor in tensors:
+            group.allreduce([tensor]).wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(reduce, range(2), [[p.detach() for p in net.parameters()], others]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "change",
+    [
+        _through_data,
+        _through_dlpack,
+        _through_numpy,
+        _through_the_storage,
+        _through_functional_adam,
+        _through_all_reduce,
+    ],
+)
+def test_changes_that_nobody_counts_are_seen(change: Callable[[nn.Module], None], dtype: torch.dtype) -> None:
+    if change is _through_all_reduce and not dist.is_gloo_available():
+        pytest.skip("torch without gloo")
+    plain, prepacked = pair("GRU", num_layers=2, dtype=dtype)
+    x = torch.ones(T, B, I, dtype=dtype)
+    before = repeat(prepacked, x)
+    assert type(repeated._calls[remembered.Inference][prepacked]) is remembered.Prepacked
+    counted = [parameter._version for parameter in prepacked.parameters()]
+    for net in (plain, prepacked):
+        change(net)
+    assert counted == [parameter._version for parameter in prepacked.parameters()]
+    with torch.no_grad():
+        found = flat(prepacked(x))
+    assert all(map(torch.equal, found, repeat(plain, x)))
+    assert not torch.equal(found[0], before[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_another_process_writes_into_shared_memory_is_seen(kind: str, tmp_path: Path) -> None:
+    plain, prepacked = pair(kind)
+    file, values = tmp_path / "weights", plain.weight_hh_l0.detach()
+    file.write_bytes(values.numpy().tobytes())
+    mapped = torch.from_file(str(file), shared=True, size=values.numel()).view_as(values)
+    prepacked.weight_hh_l0 = nn.Parameter(mapped)
+    x = torch.ones(T, B, I)
+    repeat(prepacked, x)
+    values.mul_(-1.5)
+    with file.open("r+b") as opened:
+        opened.write(values.numpy().tobytes())
+    assert all(map(torch.equal, repeat(prepacked, x), repeat(plain, x)))
+
+
+def change_one_number(net: nn.Module, change: Callable[[Tensor], Any]) -> None:
+    """Changes a number that is not in the sample that is compared."""
+    weight = net.weight_hh_l0
+    number = next(k for k in range(weight.numel()) if k not in watched_weights._sample(weight))
+    change(weight.detach().view(-1)[number])
+
+
+def _step(net: nn.Module, raises: bool) -> None:
+    """A step of an optimizer that changes one number without counting it."""
+    weight, bias = net.weight_hh_l0, net.bias_ih_l0
+    weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
+    change_one_number(net, lambda number: weight.grad.view(-1)[number.storage_offset()].fill_(1))
+    if raises:
+        bias.grad = bias.grad.to_sparse()
+    optimizer = torch.optim.SGD([{"params": [weight]}, {"params": [bias]}], lr=2.5, fused=True)
+    with pytest.raises(RuntimeError, match="sparse") if raises else nullcontext():
+        optimizer.step()
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["whole", "half"])
+def test_a_step_is_seen_that_changes_one_number_or_raises_half_way(raises: bool) -> None:
+    plain, prepacked = pair("LSTM")
+    x = torch.ones(T, B, I)
+    before = repeat(prepacked, x)
+    for net in (plain, prepacked):
+        _step(net, raises)
+    found = repeat(prepacked, x)
+    assert all(map(torch.equal, found, repeat(plain, x)))
+    assert not torch.equal(found[0], before[0])
+
+
+double = partial(change_one_number, change=lambda number: number.data.mul_(2))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_turning_it_off_every_change_is_seen(kind: str) -> None:
     plain, prepacked = pair(kind)
     x = torch.ones(T, B, I)
     before = repeat(prepacked, x)
     for net in (plain, prepacked):
-        net.weight_hh_l0.data.mul_(2)
+        double(net)
     assert all(map(torch.equal, repeat(prepacked, x), before))
     assert prepacked.prepack(False) is prepacked
     assert all(map(torch.equal, repeat(prepacked, x), repeat(plain, x)))
@@ -183,7 +306,7 @@ def test_prepacking_again_sees_every_change(kind: str, off: bool) -> None:
     if off:
         prepacked.prepack(False)
     for net in (plain, prepacked):
-        net.weight_hh_l0.data.mul_(2)
+        double(net)
     prepacked.prepack()
     assert all(map(torch.equal, repeat(prepacked, x), repeat(plain, x)))
 
