@@ -201,6 +201,8 @@ def captured(kernel: Kernel) -> Any:
 @contextmanager
 def edited(kernel: Kernel) -> Iterator[None]:
     """Makes the persistent kernel one whose source was edited. Raises ValueError where there is nothing to edit."""
+    from fastrnn.backends.triton import persistent
+
     original = import_module(f"fastrnn.backends.triton.kernels.{kernel.direction}")
     source = Path(str(original.__file__)).read_text(encoding="utf-8")
     for old, new in kernel.edits:
@@ -216,7 +218,7 @@ def edited(kernel: Kernel) -> Iterator[None]:
         assert spec.loader is not None
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
-        with mock.patch.object(original, name, getattr(module, name)):
+        with mock.patch.object(persistent, name, getattr(module, name)):
             yield
 
 

@@ -101,15 +101,20 @@ CEILINGS = {
 
 
 def variants(cell: str, direction: str, capability: int) -> tuple[Variant, ...]:
-    """In which a kernel is compiled. A cell that saves no gates has nothing to recompute them from, and nothing more to
-    store for a training step than for inference."""
+    """In which a kernel is compiled; for other devices than the main one in what needs most registers and memory.
+
+    A cell that saves no gates has nothing to recompute them from, and nothing more to store for a training step than
+    for inference.
+    """
     saves = bool(CELLS[cell].saved)
     largest = MASKED_LEAN if direction == "backward" and saves else MASKED
+    if capability != MAIN:
+        return () if cell == "rnn_relu" else (largest,)
     if cell == "rnn_relu":  # the RNN's other activation is cheaper than tanh, and all else is the same
-        return (largest,) if capability == MAIN else ()
+        return (largest,)
     if direction == "backward":
         return TRAINING, largest
-    return (INFERENCE, TRAINING, MASKED) if saves and capability == MAIN else (INFERENCE, MASKED)
+    return (INFERENCE, TRAINING, MASKED) if saves else (INFERENCE, MASKED)
 
 
 def of_row(row: Row) -> Iterator[Kernel]:

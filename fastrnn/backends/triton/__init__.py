@@ -12,16 +12,20 @@ import os
 import shutil
 import sysconfig
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
 from fastrnn.backends.recurrence.backward import backward as recurrence_backward
 from fastrnn.backends.recurrence.forward import forward as recurrence_forward
+from fastrnn.backends.triton import configurations
 from fastrnn.backends.triton.interpreter import INTERPRETED
+from fastrnn.first_use import undisturbed
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 OLDEST_CAPABILITY = (8, 0)
@@ -106,20 +110,19 @@ def supports(layer: Layer) -> str | None:
 
 def is_persistent(layer: Layer) -> bool:
     """Whether one launch computes all steps of a layer that it supports."""
-    from fastrnn.backends.triton import configurations
-
     return configurations.forward_tile(layer) is not None
+
+
+@cache
+def _ways() -> ModuleType:
+    return undisturbed(lambda: import_module("fastrnn.backends.triton.ways"))
 
 
 def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     """One layer's outputs; see `Forward`."""
-    from fastrnn.backends.triton import ways
-
-    return recurrence_forward(layer, ways.forward, history=history, gates=gates)
+    return recurrence_forward(layer, _ways().forward, history=history, gates=gates)
 
 
 def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     """One layer's gradients; see `Backward`."""
-    from fastrnn.backends.triton import ways
-
-    return recurrence_backward(layer, ways.backward, kept, grads)
+    return recurrence_backward(layer, _ways().backward, kept, grads)

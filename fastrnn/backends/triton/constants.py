@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import triton.language as tl
 
 from fastrnn.backends.layer import Layer
+from fastrnn.backends.triton.kernels.cells import FUNCTIONS
 
 
 def cell_constants(layer: Layer) -> dict[str, Any]:
     """The compile-time arguments that kernels share, by name."""
-    import triton.language as tl
-
-    from fastrnn.backends.triton.kernels.cells import FUNCTIONS
-
     functions = FUNCTIONS[layer.cell_name]
     return {
         **{name.upper(): function for name, function in functions._asdict().items()},

@@ -8,13 +8,13 @@ from fastrnn.backends.layer import Layer
 from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, both
 from fastrnn.backends.triton.configurations import STAGES, Tile, padded, precision
 from fastrnn.backends.triton.constants import cell_constants
+from fastrnn.backends.triton.kernels.backward import backward_kernel
+from fastrnn.backends.triton.kernels.forward import forward_kernel
 from fastrnn.backends.triton.launch import Grid, Launcher
 
 
 def forward(layer: Layer, buffers: ForwardBuffers, tile: Tile) -> None:
     """Fills ys, cs, gates and finals."""
-    from fastrnn.backends.triton.kernels.forward import forward_kernel
-
     b_hh: list[Any] = buffers.b_hh or [None]
     arguments = (
         buffers.gx,
@@ -36,8 +36,6 @@ def forward(layer: Layer, buffers: ForwardBuffers, tile: Tile) -> None:
 
 def backward(layer: Layer, buffers: BackwardBuffers, tile: Tile) -> None:
     """Fills dgates and d_states0."""
-    from fastrnn.backends.triton.kernels.backward import backward_kernel
-
     arguments = (
         buffers.w_hh[0],
         buffers.w_hh[-1],

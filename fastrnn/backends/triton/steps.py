@@ -15,6 +15,7 @@ from fastrnn.backends.layer import Layer
 from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, Masks, both
 from fastrnn.backends.triton.configurations import padded
 from fastrnn.backends.triton.constants import cell_constants
+from fastrnn.backends.triton.kernels.steps import backward_step_kernel, forward_step_kernel
 from fastrnn.backends.triton.launch import Grid, Launcher
 
 TILE = 128
@@ -28,8 +29,6 @@ STAGES = 1
 
 def forward(layer: Layer, buffers: ForwardBuffers) -> None:
     """Fills ys, cs, gates and finals."""
-    from fastrnn.backends.triton.kernels.steps import forward_step_kernel
-
     masks, storage, exact = buffers.masks, layer.x.dtype, layer.state_dtype
     steps, batch, _ = layer.x.shape
     starts = [_by_head(layer, state0) for state0 in buffers.states0]
@@ -71,8 +70,6 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
 
 def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     """Fills dgates and d_states0."""
-    from fastrnn.backends.triton.kernels.steps import backward_step_kernel
-
     masks = buffers.masks
     steps, batch, _ = layer.x.shape
     flowing = [_dense_copy(_by_head(layer, d), layer.state_dtype) for d in buffers.d_finals or buffers.states0]
