@@ -2,17 +2,24 @@
 
 Where torch.nn raises, these raise the same type with the same message; fastrnn's own arguments follow the pattern
 "operator: argument must be what, got what". Shapes and dtypes are checked before anything is computed, in eager mode
-and while tracing alike; the range of `lengths`, which is data, is checked inside the operators.
+and while tracing alike; the range of `lengths`, which is data, is checked inside the operators. Whether there is memory
+behind a tensor is looked at in eager mode only, where there is any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from fastrnn.cells import Cell
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+PLAIN = (Tensor, torch.nn.Parameter)
+"""Classes whose memory is their own: those of wrappers and of tracers may have none."""
 
 
 _FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -30,11 +37,119 @@ def autocast_dtype(input: Tensor) -> torch.dtype | None:
     return torch.get_autocast_dtype(kind)
 
 
+def memory(operator: str, tensors: Iterable[Any], named: Callable[[], dict[str, Iterable[Any]]]) -> None:
+    """Behind every tensor, which is dense, the memory that its sizes need: it may have been freed, or cut short.
+
+    Some of torch's operations look at that, others end the process. Of `tensors` only plain ones are looked at, and
+    none while a graph is made. `named` gives them by their names, where one lacks memory.
+    """
+    if torch.compiler.is_compiling():
+        return
+    for tensor in tensors:
+        if type(tensor) in PLAIN:
+            try:
+                # An expanded tensor has more bytes than its storage: to be exact costs more.
+                if tensor.untyped_storage().nbytes() < tensor.nbytes:
+                    _whole_storage(operator, tensor, _name_of(tensor, named()))
+            except NotImplementedError:  # what a transform or a sparse layout keeps elsewhere
+                if tensor.layout is not torch.strided:
+                    name = _name_of(tensor, named())
+                    raise RuntimeError(f"{operator}: {name} must be dense, got {tensor.layout}") from None
+
+
+def _name_of(tensor: Tensor, named: dict[str, Iterable[Any]]) -> str:
+    return next(name for name, group in named.items() if any(tensor is one for one in group))
+
+
+def _whole_storage(operator: str, tensor: Tensor, name: str) -> None:
+    """That the storage of a tensor reaches to its last element."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = (tensor.storage_offset() + last + 1) * tensor.itemsize if tensor.numel() > 0 else 0
+    present = tensor.untyped_storage().nbytes()
+    if needed <= present:
+        return
+    if present == 0:
+        raise not_allocated(f"{operator}: {name}")
+    raise RuntimeError(
+        f"{operator}: {name} reaches beyond its storage: sizes {list(tensor.shape)}, strides {list(tensor.stride())}, "
+        f"storage offset {tensor.storage_offset()}, and itemsize {tensor.itemsize} require a storage size of {needed}, "
+        f"it is of size {present}"
+    )
+
+
+def not_allocated(name: str) -> RuntimeError:
+    """The error that torch's own operations raise, where they look."""
+    return RuntimeError(
+        f"{name} has a non-zero number of elements, but its data is not allocated: its storage has been freed"
+    )
+
+
 def layer_input(label: str, input: Tensor) -> None:
     """input (T, B, I), (B, T, I) or (T, I) of the module called `label`."""
     if input.dim() not in (2, 3):
         noun = " tensor" if label == "RNN" else ""
         raise ValueError(f"{label}: Expected input to be 2D or 3D, got {input.dim()}D{noun} instead")
+
+
+def packed(operator: str, sequence: PackedSequence) -> None:
+    """The fields of a PackedSequence, which may have been put together by hand: torch's functions read memory by them.
+
+    data (rows, I); batch_sizes (T,) int64 on the CPU, none larger than the one before, with rows as their sum;
+    sorted_indices and unsorted_indices (B,), if any, permutations on the device of data. The numbers are looked at in
+    eager mode, those of indices on the CPU only.
+    """
+    data, batch_sizes = sequence.data, sequence.batch_sizes
+    for field, value in zip(sequence._fields, sequence, strict=True):
+        if not isinstance(value, Tensor) and not (value is None and field.endswith("indices")):
+            raise TypeError(f"{operator}: {field} of a PackedSequence must be a tensor, got {type(value).__name__}")
+    if data.dim() != 2:
+        raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
+    if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64 or batch_sizes.device.type != "cpu":
+        got = f"{batch_sizes.dim()}D {batch_sizes.device.type} {_name(batch_sizes.dtype)}"
+        raise RuntimeError(f"{operator}: batch_sizes of a PackedSequence must be a 1D cpu int64 tensor, got {got}")
+    if not _has_numbers(batch_sizes):
+        return
+    sizes = batch_sizes.tolist()
+    if not sizes:
+        raise RuntimeError(f"{operator}: batch_sizes of a PackedSequence must hold a size for each step, got none")
+    if sizes[-1] < 0 or sizes != sorted(sizes, reverse=True):
+        step = next(t for t, size in enumerate(sizes) if size < 0 or (t > 0 and size > sizes[t - 1]))
+        raise RuntimeError(
+            f"{operator}: no size in batch_sizes of a PackedSequence may be negative or larger than the one before, "
+            f"got {sizes[step]} at index {step}" + (f" after {sizes[step - 1]}" if step > 0 else "")
+        )
+    if sum(sizes) != data.shape[0]:
+        raise RuntimeError(
+            f"{operator}: batch_sizes of a PackedSequence must add up to the {data.shape[0]} rows of data, "
+            f"got {sum(sizes)}"
+        )
+    for field in ("sorted_indices", "unsorted_indices"):
+        _permutation(operator, field, getattr(sequence, field), sizes[0], data.device)
+
+
+def _permutation(operator: str, field: str, indices: Tensor | None, batch: int, device: torch.device) -> None:
+    if indices is None:
+        return
+    if indices.shape != (batch,) or indices.dtype not in (torch.int64, torch.int32) or indices.device != device:
+        raise RuntimeError(
+            f"{operator}: {field} of a PackedSequence must be int64 of shape (B={batch},) on {device}, "
+            f"got {_name(indices.dtype)} of shape {tuple(indices.shape)} on {indices.device}"
+        )
+    if indices.is_cpu and _has_numbers(indices) and sorted(indices.tolist()) != list(range(batch)):
+        raise RuntimeError(f"{operator}: {field} of a PackedSequence must hold every number below B={batch} once")
+
+
+def _has_numbers(tensor: Tensor) -> bool:
+    """Whether it is neither a tracer's nor a transform's."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(tensor) is Tensor
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def state_dims(input: Tensor, hx: Sequence[Tensor]) -> None:
@@ -73,6 +188,13 @@ def dtype_and_size(input: Tensor, weight_ih: Tensor) -> None:
         raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {expected}, got {input.shape[-1]}")
 
 
+def state_shapes(cell: Cell, weights: Sequence[Sequence[Tensor]], batch: int) -> list[tuple[int, ...]]:
+    """(layers·directions, B, P or H) for h, (layers·directions, B, H) for the others; weights as in `weight_shapes`."""
+    hidden = weights[0][0].shape[0] // len(cell.gates)
+    output = weights[0][-1].shape[0] if len(weights[0]) % 2 else hidden
+    return [(len(weights), batch, output if index == 0 else hidden) for index in range(len(cell.states))]
+
+
 def state_sizes(hx: Sequence[Tensor], expected: Sequence[tuple[int, ...]]) -> None:
     """Each state's shape against what the module expects, (layers·directions, B, width)."""
     for index, (state, shape) in enumerate(zip(hx, expected, strict=True)):
@@ -81,24 +203,33 @@ def state_sizes(hx: Sequence[Tensor], expected: Sequence[tuple[int, ...]]) -> No
             raise RuntimeError(f"Expected {name} size {shape}, got {list(state.shape)}")
 
 
-def same_device_and_dtype(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
-    """Everything on the input's device and in its dtype, a real one, unless autocast converts it."""
+def same_device_and_dtype(
+    input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], converts: bool = True
+) -> None:
+    """Everything on the input's device and in its dtype, a real one, unless autocast, if it `converts`, does that."""
+    device, dtype = input.device, input.dtype
+    for tensor in (*hx, *weights):
+        if tensor.device != device or tensor.dtype is not dtype:
+            break
+    else:
+        if dtype in _FLOATING:
+            return
     for what, tensors in (("parameter", weights), ("hidden", hx)):
         for tensor in tensors:
-            if tensor.device != input.device:
+            if tensor.device != device:
                 raise RuntimeError(
                     f"Input and {what} tensors are not at the same device, "
-                    f"found input tensor at {input.device} and {what} tensor at {tensor.device}"
+                    f"found input tensor at {device} and {what} tensor at {tensor.device}"
                 )
-    converted = autocast_dtype(input) is not None
+    converted = converts and autocast_dtype(input) is not None
     for what, tensors in (("parameter", weights), ("hidden", hx)):
         for tensor in tensors:
-            if tensor.dtype != input.dtype and not (converted and autocast_dtype(tensor) is not None):
+            if tensor.dtype != dtype and not (converted and autocast_dtype(tensor) is not None):
                 raise RuntimeError(
-                    f"input and {what} tensors must have the same dtype, but got {input.dtype} and {tensor.dtype}"
+                    f"input and {what} tensors must have the same dtype, but got {dtype} and {tensor.dtype}"
                 )
-    if input.dtype not in _FLOATING:
-        raise TypeError(f"input must be floating point and real, got {input.dtype}")
+    if dtype not in _FLOATING:
+        raise TypeError(f"input must be floating point and real, got {dtype}")
 
 
 def weight_counts(operator: str, weights: Sequence[Sequence[Tensor]], directions: int, projection: bool) -> None:
@@ -115,22 +246,26 @@ def weight_counts(operator: str, weights: Sequence[Sequence[Tensor]], directions
 def weight_shapes(operator: str, gates: int, directions: int, inputs: int, weights: Sequence[Sequence[Tensor]]) -> None:
     """Every parameter's shape, given I and the first parameters' sizes: a kernel computes addresses from them.
 
-    weight_ih (G·H, I or directions·P or directions·H), weight_hh (G·H, P or H) or by heads (N, G·D, D), biases (G·H,),
-    weight_hr (P, H).
+    weight_ih (G·H, I or directions·P or directions·H), weight_hh (G·H, P or H) or by heads (N, G·D, D), of a single one
+    also (1, G·H, P), biases (G·H,), weight_hr (P, H).
     """
     first = weights[0]
     rows, projected = first[0].shape[0], len(first) % 2 == 1
     hidden = rows // gates
     outputs = first[-1].shape[0] if projected else hidden
-    for index, (w_ih, w_hh, *rest) in enumerate(weights):
+    if hidden == 0 or outputs == 0:
+        raise RuntimeError(f"{operator}: there must be at least one hidden unit and output, got {hidden} and {outputs}")
+    for index, group in enumerate(weights):
+        w_hh, rest = group[1], len(group) - 2
         width = inputs if index < directions else directions * outputs
         heads = w_hh.shape[0] if w_hh.dim() == 3 else 1
-        by_head = (heads, rows // max(1, heads), hidden // max(1, heads)) if w_hh.dim() == 3 else (rows, outputs)
-        expected = [(gates * hidden, width), by_head, *[(rows,)] * (len(rest) // 2 * 2)]
+        by_head = (heads, rows // max(1, heads), outputs // max(1, heads)) if w_hh.dim() == 3 else (rows, outputs)
+        expected = [(gates * hidden, width), by_head, *[(rows,)] * (rest // 2 * 2)]
         if projected:
             expected.append((outputs, hidden))
-        got = [tuple(tensor.shape) for tensor in (w_ih, w_hh, *rest)]
-        if got != expected or heads == 0 or hidden % heads:
+        wrong = heads == 0 or hidden % heads or (projected and heads > 1)
+        if wrong or [tensor.shape for tensor in group] != expected:
+            got = [tuple(tensor.shape) for tensor in group]
             raise RuntimeError(
                 f"{operator}: the weights of layer {index // directions} must have shapes {expected}, got {got}"
             )
@@ -163,7 +298,7 @@ def _own_argument(
         raise TypeError(f"{operator}: {argument} must be {expected}, got {type(value).__name__}")
     if value.dtype not in dtypes or value.shape != shape:
         expected = f"{kind} of shape {_named(shape, names)}"
-        got = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+        got = f"{_name(value.dtype)} of shape {tuple(value.shape)}"
         raise ValueError(f"{operator}: {argument} must be {expected}, got {got}")
     if value.device != device:
         raise ValueError(f"{operator}: {argument} must be on the input's device {device}, got {value.device}")

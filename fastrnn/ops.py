@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn import checks
+from fastrnn import checks, operator_checks
 from fastrnn.backends import module, operator_backend, reference
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
 from fastrnn.cells import CELLS, Cell
@@ -28,8 +28,8 @@ _LAYER_SCHEMA = (
     "Tensor x, Tensor[] w_ih, Tensor[] w_hh, Tensor[] biases, Tensor[] extras, Tensor[] states0, "
     "Tensor? lengths, Tensor? resets, bool reverse"
 )
-_LISTS = 5
-"""of tensors, after x"""
+_FORWARD_LISTS, _BACKWARD_LISTS = slice(1, 6), slice(2, 10)
+"""Where the operators' arguments are lists of tensors."""
 _FORWARD_SCHEMA = (
     f"({_LAYER_SCHEMA}, bool history, bool gates, str backend) -> (Tensor[] states, Tensor[] finals, Tensor[] saved)"
 )
@@ -48,7 +48,7 @@ def forward(layer: Layer, *, history: bool, gates: bool, backend: str) -> Forwar
     arguments = (*_layer_arguments(layer), history, gates, backend)
     if _is_watched(arguments):
         return Forward(*_operator(layer.cell, "forward")(*arguments))
-    return _autograd_kernel(layer.cell)(*arguments)
+    return _under_autograd(layer.cell, _forward_kernel(layer.cell, True), arguments)
 
 
 def _is_watched(arguments: Sequence[Any]) -> bool:
@@ -57,7 +57,13 @@ def _is_watched(arguments: Sequence[Any]) -> bool:
     So it is where a compiler, a tracer, a transform, a mode or the profiler must see operators, and where a tensor is
     of a class of its own or a negative view, whose memory does not hold its values.
     """
-    return dispatcher_is_watched() or not all(_is_plain(argument) for argument in arguments)
+    if dispatcher_is_watched():
+        return True
+    for argument in arguments:
+        for one in argument if type(argument) is list else (argument,):
+            if isinstance(one, Tensor) and (type(one) not in checks.PLAIN or one.is_neg()):
+                return True
+    return False
 
 
 def dispatcher_is_watched() -> bool:
@@ -72,18 +78,10 @@ def dispatcher_is_watched() -> bool:
     )
 
 
-def _is_plain(argument: Any) -> bool:
-    if isinstance(argument, list):
-        return all(_is_plain(element) for element in argument)
-    return not isinstance(argument, Tensor) or (
-        type(argument) in (Tensor, torch.nn.Parameter) and not argument.is_neg()
-    )
-
-
-def _below_autograd(cell: Cell, direction: str, arguments: Sequence[Any]) -> Any:
-    """What the operator does, for callers that have taken care of autograd."""
+def _below_autograd(cell: Cell, direction: str, arguments: Sequence[Any], checked: bool = True) -> Any:
+    """What the operator does, for callers that have taken care of autograd; and of the arguments, if `checked`."""
     if not _is_watched(arguments):
-        return (_forward_kernel if direction == "forward" else _backward_kernel)(cell)(*arguments)
+        return (_forward_kernel if direction == "forward" else _backward_kernel)(cell, checked)(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return _operator(cell, direction)(*arguments)
 
@@ -123,10 +121,13 @@ def _checked(layer: Layer) -> Layer:
 
 
 @cache
-def _forward_kernel(cell: Cell) -> Callable[..., Forward]:
+def _forward_kernel(cell: Cell, checked: bool) -> Callable[..., Forward]:
     def kernel(*arguments: Any) -> Forward:
         *layer_arguments, history, gates, backend = arguments
-        layer = _checked(Layer(cell.name, *layer_arguments))
+        layer = Layer(cell.name, *layer_arguments)
+        if not checked:
+            operator_checks.forward(layer, backend)
+        layer = _checked(layer)
         with _autocast_off(layer.x):
             return module(operator_backend(backend, layer)).forward(layer, history=history, gates=gates)  # type: ignore[no-any-return]
 
@@ -137,33 +138,38 @@ def _forward_fake(cell: Cell) -> Callable[..., Forward]:
     def fake(*arguments: Any) -> Forward:
         *layer_arguments, history, gates, _ = arguments
         layer = Layer(cell.name, *layer_arguments)
-        steps, batch = layer.x.shape[:2]
-        wide = layer.directions * layer.hidden_size
-        states = [layer.x.new_empty((steps, batch, layer.directions * layer.output_size))]
-        if history:
-            states += [layer.x.new_empty((steps, batch, wide), dtype=layer.state_dtype) for _ in cell.states[1:]]
+        histories, kept = layer.history_forms, layer.saved_forms if gates else []
+        states = [layer.x.new_empty(shape, dtype=dtype) for shape, dtype in (histories if history else histories[:1])]
         finals = [layer.x.new_empty(state.shape) for state in layer.states0]
-        kept = (layer.directions, steps, batch, len(cell.saved) * layer.hidden_size)
-        saved = [layer.x.new_empty(kept, dtype=layer.gate_dtype)] if gates and cell.saved else []
-        return Forward(states, finals, saved)
+        return Forward(states, finals, [layer.x.new_empty(shape, dtype=dtype) for shape, dtype in kept])
 
     return fake
 
 
 @cache
-def _backward_kernel(cell: Cell) -> Callable[..., Backward]:
+def _backward_kernel(cell: Cell, checked: bool) -> Callable[..., Backward]:
     def kernel(*arguments: Any) -> Backward:
         d_states, d_finals, states, saved, *layer_arguments, need_x, need_weights, backend = arguments
-        layer = _checked(Layer(cell.name, *layer_arguments))
-        # The dispatcher resolves negative views, but not those in a list of optional tensors.
-        d_states, d_finals = ([d if d is None else d.resolve_neg() for d in group] for group in (d_states, d_finals))
+        layer, kept = Layer(cell.name, *layer_arguments), Residuals(states, saved)
         gradients = Gradients(d_states, d_finals, need_x, need_weights)
+        if not checked:
+            operator_checks.backward(layer, kept, gradients, backend)
+        operator_checks.memory_of_backward(layer, kept, gradients)
+        layer, gradients = _checked(layer), _resolved(gradients)
         with _autocast_off(layer.x):
             # What was named has served the layer already, whatever torch allows by now.
             served_by = module(operator_backend(backend, layer, "backward") if backend == "auto" else backend)
-            return served_by.backward(layer, Residuals(states, saved), gradients)  # type: ignore[no-any-return]
+            return served_by.backward(layer, kept, gradients)  # type: ignore[no-any-return]
 
     return kernel
+
+
+def _resolved(grads: Gradients) -> Gradients:
+    """The dispatcher resolves negative views, but not those in a list of optional tensors."""
+    if not any(d is not None and d.is_neg() for d in (*grads.states, *grads.finals)):
+        return grads
+    states, finals = ([d if d is None else d.resolve_neg() for d in group] for group in (grads.states, grads.finals))
+    return replace(grads, states=states, finals=finals)
 
 
 def _backward_fake(cell: Cell) -> Callable[..., Backward]:
@@ -223,12 +229,14 @@ class _Recurrence(torch.autograd.Function):
         create_graph = torch.is_grad_enabled()
         if create_graph or torch.autograd.forward_ad._current_level >= 0 or any(map(_is_batched, grads)):
             layer = Layer(ctx.cell.name, *arguments)
+            operator_checks.memory(layer, grads)
             with _autocast_off(x):
                 gradients = _differentiable_gradients(layer, d_states, d_finals, create_graph)
         else:
             if len(states) < len(ctx.cell.states):
                 # The call of a graph that was traced without gradients: what it did not keep is computed again.
-                states, _, saved = _below_autograd(ctx.cell, "forward", (*arguments, True, True, ctx.backend))
+                everything = (*arguments, True, True, ctx.backend)
+                states, _, saved = _below_autograd(ctx.cell, "forward", everything, checked=False)
             given = (d_states, d_finals, states, saved, *arguments, need_x, need_weights, ctx.backend)
             if torch._C._are_functorch_transforms_active():
                 from fastrnn import transforms  # which stands above the operators
@@ -257,19 +265,22 @@ def _grouped(tensors: Sequence[Tensor | None], sizes: list[int]) -> list[Any]:
     return [[next(each) for _ in range(size)] for size in sizes]
 
 
-@cache
+def _under_autograd(cell: Cell, compute: Callable[..., Any], arguments: Sequence[Any]) -> Forward:
+    """What `compute` gives for the operator's arguments, with gradients where any are asked for."""
+    x, *lists, lengths, resets, reverse, history, gates, backend = arguments
+    groups = [[x], *lists, [lengths], [resets]]
+    tensors = [tensor for group in groups for tensor in group]
+    if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
+        return compute(*arguments)  # type: ignore[no-any-return]
+    return differentiable(cell, compute, (reverse, history, gates, backend), groups)
+
+
 def _autograd_kernel(cell: Cell) -> Callable[..., Forward]:
+    def compute(*arguments: Any) -> Any:
+        return _below_autograd(cell, "forward", arguments, checked=False)
+
     def kernel(*arguments: Any) -> Forward:
-        x, *lists, lengths, resets, reverse, history, gates, backend = arguments
-        groups = [[x], *lists, [lengths], [resets]]
-        tensors = [tensor for group in groups for tensor in group]
-        if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
-            return _below_autograd(cell, "forward", arguments)  # type: ignore[no-any-return]
-
-        def compute(*arguments: Any) -> Any:
-            return _below_autograd(cell, "forward", arguments)
-
-        return differentiable(cell, compute, (reverse, history, gates, backend), groups)
+        return _under_autograd(cell, compute, arguments)
 
     return kernel
 
@@ -318,12 +329,13 @@ def _differentiable_gradients(
     return Backward(*([next(grads) if tensor.requires_grad else None for tensor in group] for group in groups))  # type: ignore[arg-type]
 
 
-def _from_dispatcher(kernel: Callable[..., Forward]) -> Callable[..., Forward]:
-    """A forward kernel as it is registered: AOTInductor's packages give it None in place of an empty list."""
+def _from_dispatcher(kernel: Callable[..., Any], lists: slice) -> Callable[..., Any]:
+    """A kernel as it is registered: AOTInductor's packages give it None in place of an empty list."""
 
-    def registered(x: Tensor, *arguments: Any) -> Forward:
-        lists, others = arguments[:_LISTS], arguments[_LISTS:]
-        return kernel(x, *([] if tensors is None else tensors for tensors in lists), *others)
+    def registered(*arguments: Any) -> Any:
+        given = list(arguments)
+        given[lists] = [[] if tensors is None else tensors for tensors in given[lists]]
+        return kernel(*given)
 
     return registered
 
@@ -332,8 +344,11 @@ for _cell in CELLS.values():
     _forward_name, _backward_name = f"{_cell.name}_forward", f"{_cell.name}_backward"
     LIBRARY.define(_forward_name + _FORWARD_SCHEMA)
     LIBRARY.define(_backward_name + _BACKWARD_SCHEMA)
-    LIBRARY.impl(_forward_name, _from_dispatcher(_forward_kernel(_cell)), "CompositeExplicitAutograd")
-    LIBRARY.impl(_backward_name, _backward_kernel(_cell), "CompositeExplicitAutograd")
+    _forward = _from_dispatcher(_forward_kernel(_cell, False), _FORWARD_LISTS)
+    # It has no derivative of its own, and autograd must not record the operations that it is made of.
+    _backward = _from_dispatcher(torch.no_grad()(_backward_kernel(_cell, False)), _BACKWARD_LISTS)
+    LIBRARY.impl(_forward_name, _forward, "CompositeExplicitAutograd")
+    LIBRARY.impl(_backward_name, _backward, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastrnn::{_forward_name}", _forward_fake(_cell), lib=LIBRARY)
     torch.library.register_fake(f"fastrnn::{_backward_name}", _backward_fake(_cell), lib=LIBRARY)
-    LIBRARY.impl(_forward_name, _from_dispatcher(_autograd_kernel(_cell)), "Autograd")
+    LIBRARY.impl(_forward_name, _from_dispatcher(_autograd_kernel(_cell), _FORWARD_LISTS), "Autograd")

@@ -63,18 +63,46 @@ def prepare(
     if isinstance(input, PackedSequence):
         if lengths is not None:
             raise ValueError(f"{options.label.lower()}: a PackedSequence has its own lengths, lengths must be None")
+        _check_memory(options, weights, input, states, resets=resets)
         return _prepare_packed(options, weights, input, states, resets)
     if not isinstance(input, Tensor):
         raise TypeError(
             f"{options.label.lower()}: input must be a tensor or a PackedSequence, got {type(input).__name__}"
         )
+    _check_memory(options, weights, (input,), states, lengths, resets)
     return _prepare_padded(options, weights, input, states, lengths, resets)
 
 
 def prepare_step(options: Options, weights: Sequence[Tensor], input: Tensor, states: States | None) -> Prepared:
     """One step of a cell, input (B, I) and states (B, H), as the call of a layer of one step."""
+    _check_memory(options, [weights], (input,), states)
     hx = states and tuple(state.unsqueeze(0) for state in states)
     return _prepared(options, [weights], input.unsqueeze(0), hx, None, None, _as_they_are, lambda state: state)
+
+
+def _check_memory(
+    options: Options,
+    weights: Weights,
+    input: Sequence[Any],
+    states: States | None,
+    lengths: Any = None,
+    resets: Any = None,
+) -> None:
+    """That there is memory behind everything, before anything reads it. `input` are the fields of a PackedSequence, or
+    the input alone; what is no tensor is found elsewhere."""
+
+    def named() -> dict[str, Any]:
+        fields = PackedSequence._fields if len(input) > 1 else ("the input",)
+        return {
+            **{field: (value,) for field, value in zip(fields, input, strict=True)},
+            "hx": states or (),
+            "lengths": (lengths,),
+            "resets": (resets,),
+            "a parameter": [tensor for group in weights for tensor in group],
+        }
+
+    tensors = (*input, *(states or ()), lengths, resets, *[tensor for group in weights for tensor in group])
+    checks.memory(options.label.lower(), tensors, named)
 
 
 def _as_they_are(output: Tensor, finals: States) -> tuple[Tensor, States]:
@@ -131,13 +159,14 @@ def _prepare_packed(
     options: Options, weights: Weights, packed: PackedSequence, states: States | None, resets: Tensor | None
 ) -> Prepared:
     """A packed batch runs padded with lengths, its sequences in their sorted order."""
+    checks.packed(options.label.lower(), packed)
     data, batch_sizes, sorted_indices, unsorted_indices = packed
-    if data.dim() != 2:
-        raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
     checks.dtype_and_size(data, weights[0][0])
     # A size, where there is one, rather than data: one graph then serves every batch.
     batch = int(batch_sizes[0]) if sorted_indices is None else sorted_indices.shape[0]
     steps, compiled = batch_sizes.shape[0], torch.compiler.is_compiling()
+    if not compiled:
+        batch_sizes = batch_sizes.resolve_neg().contiguous()  # torch's functions read its memory as it lies there
     packed_lengths = (torch.arange(batch, device=batch_sizes.device)[:, None] < batch_sizes).sum(1)
 
     def pad(rows: Tensor) -> Tensor:
@@ -146,7 +175,7 @@ def _prepare_packed(
         return torch._VF._pad_packed_sequence(rows, batch_sizes, False, 0.0, steps)[0]
 
     def pack(output: Tensor) -> Tensor:
-        if compiled:
+        if compiled or batch == 0:  # which torch's function refuses, though its layers take it
             return packing.pack(output, batch_sizes, data.shape[0])
         return torch._VF._pack_padded_sequence(output, packed_lengths, False)[0]
 
@@ -166,7 +195,7 @@ def _prepare_packed(
         checks.resets(options.label.lower(), resets, shape, names, data.device)
         resets = resets.t() if options.batch_first else resets
         resets = resets if sorted_indices is None else resets.index_select(1, sorted_indices)
-    expected = _state_shapes(options, weights, batch)
+    expected = checks.state_shapes(CELLS[options.cell_name], weights, batch)
     if states is not None:
         checks.state_sizes(states, expected)
         if sorted_indices is not None:
@@ -175,14 +204,6 @@ def _prepare_packed(
     call = replace(prepared.call, packed=(data.to(prepared.call.x.dtype), batch_sizes))
     # torch draws the mask over the packed rows: so does this, for the same numbers from the same generator.
     return replace(prepared, call=call, dropout=lambda y: pad(F.dropout(pack(y), options.dropout, training=True)))
-
-
-def _state_shapes(options: Options, weights: Weights, batch: int) -> list[tuple[int, ...]]:
-    """(layers·directions, B, P or H) for h, (layers·directions, B, H) for the others."""
-    cell = CELLS[options.cell_name]
-    hidden = weights[0][0].shape[0] // len(cell.gates)
-    output = weights[0][-1].shape[0] if len(weights[0]) % 2 else hidden
-    return [(len(weights), batch, output if index == 0 else hidden) for index in range(len(cell.states))]
 
 
 def _prepared(
@@ -195,7 +216,7 @@ def _prepared(
     finish: Callable[[Tensor, States], tuple[Any, States]],
     lay_out: Callable[[Tensor], Tensor],
 ) -> Prepared:
-    expected = _state_shapes(options, weights, x.shape[1])
+    expected = checks.state_shapes(CELLS[options.cell_name], weights, x.shape[1])
     if states is not None:
         checks.state_sizes(states, expected)
     gates, directions = len(CELLS[options.cell_name].gates), 1 + options.bidirectional

@@ -100,6 +100,12 @@ def _needs_reference(tensors: Sequence[Tensor | None]) -> bool:
     )
 
 
+def _check_memory(cell: Cell, tensors: Sequence[Tensor | None]) -> None:
+    """Memory behind all tensors: what the reference is made of does not look."""
+    inner = [tensor if tensor is None else _innermost(tensor) for tensor in tensors]
+    checks.memory(cell.name, inner, lambda: {"a tensor": inner})
+
+
 def _transforms() -> list[TransformType]:
     return [interpreter.key() for interpreter in torch._C._functorch.get_interpreter_stack() or ()]
 
@@ -122,7 +128,8 @@ def forward(layer: Layer, *, history: bool, recompute: bool, backend: str) -> Fo
     tensors = [tensor for group in groups for tensor in group]
     if plain or _needs_reference(tensors):
         lengths = None if layer.lengths is None else _innermost(layer.lengths)
-        if lengths is not None and lengths.device.type == "cpu" and ops._is_plain(lengths):
+        _check_memory(layer.cell, tensors)
+        if lengths is not None and lengths.is_cpu and type(lengths) in checks.PLAIN:
             checks.lengths_range(layer.cell_name, lengths.flatten(), layer.x.shape[0])
         return _reference(layer, history)
     kept = _is_recorded(tensors)
@@ -251,6 +258,7 @@ def _gradients(request: _Request, arriving: Sequence[Tensor | None], kept: Seque
     """
     tensors = [*arriving, *kept]
     if _needs_reference(tensors):
+        _check_memory(request.form.cell, tensors)
         *_, layer = request.split(tensors)
         flat = _by_reference(request, tensors[: len(arriving)], layer)
     else:

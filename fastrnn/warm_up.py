@@ -83,8 +83,9 @@ def wanted(cells: Iterable[str], dtypes: Iterable[str]) -> Iterator[tuple[str, s
     """Cell, task and dtype of each kernel, once; what serves every cell has none."""
     own = [task for task in TASKS if task not in kernels.SHARED]
     for dtype in dict.fromkeys(dtypes):
-        yield from (("", task, dtype) for task in kernels.SHARED)
+        yield from (("", task, dtype) for task in kernels.SHARED if task != kernels.PARALLEL)
         yield from ((cell, task, dtype) for cell in dict.fromkeys(cells) for task in own)
+    yield "", kernels.PARALLEL, DEFAULT_DTYPES[0]
 
 
 def warm(cell: str, task: str, dtype: str, directories: Iterable[Path]) -> Warmed:

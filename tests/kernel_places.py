@@ -1,4 +1,7 @@
-"""Places for kernels in tests: users, directories that all can reach, and what an environment makes of them."""
+"""Places for kernels in tests: users, directories that all can reach, and what an environment makes of them.
+
+PYTEST_DONT_REWRITE: modules import this before they name it as a plugin.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastrnn.backends.numba import kernel_files
+from fastrnn.backends.numba import kernel_files, trust
 from fastrnn.backends.numba.kernel_files import Places
 
 OTHER = 65534
@@ -36,11 +39,12 @@ def public() -> Iterator[Path]:
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Places]:
     """What holds from now on, with these variables, and no temporary files if none are said."""
-    for name in ("FASTRNN_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+    for name in ("FASTRNN_CACHE_DIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "FASTRNN_TRUST_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(trust, "everybody", trust.everybody.__wrapped__)
     (tmp_path / "no directory").touch()
 
-    def find(temporary: Path = tmp_path / "no directory", **variables: Path) -> Places:
+    def find(temporary: Path = tmp_path / "no directory", **variables: str | Path) -> Places:
         for name, value in variables.items():
             monkeypatch.setenv(name, str(value))
         monkeypatch.setattr(tempfile, "tempdir", str(temporary))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import _thread
+import gc
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from fastrnn import first_use
-from fastrnn.first_use import undisturbed
+from fastrnn.first_use import by_caller, undisturbed
 
 DEADLINE = 60
 """Seconds that a process may take: far more than it needs."""
@@ -22,7 +28,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 may_fork = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 
 
-class Interrupted(Exception):
+class Interrupted(RuntimeError):
     """What the signal's handler raises."""
 
 
@@ -40,11 +46,15 @@ def alarm() -> Iterator[None]:
 
 
 def in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+    return threading.get_ident() == threading.main_thread().ident
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer")
-@pytest.mark.skipif(not in_main_thread(), reason="signals are handled in the main thread")
+in_main_thread_only = pytest.mark.skipif(
+    not hasattr(signal, "setitimer") or not in_main_thread(), reason="signals are handled in the main thread"
+)
+
+
+@in_main_thread_only
 def test_an_interrupt_arrives_and_the_work_goes_on(alarm: None) -> None:
     begun, may_end, done = threading.Event(), threading.Event(), threading.Event()
 
@@ -88,11 +98,69 @@ def test_one_thread_at_a_time() -> None:
 
 
 def test_without_another_thread_it_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(thread: threading.Thread) -> NoReturn:
+    def refuse(*arguments: object) -> NoReturn:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Thread, "start", refuse)
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
     assert undisturbed(lambda: undisturbed(lambda: "done")) == "done"
+
+
+@in_main_thread_only
+def test_interrupts_at_any_time_lose_nothing(alarm: None) -> None:
+    """A handler may raise an error of the kind that is raised where there are too many threads."""
+    interrupted = 0
+    for number in range(300):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.00002 + 0.000001 * number)
+            assert undisturbed(lambda: time.sleep(0.0003)) is None
+            while True:  # until it arrives
+                time.sleep(0.001)
+        except Interrupted:
+            interrupted += 1
+    assert interrupted == 300
+    assert undisturbed(lambda: "the next") == "the next"
+
+
+@in_main_thread_only
+def test_what_is_printed_is_printed_by_the_thread_that_waits() -> None:
+    """A window that shows it may belong to that thread."""
+    threads: list[bool] = []
+
+    def act() -> None:
+        threads.append(in_main_thread())
+
+    undisturbed(lambda: threads.append(in_main_thread()) or by_caller(act))  # type: ignore[func-returns-value]
+    by_caller(act)
+    assert threads == [False, True, True]
+
+
+def test_within_an_import_no_thread_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for the import, if the work needs what is being imported."""
+    (tmp_path / "imports_itself.py").write_text(
+        "import importlib\nfrom fastrnn.first_use import undisturbed\n"
+        "found = undisturbed(lambda: importlib.import_module('imports_itself'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.import_module("imports_itself").found.__name__ == "imports_itself"
+
+
+def test_an_error_keeps_nothing_alive() -> None:
+    class Large:
+        pass
+
+    def fail() -> None:
+        large = undisturbed(Large)
+        kept.append(weakref.ref(large))
+        undisturbed(lambda: 1 // 0)
+
+    kept: list[weakref.ref[Large]] = []
+    gc.disable()
+    try:
+        with suppress(ZeroDivisionError):
+            fail()
+        assert kept[0]() is None
+    finally:
+        gc.enable()
 
 
 def exit_status_of_child() -> int:
@@ -138,6 +206,27 @@ def test_a_fork_that_has_waited_too_long_gets_a_lock_of_its_own(monkeypatch: pyt
     other = threading.Thread(target=undisturbed, args=(work,))
     other.start()
     assert begun.wait(DEADLINE)
+    assert exit_status_of_child() == 0
+    may_end.set()
+    other.join()
+    assert undisturbed(lambda: 1) == 1
+
+
+@needs_fork
+@may_fork
+@in_main_thread_only
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_fork_whose_wait_is_interrupted_gets_a_lock_of_its_own(alarm: None) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        assert may_end.wait(DEADLINE)
+
+    other = threading.Thread(target=undisturbed, args=(work,))
+    other.start()
+    assert begun.wait(DEADLINE)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
     assert exit_status_of_child() == 0
     may_end.set()
     other.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ import torch
 pytest.importorskip("numba", exc_type=ImportError)
 pwd, resource = map(pytest.importorskip, ("pwd", "resource"))
 
-from fastrnn.backends.numba import kernel_files, notices  # noqa: E402
+from fastrnn.backends.numba import kernel_files, notices, trust  # noqa: E402
 from fastrnn.backends.numba.compile import _build  # noqa: E402
 from fastrnn.backends.numba.kernel_files import KernelFile, Places  # noqa: E402
 from tests.kernel_places import CONTEXT, FILE, OTHER, acting_as, as_root, name  # noqa: E402
@@ -80,12 +82,37 @@ def test_no_place_at_all(places: Callable[..., Places], monkeypatch: pytest.Monk
     with pytest.warns(UserWarning, match=nowhere):
         assert places() == ((), None)
     assert not (tmp_path / "~").exists()
-    monkeypatch.setattr(tempfile, "gettempdir", _no_temporary_files)
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "error"),
+    [
+        (tempfile, "gettempdir", FileNotFoundError("No usable temporary directory found")),
+        (getpass, "getuser", ImportError("No module named 'pwd'")),
+        (getpass, "getuser", KeyError("no name")),
+        (getpass, "getuser", OSError("No username set in the environment")),
+    ],
+)
+def test_no_fallback(module: Any, function: str, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No place for temporary files, or a user without a name on Windows."""
+
+    def fails() -> str:
+        raise error
+
+    monkeypatch.setattr(trust, "POSIX", False)
+    monkeypatch.setattr(module, function, fails)
     assert kernel_files._fallback() is None
 
 
-def _no_temporary_files() -> str:
-    raise FileNotFoundError("No usable temporary directory found")
+def test_an_installation_without_sources(
+    places: Callable[..., Places], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PyInstaller makes them."""
+    monkeypatch.setattr(kernel_files, "SOURCES", tmp_path)
+    monkeypatch.setattr(kernel_files, "_SOURCES", kernel_files._sources())
+    with pytest.warns(UserWarning, match="compiled anew in every process: fastrnn is installed without its sources"):
+        assert places(FASTRNN_CACHE_DIR=tmp_path) == ((), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["no directory"]
 
 
 def test_any_damage_is_seen(tmp_path: Path) -> None:
@@ -99,6 +126,18 @@ def test_any_damage_is_seen(tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(content)
         with pytest.raises(ValueError, match="it is damaged"):
             kernel_files.read(tmp_path / "file")
+
+
+@pytest.mark.parametrize("renamed", ["file", "directory"])
+def test_a_kernel_under_the_name_of_another(renamed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    kernel_files.write(path, b"")
+    if renamed == "file":
+        path = path.rename(tmp_path / "another")
+    else:
+        monkeypatch.setattr(kernel_files, "_fingerprint", lambda: "another")
+    with pytest.raises(ValueError, match="it is damaged"):
+        kernel_files.read(path)
 
 
 def test_a_damaged_kernel_is_replaced(

@@ -105,8 +105,7 @@ def _below_another_one_and_up_again(top: Path) -> tuple[Path, Path, str]:
     return top / "theirs" / "..", top / name(), f"{top / 'theirs'} belongs to another user"
 
 
-@as_root
-@pytest.mark.parametrize(
+each_arrangement = pytest.mark.parametrize(
     "arrange",
     [
         _linked_from_where_all_can_write,
@@ -120,6 +119,10 @@ def _below_another_one_and_up_again(top: Path) -> tuple[Path, Path, str]:
         _below_another_one_and_up_again,
     ],
 )
+
+
+@as_root
+@each_arrangement
 def test_directories_that_are_not_trusted(
     arrange: Callable[[Path], tuple[Path, Path, str]], places: Callable[..., Places], tmp_path: Path
 ) -> None:
@@ -131,10 +134,68 @@ def test_directories_that_are_not_trusted(
         found = places(FASTRNN_CACHE_DIR=base)
     [warning] = said
     where = "kernels are compiled anew in every process; set FASTRNN_CACHE_DIR"
-    assert str(warning.message) == f"fastrnn: {base} is not trusted, because {why}: {where}"
+    remedy = "or FASTRNN_TRUST_CACHE_DIR=1 if you trust all who can write there"
+    assert str(warning.message) == f"fastrnn: {base} is not trusted, because {why}: {where}, {remedy}"
     assert found == ((), None)
     assert load() is None
     assert not (directory / "run").exists()
+
+
+@as_root
+@each_arrangement
+def test_directories_that_the_user_trusts_all_the_same(
+    arrange: Callable[[Path], tuple[Path, Path, str]], places: Callable[..., Places], tmp_path: Path
+) -> None:
+    """And so with a file that is another's, and a link. That it is damaged is still found."""
+    (tmp_path / "top").mkdir()
+    base, directory, _ = arrange(tmp_path / "top")
+    path = plant(directory)
+    os.chown(path, OTHER, OTHER)
+    path.symlink_to(path.rename(directory / "elsewhere"))
+    found = places(tmp_path, FASTRNN_CACHE_DIR=base, FASTRNN_TRUST_CACHE_DIR="1")
+    assert found == ((base / name(),), base / name())
+    with pytest.warns(UserWarning, match=f"{FILE} is not used: "):
+        assert load() is None
+    (directory / "run").rmdir()
+    path.write_bytes(path.read_bytes() + b"damage")
+    with pytest.warns(UserWarning, match=f"{FILE} is not used: it is damaged"):
+        assert load() is None
+    assert not (directory / "run").exists()
+
+
+@pytest.mark.parametrize(("umask", "modes"), [(0o007, (0o770, 0o640)), (0o022, (0o755, 0o644))])
+def test_a_directory_for_several_users(
+    umask: int, modes: tuple[int, int], places: Callable[..., Places], tmp_path: Path
+) -> None:
+    before = os.umask(umask)
+    try:
+        kept = places(FASTRNN_CACHE_DIR=tmp_path / "group", FASTRNN_TRUST_CACHE_DIR="1").kept
+        assert kept is not None
+        file = plant(kept)
+    finally:
+        os.umask(before)
+    assert tuple(path.stat().st_mode & 0o777 for path in (kept, file)) == modes
+
+
+def test_a_fallback_is_never_trusted_so(places: Callable[..., Places], tmp_path: Path) -> None:
+    """Anybody can have made it."""
+    with pytest.warns(UserWarning, match="cannot write to /dev/null: kernels are compiled anew in every process"):
+        assert places(tmp_path, FASTRNN_CACHE_DIR=Path("/dev/null"), FASTRNN_TRUST_CACHE_DIR="1") == ((), None)
+    assert not list(tmp_path.glob("fastrnn-*"))
+
+
+@as_root
+def test_a_directory_that_another_has_made_since(places: Callable[..., Places], tmp_path: Path) -> None:
+    """Once a cleaner of temporary files had taken the user's own away, in the middle of a process."""
+    kept = places(FASTRNN_CACHE_DIR=tmp_path).kept
+    assert kept is not None
+    plant(kept)
+    os.chown(kept, OTHER, OTHER)
+    with pytest.warns(UserWarning, match=f"{FILE} is not used: {kept} belongs to another user"):
+        assert load() is None
+    with pytest.warns(UserWarning, match=f"cannot keep a compiled kernel: {kept} belongs to another user"):
+        KernelFile("a_kernel").save_overload(None, SimpleNamespace(_reduce=tuple))
+    assert [path.name for path in kept.iterdir()] == [FILE]
 
 
 def test_a_planted_file_would_run(places: Callable[..., Places], tmp_path: Path) -> None:

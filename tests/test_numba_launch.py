@@ -16,7 +16,7 @@ pytest.importorskip("numba", exc_type=ImportError)
 
 from fastrnn.backends import numba as backend
 from fastrnn.backends.layer import Gradients, Layer, Residuals
-from fastrnn.backends.numba import launch
+from fastrnn.backends.numba import launch, sharing
 from fastrnn.backends.numba.split import Split, split
 from tests.layers import Shape, cast, random_layer
 
@@ -73,16 +73,16 @@ def test_fewer_threads_than_planned_do_all_the_work(shape: Shape, monkeypatch: p
     torch.set_num_threads(4)
     expected = everything(layer)
     for shows_up in (1, 2, 7):
-        team = launch.parallel()
-        assert team is not None
-        monkeypatch.setattr(launch, "parallel", lambda: lambda f, data, _, flags: team(f, data, shows_up, flags))  # noqa: B023
+        share = launch._share
+        monkeypatch.setattr(launch, "_share", lambda f, blocks, _: share(f, blocks, shows_up))  # noqa: B023
+        monkeypatch.setattr(sharing, "is_welcome", lambda pace: True)
         assert_equal(everything(layer), expected)
         monkeypatch.undo()
 
 
 def test_without_an_openmp_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = everything(large_layer_once())
-    monkeypatch.setattr(launch, "parallel", lambda: None)
+    monkeypatch.setattr(launch, "runtime_address", lambda name: 0)
     assert launch.available_threads() == 1
     assert_equal(everything(large_layer_once()), expected)
 

@@ -1,7 +1,11 @@
-"""Sequences of unequal lengths: PackedSequence against torch.nn, `lengths` against PackedSequence, and `resets`."""
+"""Sequences of unequal lengths: PackedSequence against torch.nn, `lengths` against PackedSequence, and `resets`.
+
+And packed sequences that were put together by hand, of which torch's functions believe every number.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +20,7 @@ from tests.torch_parity import (
     TIME,
     assert_close,
     assert_same_results,
+    backends,
     gradients,
     initial_state,
     layers,
@@ -229,3 +234,82 @@ def test_resets_of_a_packed_sequence_are_in_the_callers_order(backend: str, kind
 def test_a_packed_sequence_may_be_shorter_than_its_padding_was(backend: str, kind: str) -> None:
     ours, theirs = pair(kind, backend=backend, bidirectional=True)
     assert_same_results(ours, theirs, packed(padded_input(), [2, 3, 1]))
+
+
+def with_sizes(*sizes: float, dtype: torch.dtype = torch.int64) -> Callable[[PackedSequence], PackedSequence]:
+    return lambda packed: packed._replace(batch_sizes=torch.tensor(sizes, dtype=dtype))
+
+
+SIZES = "gru: no size in batch_sizes of a PackedSequence may be negative or larger than the one before, "
+FORM = "gru: batch_sizes of a PackedSequence must be a 1D cpu int64 tensor, got "
+ONCE = "of a PackedSequence must hold every number below B=3 once"
+INDICES = r"of a PackedSequence must be int64 of shape \(B=3,\) on cpu, got "
+MALFORMED: dict[str, tuple[Callable[[PackedSequence], PackedSequence], type[Exception], str]] = {
+    "a negative size": (with_sizes(3, -1), RuntimeError, SIZES + "got -1 at index 1 after 3"),
+    "a negative first size": (with_sizes(-1, 3), RuntimeError, SIZES + "got -1 at index 0"),
+    "growing sizes": (with_sizes(2, 3, 5), RuntimeError, SIZES + "got 3 at index 1 after 2"),
+    "sizes that grow late": (with_sizes(3, 3, 1, 2, 1), RuntimeError, SIZES + "got 2 at index 3 after 1"),
+    "too many rows": (with_sizes(3, 3, 2, 1), RuntimeError, "must add up to the 10 rows of data, got 9"),
+    "too few rows": (with_sizes(3, 3, 2, 2, 1), RuntimeError, "must add up to the 10 rows of data, got 11"),
+    "a huge size": (with_sizes(1 << 40, 1), RuntimeError, "must add up to the 10 rows of data, got 1099511627777"),
+    "no sizes": (with_sizes(), RuntimeError, "must hold a size for each step, got none"),
+    "int32 sizes": (with_sizes(3, 3, 2, 1, 1, dtype=torch.int32), RuntimeError, FORM + "1D cpu int32"),
+    "floating sizes": (with_sizes(3, 3, 2, 1, 1, dtype=torch.float32), RuntimeError, FORM + "1D cpu float32"),
+    "2-D sizes": (lambda p: p._replace(batch_sizes=p.batch_sizes[None]), RuntimeError, FORM + "2D cpu int64"),
+    "0-D sizes": (lambda p: p._replace(batch_sizes=p.batch_sizes.sum()), RuntimeError, FORM + "0D cpu int64"),
+    "sizes elsewhere": (lambda p: p._replace(batch_sizes=p.batch_sizes.to("meta")), RuntimeError, FORM + "1D meta"),
+    "sizes in a list": (lambda p: p._replace(batch_sizes=[10]), TypeError, "batch_sizes .* must be a tensor, got list"),
+    "no data": (lambda p: p._replace(data=None), TypeError, "data of a PackedSequence must be a tensor, got NoneType"),
+    "1-D data": (lambda p: p._replace(data=p.data[:, 0]), RuntimeError, "input must have 2 dimensions, got 1"),
+} | {
+    f"{field}, {name}": (lambda p, f=field, change=change: p._replace(**{f: change(getattr(p, f))}), error, message)
+    for field in ("sorted_indices", "unsorted_indices")
+    for name, change, error, message in (
+        ("out of range", lambda i: i + 1, RuntimeError, ONCE),
+        ("negative", lambda i: i - 1, RuntimeError, ONCE),
+        ("one twice", lambda i: i * 0, RuntimeError, ONCE),
+        ("too few", lambda i: i[:2], RuntimeError, INDICES + r"int64 of shape \(2,\) on cpu"),
+        ("too many", lambda i: torch.cat((i, i)), RuntimeError, INDICES + r"int64 of shape \(6,\) on cpu"),
+        ("floating", lambda i: i.float(), RuntimeError, INDICES + r"float32 of shape \(3,\) on cpu"),
+        ("2-D", lambda i: i[None], RuntimeError, INDICES + r"int64 of shape \(1, 3\) on cpu"),
+        ("elsewhere", lambda i: i.to("meta"), RuntimeError, INDICES + r"int64 of shape \(3,\) on meta"),
+        ("in a list", lambda i: i.tolist(), TypeError, "of a PackedSequence must be a tensor, got list"),
+    )
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MALFORMED)
+def test_malformed_packed_sequences_are_refused(mistake: str) -> None:
+    """Where torch raises, it is from whatever fails first; in its functions some of these end the process."""
+    change, error, message = MALFORMED[mistake]
+    wrong = change(pack_padded_sequence(padded_input(), [2, 5, 3], enforce_sorted=False))
+    for backend in ("numba", "aten"):
+        ours, _ = pair("GRU", backend=backend)
+        for state in ((), (initial_state("GRU", ours),)):
+            with pytest.raises(error, match=message):
+                ours(wrong, *state)
+
+
+@backends
+@pytest.mark.parametrize("rows", [3, 0])
+def test_a_step_may_have_no_sequences(backend: str, rows: int) -> None:
+    """As torch's layers allow it, though no function makes such a packed sequence."""
+    ours, theirs = pair("GRU", backend=backend)
+    sequence = PackedSequence(random(rows, INPUT), torch.tensor([rows, 0]))
+    assert_close(ours(sequence), theirs(sequence))
+
+
+@backends
+@pytest.mark.parametrize("lies", ["strided", "expanded", "negative"])
+def test_batch_sizes_however_they_lie_in_memory(backend: str, lies: str) -> None:
+    """torch's functions read them as if they were contiguous."""
+    sizes = torch.tensor([2, 2, 2])
+    views = {
+        "strided": torch.tensor([2, 9, 2, 9, 2])[::2],
+        "expanded": sizes[:1].expand(3),
+        "negative": torch._neg_view(-sizes),
+    }
+    ours, theirs = pair("GRU", backend=backend, bidirectional=True)
+    data = random(6, INPUT)
+    expected = theirs(PackedSequence(data, sizes))[0].data
+    assert_close(ours(PackedSequence(data, views[lies]))[0].data, expected)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from fastrnn.cells import CELLS, Cell
 
+Form = tuple[tuple[int, ...], torch.dtype]
+"""A tensor's shape and dtype."""
+
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of states, gates and accumulation for tensors of `dtype`: float64 for float64, else float32."""
@@ -92,6 +95,21 @@ class Layer:
     @property
     def gate_dtype(self) -> torch.dtype:
         return gate_dtype(self.x.dtype)
+
+    @property
+    def history_forms(self) -> list[Form]:
+        """Of every state's history, as in `Forward.states`."""
+        steps, batch = self.x.shape[:2]
+        wide = (steps, batch, self.directions * self.hidden_size)
+        others: list[Form] = [(wide, self.state_dtype)] * (len(self.cell.states) - 1)
+        return [((steps, batch, self.directions * self.output_size), self.x.dtype), *others]
+
+    @property
+    def saved_forms(self) -> list[Form]:
+        """Of what a cell saves, as in `Forward.saved`."""
+        steps, batch = self.x.shape[:2]
+        saves = len(self.cell.saved)
+        return [((self.directions, steps, batch, saves * self.hidden_size), self.gate_dtype)] if saves else []
 
     def reversed(self, direction: int) -> bool:
         return self.reverse or direction == 1

@@ -38,6 +38,15 @@ def ready() -> str | None:
 
 def supports(layer: Layer) -> str | None:
     """Why it cannot serve `layer`, as a clause, or None if it can."""
+    return _why_not(layer, tf32.allowed())
+
+
+def supports_backward(layer: Layer) -> str | None:
+    """As `supports`, of a layer whose forward it may have computed when torch allowed TF32."""
+    return _why_not(layer, True)
+
+
+def _why_not(layer: Layer, tf32_allowed: bool) -> str | None:
     device = layer.x.device
     if device.type not in ("cpu", "cuda"):
         return f"it takes CUDA tensors only, got {device.type}"
@@ -50,7 +59,7 @@ def supports(layer: Layer) -> str | None:
         return "its kernels are compiled for the CPU (FASTRNN_CUDA=host)"
     if layer.x.dtype not in ELEMENTS:
         return f"it computes in bfloat16, float16 and float32 only, got {layer.x.dtype}"
-    if layer.x.dtype == torch.float32 and not tf32.allowed():
+    if layer.x.dtype == torch.float32 and not tf32_allowed:
         return "it multiplies float32 as TF32 only, which torch.backends.cudnn forbids recurrent layers"
     if layer.projected:
         return "it has no projections (proj_size) yet"

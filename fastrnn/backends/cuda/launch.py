@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import extension
+from fastrnn.backends.addresses import address
 from fastrnn.backends.cuda import ELEMENTS
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, both
@@ -18,15 +19,15 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
     extension.load().forward(
         layer.cell_name,
         ELEMENTS[layer.x.dtype],
-        _address(buffers.gx),
+        address(buffers.gx),
         *_pair(buffers.w_hh),
         *_pair(buffers.b_hh),
         *_pair(buffers.states0),
-        _address(buffers.masks.lengths),
-        _address(buffers.masks.resets),
-        _address(buffers.ys),
-        _address(buffers.cs),
-        _address(buffers.gates),
+        address(buffers.masks.lengths),
+        address(buffers.masks.resets),
+        address(buffers.ys),
+        address(buffers.cs),
+        address(buffers.gates),
         *_pair(buffers.finals),
         *_sizes(layer),
         *_place(layer.x.device),
@@ -39,31 +40,27 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         layer.cell_name,
         ELEMENTS[layer.x.dtype],
         *_pair(buffers.w_hh),
-        _address(buffers.ys),
-        _address(buffers.cs),
-        _address(buffers.gates),
+        address(buffers.ys),
+        address(buffers.cs),
+        address(buffers.gates),
         buffers.are_preactivations,
         *_pair(buffers.states0),
-        _address(buffers.masks.lengths),
-        _address(buffers.masks.resets),
-        _address(buffers.dys),
-        _address(buffers.dcs),
+        address(buffers.masks.lengths),
+        address(buffers.masks.resets),
+        address(buffers.dys),
+        address(buffers.dcs),
         *_pair(buffers.d_finals),
-        _address(buffers.dgates),
+        address(buffers.dgates),
         *_pair(buffers.d_states0),
         *_sizes(layer),
         *_place(layer.x.device),
     )
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
 def _pair(tensors: list[Tensor]) -> tuple[int, int]:
     """Of up to two tensors, 0 for each that there is not."""
     first, second = both(tensors)
-    return _address(first), _address(second)
+    return address(first), address(second)
 
 
 def _sizes(layer: Layer) -> tuple[Any, ...]:

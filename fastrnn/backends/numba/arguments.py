@@ -201,7 +201,19 @@ class WeightsAddresses(NamedTuple):
     d_bias: int  # (columns,), written
 
 
+class ParallelArguments(NamedTuple):
+    """A launch that threads share."""
+
+    function: int  # another kernel
+    data: int  # its blocks
+    threads: int
+    parallel: int  # GOMP_parallel
+    clock: int  # as in a forward
+    nanoseconds: int  # how long it took, written
+
+
 FIELDS = {
+    "parallel": ParallelArguments._fields,
     "pack": PackShape._fields + PackAddresses._fields,
     "forward": ForwardShape._fields + ForwardAddresses._fields + ForwardArrays._fields,
     "unpacked": UnpackedShape._fields + UnpackedAddresses._fields,

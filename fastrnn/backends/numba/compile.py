@@ -11,7 +11,9 @@ from fastrnn.backends.numba.kernel_files import KernelFile
 from fastrnn.cells import CELLS
 from fastrnn.first_use import undisturbed
 
-SHARED = ("pack", "weights")
+PARALLEL = "parallel"
+"""The task whose kernel has no dtype either: it is asked for in float32."""
+SHARED = ("pack", "weights", PARALLEL)
 """Tasks whose kernels serve every cell."""
 
 
@@ -44,13 +46,16 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     from fastrnn.backends.numba.kernels.cells import CELL_KERNELS
     from fastrnn.backends.numba.kernels.forward import forward_kernel
     from fastrnn.backends.numba.kernels.pack import pack_kernel
+    from fastrnn.backends.numba.kernels.parallel import parallel_kernel
     from fastrnn.backends.numba.kernels.unpacked import unpacked_kernel
     from fastrnn.backends.numba.kernels.weights import weights_kernel
 
     number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
     gates = len(CELLS[cell].gates) if cell else 1
     name = "_".join(part for part in (cell, task, number.name) if part)
-    if task == "pack":
+    if task == PARALLEL:
+        function = parallel_kernel()
+    elif task == "pack":
         function = pack_kernel(number)
     elif task == "weights":
         function = weights_kernel(PANEL_VECTORS, CHUNK_ROWS, number)

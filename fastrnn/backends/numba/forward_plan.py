@@ -112,7 +112,10 @@ def plan(
         for direction in range(directions)
     ]
     likely = directions * steps * batch * products * SECONDS_PER_PRODUCT
-    launches = [(threads, shapes, Pace(likely, team > 1))]
+    kind = ("forward", cell, dtype, batch, inputs, hidden, outputs, directions, parts > 0)
+    launches = [(threads, shapes, Pace(kind, steps, likely, threads, team > 1))]
     if parts:
-        launches.insert(0, (spread, [shape._replace(parts=parts) for shape in shapes], Pace(likely)))
+        share = 1 - recurrent / products
+        pace = Pace(("inputs", *kind), steps, likely * share, spread)
+        launches.insert(0, (spread, [shape._replace(parts=parts) for shape in shapes], pace))
     return Plan(compiled.address, packing, launches, arena.size)

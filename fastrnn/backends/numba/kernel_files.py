@@ -2,8 +2,8 @@
 
 The directory's name is a hash of all kernel sources, the versions of Numba and llvmlite, and the CPU that is compiled
 for: Numba's own cache sees no change in a function that the cached one calls, and would serve stale kernels. A file
-holds a kernel as Numba keeps it, a pickle with machine code in it, after a digest of that. `trust.py` tells whose files
-are read.
+holds a kernel as Numba keeps it, a pickle with machine code in it, after a digest of that and of the kernel's name.
+`trust.py` tells whose files are read.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pickle
 import platform
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +58,7 @@ class KernelFile:
         for directory in self._places.read:
             path = directory / self._file
             try:
+                trust.directory(directory)  # again: since then a cleaner of temporary files may have taken it away
                 return CompileResult._rebuild(target_context, *pickle.loads(read(path)))
             except FileNotFoundError:
                 pass
@@ -73,7 +75,7 @@ class KernelFile:
         if self._places.kept is None:
             return
         try:
-            write(self._places.kept / self._file, dumps(result._reduce()))
+            write(trust.directory(self._places.kept) / self._file, dumps(result._reduce()))
         except OSError as error:
             notice(f"cannot keep a compiled kernel: {error}")
 
@@ -83,25 +85,36 @@ def read(path: Path) -> bytes:
 
     Raises:
         OSError: it cannot be read, or is not to be trusted.
-        ValueError: it is damaged. Machine code that is damaged crashes, and so can Numba when it unpickles it.
+        ValueError: it is damaged, or was written under another name. Machine code that is damaged crashes, and so can
+            Numba when it unpickles it.
     """
     content = trust.read(path)
     digest, payload = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
-    if hashlib.sha256(payload).digest() != digest:
+    if _digest(path, payload) != digest:
         raise ValueError("it is damaged")
     return payload
 
 
 def write(path: Path, payload: bytes) -> None:
-    """Writes a file for this user alone, whole or not at all, whoever else writes or reads it at the time."""
+    """Writes a file whole or not at all, whoever else writes or reads it at the time.
+
+    Who can read the directory can read it, in one that fastrnn made this user alone.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
     try:
         with open(handle, "wb") as file:
-            file.write(hashlib.sha256(payload).digest() + payload)
+            file.write(_digest(path, payload) + payload)
+        with suppress(OSError):  # not all file systems have modes
+            os.chmod(name, path.parent.stat().st_mode & 0o644)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
         raise
+
+
+def _digest(path: Path, payload: bytes) -> bytes:
+    """Also of what the kernel is: a file that is renamed does not become another kernel."""
+    return hashlib.sha256(f"{_fingerprint()}/{path.name}/".encode() + payload).digest()
 
 
 @cache
@@ -111,9 +124,13 @@ def places() -> Places:
     Where that cannot be written, a directory of the user's own among the temporary files; kernels that are there, in a
     container's image, say, are read first. Warns if what is there is not read either.
     """
-    name = f"kernels-{_fingerprint()}"
+    fingerprint = _fingerprint()
+    if fingerprint is None:
+        notice("kernels are compiled anew in every process: fastrnn is installed without its sources")
+        return Places((), None)
+    name = f"kernels-{fingerprint}"
     read: tuple[Path, ...] = ()
-    trouble = ""
+    trouble, remedy = "", "set FASTRNN_CACHE_DIR"
     base = _base()
     try:
         directory = trust.directory(base.expanduser() / name, make=True)
@@ -122,6 +139,7 @@ def places() -> Places:
             return Places(read, directory)
     except trust.UntrustedError as error:
         trouble = f"{base} is not trusted, because {error}"
+        remedy += ", or FASTRNN_TRUST_CACHE_DIR=1 if you trust all who can write there"
     except (OSError, RuntimeError):  # RuntimeError: this user has no home directory
         trouble = f"cannot write to {base}"
     fallback, kept = _fallback(), None
@@ -134,7 +152,7 @@ def places() -> Places:
             pass
     if trouble:
         where = "are compiled anew in every process" if kept is None else f"are kept in {fallback}"
-        notice(f"{trouble}: kernels {where}; set FASTRNN_CACHE_DIR")
+        notice(f"{trouble}: kernels {where}; {remedy}")
     return Places(read, kept)
 
 
@@ -147,11 +165,16 @@ def _base() -> Path:
 
 
 def _fallback() -> Path | None:
-    """The directory of this user's among the temporary files, if there is a place for such files."""
-    user = os.geteuid() if trust.POSIX else getpass.getuser()
+    """The directory of this user's among the temporary files, if there is a place for such files.
+
+    None if all are trusted: the user says so of another directory, and here anybody can have made it.
+    """
+    if trust.everybody():
+        return None
     try:
+        user = os.geteuid() if trust.POSIX else getpass.getuser()
         return Path(tempfile.gettempdir()) / f"fastrnn-{user}"
-    except FileNotFoundError:
+    except (OSError, KeyError, ImportError):  # no place; the others, by Python's version: Windows tells no user
         return None
 
 
@@ -164,11 +187,14 @@ def _can_write(directory: Path) -> bool:
     return True
 
 
-def _sources() -> bytes:
-    """What kernels are made from, and what they agree with their callers on."""
+def _sources() -> bytes | None:
+    """What kernels are made from, and what they agree with their callers on; None if it is installed compiled only."""
     files = [*sorted((SOURCES / "kernels").glob("*.py")), *(SOURCES / name for name in HOST_SOURCES)]
     cells = [(cell.name, cell.gates, cell.saved) for cell in CELLS.values()]
-    texts = [file.name.encode() + b"\0" + file.read_bytes() + b"\0" for file in files]
+    try:
+        texts = [file.name.encode() + b"\0" + file.read_bytes() + b"\0" for file in files]
+    except OSError:
+        return None
     return b"".join([*texts, repr((FIELDS, cells)).encode()])
 
 
@@ -176,8 +202,10 @@ _SOURCES = _sources()
 """As they were when this module was imported: a later change on disk, by an update of the package, say, is not run."""
 
 
-def _fingerprint() -> str:
-    """A hash of everything that a compiled kernel depends on."""
+def _fingerprint() -> str | None:
+    """A hash of everything that a compiled kernel depends on, if that is known."""
+    if _SOURCES is None:
+        return None
     import llvmlite
     import numba
     from numba.core.registry import cpu_target

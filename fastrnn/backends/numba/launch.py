@@ -20,13 +20,15 @@ from time import perf_counter
 import torch
 
 from fastrnn.backends.numba import sharing
+from fastrnn.backends.numba.arguments import ParallelArguments
+from fastrnn.backends.numba.compile import PARALLEL, kernel
 from fastrnn.backends.numba.sharing import Pace
 
 RUNTIMES = ("libgomp", "libiomp5", "libomp")
 """OpenMP runtimes that export GOMP_parallel(void (*)(void *), void *, unsigned threads, unsigned flags)."""
 
-NEVER = -1
-"""No step: the team stays together."""
+NEVER, ALONE = -1, -2
+"""Steps after which a team dissolves: none; there is no team, whatever was planned."""
 
 _forked = False
 
@@ -62,18 +64,6 @@ def _runtime() -> ctypes.CDLL | None:
 
 
 @cache
-def parallel() -> Callable[[int, int, int, int], None] | None:
-    """GOMP_parallel (function, data, threads, flags); None if there is none."""
-    runtime = _runtime()
-    if runtime is None:
-        return None
-    function = runtime.GOMP_parallel
-    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-    function.restype = None
-    return function
-
-
-@cache
 def runtime_address(name: str) -> int:
     """Of a function of the OpenMP runtime; 0 if there is none."""
     runtime = _runtime()
@@ -96,7 +86,12 @@ def _callable(address: int) -> Callable[[int], None]:
 
 def available_threads() -> int:
     """How many threads a launch may use."""
-    return 1 if _forked or parallel() is None else torch.get_num_threads()
+    return torch.get_num_threads() if can_share() else 1
+
+
+def can_share() -> bool:
+    """Whether there is an OpenMP runtime, and this process may use it."""
+    return not _forked and runtime_address("GOMP_parallel") != 0
 
 
 def run(address: int, threads: int, blocks: Iterable[Iterable[int]], counter_field: int, pace: Pace) -> None:
@@ -118,7 +113,7 @@ HEADER = 2
 
 def no_blocks() -> array[int]:
     """A launch's memory, to which blocks of arguments are to be added."""
-    return array("q", (0, NEVER))
+    return array("q", (0, ALONE))
 
 
 def start(address: int, threads: int, memory: array[int], counter_field: int, pace: Pace) -> None:
@@ -126,15 +121,24 @@ def start(address: int, threads: int, memory: array[int], counter_field: int, pa
     counter = memory.buffer_info()[0]
     memory[HEADER + counter_field] = counter
     blocks = counter + HEADER * memory.itemsize
-    team = parallel() if threads > 1 and not _forked else None
-    if team is None:
+    if threads == 1 or not can_share():
         _callable(address)(blocks)
-        return
-    welcome = sharing.is_welcome(pace)
-    began = perf_counter()
-    if welcome:
-        team(address, blocks, threads, 0)
-        sharing.shared(pace, began)
+    elif sharing.is_welcome(pace):
+        memory[1] = NEVER
+        sharing.shared(pace, _share(address, blocks, threads))
     else:
+        began = perf_counter()
         _callable(address)(blocks)
-        sharing.alone(pace, began)
+        sharing.alone(pace, perf_counter() - began)
+
+
+def _share(address: int, blocks: int, threads: int) -> float:
+    """Has the kernel at `address` called with its blocks by so many threads -> the seconds that it took."""
+    launch = array("q", ParallelArguments(address, blocks, threads, *_runtime_functions(), nanoseconds=0))
+    _callable(kernel("", PARALLEL, torch.float32).address)(launch.buffer_info()[0])
+    return launch[-1] * 1e-9
+
+
+@cache
+def _runtime_functions() -> tuple[int, int]:
+    return runtime_address("GOMP_parallel"), runtime_address("omp_get_wtime")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends import gate_gradients, products
+from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
 from fastrnn.backends.numba import launch, weight_gradients, workspace
 from fastrnn.backends.numba.arguments import FIELDS, BackwardAddresses, BackwardShape
@@ -18,7 +19,7 @@ from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up
 from fastrnn.backends.numba.packing import Packing
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import split
-from fastrnn.backends.numba.tensors import address, cast, dense, dense_rows, direction_address, masks
+from fastrnn.backends.numba.tensors import cast, dense, dense_rows, direction_address, masks
 from fastrnn.cells import CELLS
 from fastrnn.cells.lstm import unprojected_output
 
@@ -186,7 +187,8 @@ def _plan(
         )
         for direction in range(directions)
     ]
-    pace = Pace(directions * steps * batch * products * SECONDS_PER_PRODUCT, team > 1)
+    kind = ("backward", cell, dtype, batch, hidden, outputs, directions)
+    pace = Pace(kind, steps, directions * steps * batch * products * SECONDS_PER_PRODUCT, threads, team > 1)
     return _Plan(compiled.address, packing, shapes, arena.size, threads, pace)
 
 

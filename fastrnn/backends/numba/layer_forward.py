@@ -8,13 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Forward, Layer, as_gates
 from fastrnn.backends.numba import launch, unpacked, workspace
 from fastrnn.backends.numba.arguments import FIELDS, ForwardAddresses, ForwardArrays, ForwardShape
 from fastrnn.backends.numba.forward_plan import Plan, plan
 from fastrnn.backends.numba.packing import Packed
 from fastrnn.backends.numba.sharing import Pace
-from fastrnn.backends.numba.tensors import address, cast, dense, dense_rows, direction_address, masks
+from fastrnn.backends.numba.tensors import cast, dense, dense_rows, direction_address, masks
 
 _COUNTER = FIELDS["forward"].index("counter")
 _ADDRESSES = launch.HEADER + len(ForwardShape._fields)
@@ -130,7 +131,7 @@ def _run(layer: Layer, ys: Tensor, c_history: Tensor | None, saved: Tensor | Non
             ForwardArrays(
                 lengths=address(lengths),
                 resets=address(resets),
-                x=x.data_ptr(),
+                x=address(x),
                 x_step=x.stride(0),
                 x_row=x.stride(1),
                 h0=direction_address(states0[0], direction),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from fastrnn.backends.addresses import address
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, PackAddresses, PackShape
 from fastrnn.backends.numba.compile import Kernel
@@ -32,7 +33,6 @@ class Packing:
         self._threads = threads
         self._jobs: list[PackShape] = []
         self._numbers = 0
-        self._pace: Pace | None = None
 
     def rows(self, rows: int, columns: int, gates: int) -> int:
         """Plans for a (gates·rows, columns) matrix whose rows become lanes, gates side by side -> where it will lie."""
@@ -61,10 +61,10 @@ class Packing:
         kept = [source if source.stride(1) == 1 else source.contiguous() for source in sources]
         blocks = launch.no_blocks()
         for job, source in zip(self._jobs, kept, strict=True):
-            blocks.extend((*job, *PackAddresses(0, 0, source.data_ptr(), source.stride(0))))
+            blocks.extend((*job, *PackAddresses(0, 0, address(source), source.stride(0))))
         threads = max(1, min(self._threads, self._numbers // PACK_PER_THREAD))
-        self._pace = self._pace or Pace(self._numbers * SECONDS_PER_NUMBER)
-        return Packed(self._kernel.address, threads, blocks, kept, self._pace)
+        pace = Pace(("pack", self._numbers), 1, self._numbers * SECONDS_PER_NUMBER, threads)
+        return Packed(self._kernel.address, threads, blocks, kept, pace)
 
 
 class Packed(NamedTuple):

@@ -1,13 +1,11 @@
-"""How kernels see the tensors of a layer: in one dtype, with dense rows, by address.
-
-Whatever takes an address must keep the tensor until the kernel has returned.
-"""
+"""How kernels see the tensors of a layer: in one dtype, with dense rows, by address."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Layer
 
 
@@ -34,11 +32,6 @@ def masks(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
     return lengths, None if layer.resets is None else layer.resets.contiguous()
 
 
-def address(tensor: Tensor | None, offset: int = 0) -> int:
-    """Of element number `offset` of a tensor's memory; 0 for None."""
-    return 0 if tensor is None else tensor.data_ptr() + offset * tensor.itemsize
-
-
 def direction_address(tensor: Tensor | None, direction: int) -> int:
-    """Of one direction's part of a contiguous (directions, ...) tensor; 0 for None."""
-    return 0 if tensor is None else tensor.data_ptr() + direction * tensor.stride(0) * tensor.itemsize
+    """Of one direction's part of a contiguous (directions, ...) tensor; as `address`."""
+    return address(tensor, direction * tensor.stride(0) if tensor is not None and direction else 0)

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Forward, Layer
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, UnpackedAddresses, UnpackedShape
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.geometry import divide_up
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
-from fastrnn.backends.numba.tensors import address
 from fastrnn.cells import CELLS
 
 TEAM_PRODUCTS = 400_000
@@ -76,7 +76,9 @@ def plan(
         team=team,
         **launch.team_functions(),
     )
-    return Plan(compiled.address, team, shape, Pace(steps * products * SECONDS_PER_PRODUCT, steps > 1))
+    kind = ("unpacked", cell, dtype, batch, inputs, hidden)
+    pace = Pace(kind, steps, steps * products * SECONDS_PER_PRODUCT, team, steps > 1)
+    return Plan(compiled.address, team, shape, pace)
 
 
 def prepare(plan: Plan, w_ih: Tensor, w_hh: Tensor, biases: Sequence[Tensor]) -> Launch:
@@ -87,8 +89,8 @@ def prepare(plan: Plan, w_ih: Tensor, w_hh: Tensor, biases: Sequence[Tensor]) ->
         x=0,
         h0=0,
         c0=0,
-        w_ih=w_ih.data_ptr(),
-        w_hh=w_hh.data_ptr(),
+        w_ih=address(w_ih),
+        w_hh=address(w_hh),
         bias_ih=address(b_ih),
         bias_hh=address(b_hh),
         ys=0,
@@ -132,6 +134,6 @@ def forward(layer: Layer) -> Forward:
     ys = x.new_empty((*x.shape[:2], layer.hidden_size))
     last = [torch.empty_like(state) for state in states0]
     prepare(made, w_ih, w_hh, biases).run(
-        *(tensor.data_ptr() for tensor in (x, states0[0], states0[-1], ys, last[0], last[-1]))
+        *(address(tensor) for tensor in (x, states0[0], states0[-1], ys, last[0], last[-1]))
     )
     return Forward([ys], last, [])

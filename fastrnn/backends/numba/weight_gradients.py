@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.numba import launch, workspace
 from fastrnn.backends.numba.arguments import FIELDS, WeightsAddresses, WeightsShape
@@ -19,7 +20,7 @@ from fastrnn.backends.numba.compile import Kernel, kernel
 from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Arena, divide_up
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import WORK_PER_THREAD
-from fastrnn.backends.numba.tensors import cast, dense
+from fastrnn.backends.numba.tensors import cast, dense, direction_address
 from fastrnn.cells import CELLS
 
 PLANS = 512
@@ -98,7 +99,7 @@ def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Ten
     item = x.itemsize
     blocks = []
     for job in made.jobs:
-        d = dgates.data_ptr() + job.direction * dgates.stride(0) * item
+        d = direction_address(dgates, job.direction)
         to, source = (d_w_hh, ys) if job.recurrent else (d_w_ih, x)
         d_bias = 0
         if d_biases:
@@ -106,9 +107,9 @@ def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Ten
         addresses = WeightsAddresses(
             counter=0,
             memory=memory.data_ptr(),
-            early_x=h0.data_ptr() + job.direction * h0.stride(0) * item,
+            early_x=direction_address(h0, job.direction),
             early_d=d + job.early_d * item,
-            x=source.data_ptr() + job.x * item,
+            x=address(source, job.x),
             d=d + job.d * item,
             d_weights=to[job.direction].data_ptr() + job.first_row * job.shape.inputs * item,
             d_bias=d_bias,
@@ -160,7 +161,9 @@ def _plan(
             )
         )
     jobs[0] = jobs[0]._replace(shape=jobs[0].shape._replace(jobs=len(jobs)))
-    return _Plan(compiled.address, threads, jobs, arena.size, Pace(work * SECONDS_PER_PRODUCT))
+    kind = ("weights", cell, dtype, batch, inputs, hidden, directions)
+    pace = Pace(kind, steps, work * SECONDS_PER_PRODUCT, threads)
+    return _Plan(compiled.address, threads, jobs, arena.size, pace)
 
 
 def _shape(

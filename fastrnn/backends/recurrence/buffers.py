@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Layer
 
 ALIGNMENT = 16
@@ -19,7 +20,7 @@ ALIGNMENT = 16
 def dense(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The tensor, contiguous, aligned and in `dtype`; itself where it is all that."""
     tensor = tensor.to(dtype or tensor.dtype).contiguous()
-    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+    return tensor if address(tensor) % ALIGNMENT == 0 else tensor.clone()
 
 
 def on(device: torch.device) -> AbstractContextManager[Any]:

@@ -23,7 +23,7 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
-from fastrnn.backends.numba.kernels.team import stay, team_members
+from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
 from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
 
@@ -149,6 +149,7 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
         # With a projection there is one member, and h and c differ in size.
         own_hidden = own_outputs if members > 1 else a.hidden
         clear_row(like, base, width)
+        since, waited = seconds(a.clock) if decides and members > 1 else 0.0, 0.0
         for row in range(rows):
             b = first + row
             source = address(like, a.dh_last, b * a.outputs + own) if a.dh_last != 0 else 0
@@ -172,10 +173,12 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
                     clear_row(like, address(like, base + a.carry_at, row * carry_row + own), own_outputs)
                     if has_c:
                         clear_row(like, address(like, base + a.dc_at, row * dc_row + own), own_hidden)
-            if members > 1 and not stay(a, counter, s, rows * a.products * a.outputs, decides):
-                if member > 0:
-                    return
-                members, own, own_outputs, own_hidden = 1, 0, a.outputs, a.hidden
+            if members > 1:
+                stays, waited = stay(a, counter, s, rows * width * a.products, decides, since, waited)
+                if not stays:
+                    if member > 0:
+                        return
+                    members, own, own_outputs, own_hidden = 1, 0, a.outputs, a.hidden
             later = t
         arrive(a, like, -1, later, first, rows, member, members, base)
         for row in range(rows):

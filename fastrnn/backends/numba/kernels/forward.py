@@ -25,7 +25,7 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
-from fastrnn.backends.numba.kernels.team import stay, team_members
+from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
 from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
 
@@ -198,6 +198,8 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         own = first_panel * units * lane_count
         own_units = min(panels * units * lane_count, a.hidden - own)
         clear_row(like, base, plain_width)
+        uneven = rows * gates * units * lane_count * (a.outputs + a.inputs * a.chunk)
+        since, waited = seconds(a.clock) if decides and members > 1 else 0.0, 0.0
         first_t = a.steps - 1 if a.reverse else 0
         for row in range(rows):
             b = first + row
@@ -229,11 +231,13 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
                         if t >= length(a, first + row):
                             at = row * h_row
                             rest(a, like, t, first + row, address(like, h, at), address(like, h_new, at))
-                if members > 1 and not stay(a, counter, start + s, rows * gates * a.hidden * a.outputs, decides):
-                    if member > 0:
-                        return
-                    members, first_panel, panels = 1, 0, a.panels
-                    own, own_units = 0, a.hidden
+                if members > 1:
+                    stays, waited = stay(a, counter, start + s, uneven, decides, since, waited)
+                    if not stays:
+                        if member > 0:
+                            return
+                        members, first_panel, panels = 1, 0, a.panels
+                        own, own_units = 0, a.hidden
                 h, h_new = h_new, h
                 t += -1 if a.reverse else 1
         for row in range(rows):

@@ -3,8 +3,8 @@
 Its barrier spins for a moment and sleeps then: a barrier that gives way by sched_yield took up to 260 ms for a call of
 one, where another program kept the processors busy.
 
-Where a member has lost its processor to another program, the others wait a whole time slice for it. The first such wait
-dissolves the team: after one more step the first member of each goes on alone.
+Where a member has lost its processor to another program, the others wait a whole time slice for it. Once such waits are
+half of the time, the team dissolves: after one more step the first member of each goes on alone.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from fastrnn.backends.numba.kernels.simd import INDEX
 PATIENCE = 1e-3
 """Seconds of a wait that may come of the members' shares being uneven: time slices are several milliseconds long."""
 PATIENCE_PER_PRODUCT = 1e-9
-"""Seconds more for each multiplication of a step, ten times what one takes."""
+"""Seconds more for each multiplication between two meetings that not all members have, ten times what one takes."""
 DISSOLVES_AFTER = 8
 """Where the step lies after which a team dissolves, in bytes from the ticket counter."""
+NEVER, ALONE = -1, -2
+"""No step: the team stays together; there is none, one thread does everything."""
 
 
 @intrinsic
@@ -86,22 +88,31 @@ def tell(typing: Any, place: Any, value: Any) -> Any:
 def team_members(a: Any, owners: int) -> Any:
     """How many threads share the units of each of the owners: as was planned, if all threads that this takes are here.
 
-    All threads of the region meet, so each must be a member of a team: with fewer, each owner has one thread.
+    All threads of the region meet, so each must be a member of a team: with fewer, each owner has one thread. A thread
+    that works alone is not asked: the region may be one of a caller's.
     """
-    return a.team if a.team > 1 and team_size(a.thread_count) == owners * a.team else 1
+    if a.team == 1 or look(a.counter + DISSOLVES_AFTER) == ALONE:
+        return 1
+    return a.team if team_size(a.thread_count) == owners * a.team else 1
 
 
 @njit(error_model="numpy")
-def stay(a: Any, counter: int, step: int, products: int, decides: bool) -> Any:
-    """Meets all others after a step, the first being 0 -> whether the teams stay together for the next.
+def stay(a: Any, counter: int, step: int, products: int, decides: bool, since: float, waited: float) -> Any:
+    """Meets all others after a step, the first being 0 -> whether the teams stay together, seconds waited until now.
 
-    One thread decides, before the meeting after the next step, so that all know of it when they leave that one: a
-    member that is late must not take it for the end of an earlier step, which is why the step itself is told.
+    `since` is when the first step began, `waited` what was returned after the last one. One thread decides, before the
+    meeting after the next step, so that all know of it when they leave that one: a member that is late must not take it
+    for the end of an earlier step, which is why the step itself is told.
     """
     place = counter + DISSOLVES_AFTER
     began = seconds(a.clock) if decides else 0.0
     meet(a.barrier)
-    stays = look(place) != step
-    if decides and seconds(a.clock) - began > PATIENCE + products * PATIENCE_PER_PRODUCT:
-        tell(place, step + 1)
-    return stays
+    if look(place) == step:
+        return False, waited
+    if decides:
+        now = seconds(a.clock)
+        waited += now - began
+        long = now - began > PATIENCE + products * PATIENCE_PER_PRODUCT
+        if long and 2 * waited > now - since:
+            tell(place, step + 1)
+    return True, waited

@@ -14,7 +14,7 @@ from numba import carray, njit
 from fastrnn.backends.numba.kernels.cells import CellKernel
 from fastrnn.backends.numba.kernels.dots import dots, stack_memory
 from fastrnn.backends.numba.kernels.simd import address, lanes, load, load_some, store, store_some, take_ticket, zeros
-from fastrnn.backends.numba.kernels.team import stay, team_members
+from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
 from fastrnn.backends.numba.kernels.tile import share
 
 ROWS = 8
@@ -45,7 +45,8 @@ def unpacked_kernel(cell: CellKernel, gates: int, dtype: Any) -> Any:
         width = lanes(like)
         h, c = states, address(like, states, width)
         all_blocks = (a.hidden + width - 1) // width
-        work = a.batch * gates * a.hidden * (a.inputs + a.hidden)
+        uneven = a.batch * gates * width * (a.inputs + a.hidden)
+        since, waited = seconds(a.clock) if member == 0 and members > 1 else 0.0, 0.0
         first, blocks = share(all_blocks, members, member)
         for s in range(a.steps):
             last = s == a.steps - 1
@@ -73,10 +74,12 @@ def unpacked_kernel(cell: CellKernel, gates: int, dtype: Any) -> Any:
                             store_some(a.c_last, at, load(like, c, 0), some)
                         if last:
                             store_some(a.h_last, at, new, some)
-            if members > 1 and not last and not stay(a, a.counter, s, work, member == 0):
-                if member > 0:
-                    return
-                members, first, blocks = 1, 0, all_blocks
+            if members > 1 and not last:
+                stays, waited = stay(a, a.counter, s, uneven, member == 0, since, waited)
+                if not stays:
+                    if member > 0:
+                        return
+                    members, first, blocks = 1, 0, all_blocks
 
     def unpacked(pointer: Any) -> None:
         like = zeros(dtype)
