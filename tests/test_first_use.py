@@ -289,6 +289,6 @@ else:
 
 
 def test_a_subinterpreter_is_refused() -> None:
-    """In a process of its own: autograd takes one that has ever had a subinterpreter for one that holds Python's lock."""
+    """In a process of its own: in one that has ever had a subinterpreter autograd refuses to work."""
     pytest.importorskip("_xxsubinterpreters")
     subprocess.run([sys.executable, "-c", SUBINTERPRETER], check=True, timeout=DEADLINE)
