@@ -18,11 +18,9 @@ from fastrnn import repeated, sizes, stack
 from fastrnn.backends import check_name, requested
 from fastrnn.cells import CELLS
 from fastrnn.module import Module, watch_of
-from fastrnn.module import watched as watched
 from fastrnn.nn_cells import GRUCell as GRUCell
 from fastrnn.nn_cells import LSTMCell as LSTMCell
 from fastrnn.nn_cells import RNNCell as RNNCell
-from fastrnn.nn_cells import _Cell as _Cell
 from fastrnn.prepare import Options, Weights
 from fastrnn.remembered import Form
 

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn import nn as layers
 from fastrnn import ops, stack
 from fastrnn.backends.layer import Forward, Layer
+from fastrnn.module import Module, watched
 from fastrnn.probe_figures import Figures, Thresholds, joined, of_backward, of_forward
 from fastrnn.stack import Watch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_OURS = (layers._Layers, layers._Cell)
 _BASES = (nn.RNNBase, nn.RNNCellBase)
 
 
@@ -203,17 +202,17 @@ def probe(module: nn.Module, *, sigmoid: tuple[float, float] = (0.05, 0.95), tan
     thresholds = _checked(sigmoid, tanh)
     found = _recurrent_layers(module)
     for name, layer in found.items():
-        if layer in layers.watched:
+        if layer in watched:
             raise RuntimeError(f"probe: {name!r} is being probed already")
     record = Record(list(found), _other_layers(module))
-    record._cells.update(name for name, layer in found.items() if isinstance(layer, layers._Cell))
+    record._cells.update(name for name, layer in found.items() if isinstance(layer, nn.RNNCellBase))
     with _eagerly():
-        layers.watched.update({m: partial(record._begin, name, m, thresholds) for name, m in found.items()})
+        watched.update({m: partial(record._begin, name, m, thresholds) for name, m in found.items()})
         try:
             yield record
         finally:
             for layer in found.values():
-                layers.watched.pop(layer, None)
+                watched.pop(layer, None)
             record._close()
 
 
@@ -229,7 +228,7 @@ def _checked(sigmoid: Any, tanh: float) -> Thresholds:
 def _recurrent_layers(module: nn.Module) -> dict[str, nn.Module]:
     if not isinstance(module, nn.Module):
         raise TypeError(f"probe: module must be a torch.nn.Module, got {type(module).__name__}")
-    found: dict[str, nn.Module] = {_title(name, m): m for name, m in module.named_modules() if isinstance(m, _OURS)}
+    found: dict[str, nn.Module] = {_title(name, m): m for name, m in module.named_modules() if isinstance(m, Module)}
     if not found:
         others = _other_layers(module)
         hint = f"; fastrnn.accelerate makes torch.nn's so: {', '.join(others)}" if others else ""
@@ -244,7 +243,7 @@ def _other_layers(module: nn.Module) -> dict[str, str]:
     return {
         _title(name, m): named(type(m))
         for name, m in module.named_modules()
-        if isinstance(m, _BASES) and not isinstance(m, _OURS)
+        if isinstance(m, _BASES) and not isinstance(m, Module)
     }
 
 

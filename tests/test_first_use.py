@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -193,10 +193,9 @@ def test_a_fork_waits() -> None:
     assert undisturbed(lambda: 1) == 1
 
 
-@needs_fork
-@may_fork
-def test_a_fork_that_has_waited_too_long_gets_a_lock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_use, "LONGEST", 0.01)
+@contextmanager
+def another_at_work() -> Iterator[None]:
+    """Another thread does such work for as long as the block takes."""
     begun, may_end = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -206,9 +205,19 @@ def test_a_fork_that_has_waited_too_long_gets_a_lock_of_its_own(monkeypatch: pyt
     other = threading.Thread(target=undisturbed, args=(work,))
     other.start()
     assert begun.wait(DEADLINE)
-    assert exit_status_of_child() == 0
-    may_end.set()
-    other.join()
+    try:
+        yield
+    finally:
+        may_end.set()
+        other.join()
+
+
+@needs_fork
+@may_fork
+def test_a_fork_that_has_waited_too_long_gets_a_lock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_use, "LONGEST", 0.01)
+    with another_at_work():
+        assert exit_status_of_child() == 0
     assert undisturbed(lambda: 1) == 1
 
 
@@ -217,19 +226,9 @@ def test_a_fork_that_has_waited_too_long_gets_a_lock_of_its_own(monkeypatch: pyt
 @in_main_thread_only
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_fork_whose_wait_is_interrupted_gets_a_lock_of_its_own(alarm: None) -> None:
-    begun, may_end = threading.Event(), threading.Event()
-
-    def work() -> None:
-        begun.set()
-        assert may_end.wait(DEADLINE)
-
-    other = threading.Thread(target=undisturbed, args=(work,))
-    other.start()
-    assert begun.wait(DEADLINE)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
-    assert exit_status_of_child() == 0
-    may_end.set()
-    other.join()
+    with another_at_work():
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert exit_status_of_child() == 0
     assert undisturbed(lambda: 1) == 1
 
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fastrnn
 from fastrnn.cells import CELLS
-from fastrnn.nn import watched
+from fastrnn.module import watched
 from fastrnn.probe_figures import ACTIVATIONS
 from tests.torch_parity import (
     BATCH,

@@ -12,6 +12,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+NEVER, ALONE = -1, -2
+"""Steps after which a launch's teams dissolve: none, they stay together; there is no team, one thread does everything.
+The step lies behind the ticket counter."""
+
 
 class PackShape(NamedTuple):
     """One matrix to lay out in panels. `jobs` and `tasks` are read from the first block only."""

@@ -20,15 +20,12 @@ from time import perf_counter
 import torch
 
 from fastrnn.backends.numba import sharing
-from fastrnn.backends.numba.arguments import ParallelArguments
+from fastrnn.backends.numba.arguments import ALONE, NEVER, ParallelArguments
 from fastrnn.backends.numba.compile import PARALLEL, kernel
 from fastrnn.backends.numba.sharing import Pace
 
 RUNTIMES = ("libgomp", "libiomp5", "libomp")
 """OpenMP runtimes that export GOMP_parallel(void (*)(void *), void *, unsigned threads, unsigned flags)."""
-
-NEVER, ALONE = -1, -2
-"""Steps after which a team dissolves: none; there is no team, whatever was planned."""
 
 _forked = False
 

@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from fastrnn.backends.numba.arguments import ALONE
 from fastrnn.backends.numba.kernels.simd import INDEX
 
 PATIENCE = 1e-3
@@ -23,8 +24,6 @@ PATIENCE_PER_PRODUCT = 1e-9
 """Seconds more for each multiplication between two meetings that not all members have, ten times what one takes."""
 DISSOLVES_AFTER = 8
 """Where the step lies after which a team dissolves, in bytes from the ticket counter."""
-NEVER, ALONE = -1, -2
-"""No step: the team stays together; there is none, one thread does everything."""
 
 
 @intrinsic
