@@ -22,20 +22,10 @@ _PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 class _Cell(Module, nn.RNNCellBase):
     """What the three cells share: `nn.RNNCellBase`'s parameters, and one step through the same operators."""
 
-    _chunks: int
-    """of rows of a weight, one for each gate"""
-
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        backend: str | None = None,
+        self, input_size: int, hidden_size: int, bias: bool, chunks: int, device: Any, dtype: Any, backend: str | None
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, self._chunks, device=device, dtype=dtype)
+        super().__init__(input_size, hidden_size, bias, chunks, device=device, dtype=dtype)
         self.backend = backend and check_name(backend)
 
     def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
@@ -86,8 +76,6 @@ class RNNCell(_Cell):
         torch.Size([3, 20])
     """
 
-    _chunks = 1
-
     def __init__(
         self,
         input_size: int,
@@ -99,7 +87,7 @@ class RNNCell(_Cell):
         *,
         backend: str | None = None,
     ) -> None:
-        super().__init__(input_size, hidden_size, bias, device, dtype, backend=backend)
+        super().__init__(input_size, hidden_size, bias, 1, device, dtype, backend)
         self.nonlinearity = nonlinearity
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
@@ -127,7 +115,18 @@ class GRUCell(_Cell):
         torch.Size([3, 20])
     """
 
-    _chunks = 3
+    # Written out in each cell: Python's message for a wrong argument names the class that has the constructor.
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, 3, device, dtype, backend)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         return self._step("gru", input, None if hx is None else (hx,))[0]
@@ -153,7 +152,17 @@ class LSTMCell(_Cell):
         (torch.Size([3, 20]), torch.Size([3, 20]))
     """
 
-    _chunks = 4
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, 4, device, dtype, backend)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         if hx is not None:
