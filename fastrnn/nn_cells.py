@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fastrnn import checks, repeated, sizes, stack
@@ -30,7 +29,7 @@ class _Cell(Module, nn.RNNCellBase):
 
     def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         watch = watch_of(self)
-        repeats = watch is None and not torch.is_grad_enabled() and repeated.is_possible(input)
+        repeats = watch is None and repeated.is_possible(input)
         if repeats:
             backend = requested(self.backend)
             unbiased = self._parameters.get("bias_ih", self) is None

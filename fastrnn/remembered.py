@@ -322,6 +322,21 @@ class Torch(Known):
         return self.as_given(*aten.run(self.as_call(input, self.zero_states() if before is None else before)))
 
 
+class TorchCell(Known):
+    """A cell's step by torch's kernel: a loop of training steps is written with nothing else between them."""
+
+    def run(self, input: Tensor, before: States | None) -> tuple[None, States] | None:
+        """As `Known.run`."""
+        if any_freed(input, *(before or ())):
+            return None
+        states, ((weights,),) = self.zero_states() if before is None else before, self.weights
+        if input.dim() == 2:
+            return None, aten.step(self.form.cell_name, input, states, weights)
+        batch = [state.unsqueeze(0) for state in states]
+        after = aten.step(self.form.cell_name, input.unsqueeze(0), batch, weights)
+        return None, tuple(state.squeeze(0) for state in after)
+
+
 def sizes_of(form: Form, input: Tensor) -> prepared.Sizes:
     """Of a contiguous input of a module: (T, B, I), (B, T, I) or (T, I), of a cell (B, I) or (I,)."""
     width = input.shape[-1]

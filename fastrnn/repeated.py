@@ -29,6 +29,7 @@ from fastrnn.remembered import (
     Prepacked,
     States,
     Torch,
+    TorchCell,
     Training,
     TrainingOnGPU,
     sizes_of,
@@ -148,8 +149,8 @@ def _chosen(kind: type[Known], form: Form, layers: Layers, input: Tensor, state:
     hidden, training = state.shape[-1], kind is Training
     few = not training and form.directions == 1 and unpacked.pays(steps, batch, hidden)
     if form.backend == "auto" and not few and why_torch(form.cell_name, steps, hidden, input.dtype, training):
-        kind = Torch
-    return None if form.cell and kind is not Inference else kind
+        return TorchCell if form.cell else Torch
+    return None if form.cell and training else kind
 
 
 def _chosen_on_gpu(kind: type[Known], form: Form, layers: Layers, input: Tensor, state: Tensor) -> type[Known] | None:

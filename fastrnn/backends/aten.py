@@ -6,6 +6,7 @@ it serves a `Call`, not a `Layer`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -73,9 +74,13 @@ def _run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 def _single_step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One step of one layer by torch's cell kernels, which take a third of the time of a sequence of length one."""
-    before = tuple(state[0] for state in call.states0)
-    engine: Any = _CELL_ENGINES[call.cell_name]
-    weight_ih, weight_hh, bias_ih, bias_hh = (*call.weights[0], None, None)[:4]
-    after = engine(call.x[0], before if len(before) > 1 else before[0], weight_ih, weight_hh, bias_ih, bias_hh)
-    finals = tuple(state.unsqueeze(0) for state in (after if isinstance(after, tuple) else (after,)))
+    after = step(call.cell_name, call.x[0], [state[0] for state in call.states0], call.weights[0])
+    finals = tuple(state.unsqueeze(0) for state in after)
     return finals[0].clone(), finals
+
+
+def step(cell_name: str, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """The states after one step by torch's cell kernel: x (B, I), states (B, H), the biases last, None or left out."""
+    engine: Any = _CELL_ENGINES[cell_name]
+    after = engine(x, states if len(states) > 1 else states[0], *weights)
+    return after if isinstance(after, tuple) else (after,)
