@@ -15,7 +15,7 @@ import fastrnn
 from fastrnn.backends import products, reference
 from fastrnn.backends.layer import Gradients, Layer, Residuals
 from tests.devices import without_cudnn
-from tests.layers import cast, compute, parameters
+from tests.random_layers import cast, compute, parameters
 from tests.tolerances import DRAWS, ROUNDS_PRODUCTS, relative_error
 
 Cotangents = tuple[list[Tensor], list[Tensor]]

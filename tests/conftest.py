@@ -21,8 +21,8 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministi
 
 from fastrnn import stack
 from fastrnn.backends.triton.interpreter import INTERPRETED  # after TRITON_INTERPRET, which it reads
+from tests.backends.triton_interpreter import patch_once
 from tests.devices import device_of, on_gpu, without_cudnn
-from tests.triton_interpreter import patch_once
 
 if INTERPRETED and find_spec("triton"):
     patch_once()

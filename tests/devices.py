@@ -16,7 +16,7 @@ import torch
 from fastrnn import extension
 from fastrnn.backends import OPERATOR_BACKENDS, module
 from fastrnn.backends.triton.interpreter import INTERPRETED
-from tests.layers import Shape, random_layer
+from tests.random_layers import Shape, random_layer
 
 
 def device_of(*backends: str) -> str | None:

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 import fastrnn
 from fastrnn.backends import BACKENDS, OPERATOR_BACKENDS
 from tests.devices import why_not
-from tests.layers import Shape
+from tests.random_layers import Shape
 from tests.tolerances import DROP_IN, relative_error
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.checkout import ROOT
-from tests import cuda_host
+from tests.backends import cuda_host
 
 HOPPER = (9, 0)
 """Whose own instructions need code for 90a."""

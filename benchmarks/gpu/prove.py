@@ -30,7 +30,7 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "compilers": ("test_compile", "test_errors", "test_random_configurations", "test_benchmarks_cuda"),
 }
-"""By name, files of tests/; of each what is marked `gpu`."""
+"""By name, files in the folders of tests/; of each what is marked `gpu`."""
 DRY = {"cells": ("test_cells",)}
 PARALLEL = ("-n", str(max(1, (os.cpu_count() or 1) - 2)), "--dist", "worksteal")
 """Most of the time goes into Triton's compilation."""
@@ -50,7 +50,8 @@ def run(files: Sequence[str], options: Sequence[str]) -> dict[str, Any]:
     """The last line that pytest prints, and where it fails its last lines."""
     timeout = TIMEOUT if importlib.util.find_spec("pytest_timeout") else ()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", *timeout, *options]
-    command += [f"--maxfail={MOST_FAILURES}", *(f"tests/{name}.py" for name in files)]
+    paths = [path for path in (ROOT / "tests").glob("*/test_*.py") if path.stem in files]
+    command += [f"--maxfail={MOST_FAILURES}", *(str(path) for path in sorted(paths))]
     done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
     )

@@ -20,9 +20,9 @@ from fastrnn import extension
 from fastrnn.backends import CannotServe, module
 from fastrnn.backends.layer import Layer
 from fastrnn.cells import CELLS
-from tests import cuda_host
 from tests.arithmetic import judged, randomly_rounded, yardsticks
-from tests.layers import Shape, compute, cotangents, random_layer, rounded
+from tests.backends import cuda_host
+from tests.random_layers import Shape, compute, cotangents, random_layer, rounded
 from tests.tolerances import DRAWS, FACTOR, FLOOR, TF32_EPSILON
 
 PRECISIONS = ("bfloat16", "float16", "tf32", "float32")

@@ -3,7 +3,7 @@
 The tiles are those that `python -m benchmarks.tune_triton` compiles, for sm_80, sm_90 and sm_100, without moving a
 register to memory inside the time loop, at the fewest instructions and barriers a step; twice the warps must save 10 %.
 They were chosen by what was compiled; how fast some of them are, `docs/performance-gpu.md` tells.
-`tests/test_triton_compiled.py` holds every row to it, and says where one bends the rule.
+`tests/backends/test_triton_compiled.py` holds every row to it, and says where one bends the rule.
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""The CUDA extension's kernels, compiled for the CPU from this checkout: what tests of the `cuda` backend run there."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from benchmarks.checkout import ROOT
+
+SOURCES = ROOT / "csrc"
+NAME = "fastrnn_host._C"
+"""Not that of the installed extension: pybind11 would give back the one that it has under this name."""
+
+
+def setup_module() -> ModuleType:
+    """setup.py as a module."""
+    spec = importlib.util.spec_from_file_location("fastrnn_setup", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def missing() -> str | None:
+    """Why nothing can be compiled for the CPU here, or None."""
+    for name in ("setuptools", "pybind11"):
+        if importlib.util.find_spec(name) is None:
+            return f"{name} is not installed"
+    if not SOURCES.is_dir():
+        return f"there is no {SOURCES}"
+    before = os.environ.get("FASTRNN_CUDA")
+    os.environ["FASTRNN_CUDA"] = "host"
+    module = setup_module()
+    try:
+        module.find_compiler()
+    except module.NotBuilt as reason:
+        return str(reason)
+    finally:
+        if before is None:
+            del os.environ["FASTRNN_CUDA"]
+        else:
+            os.environ["FASTRNN_CUDA"] = before
+    return None
+
+
+def load(cache_folder: Path) -> ModuleType:
+    """The extension, built into `cache_folder` unless it is there already, of the same sources."""
+    import fcntl  # not everywhere, nor is what `missing` looks for
+
+    built = cache_folder / f"_C-{_hash()}.so"
+    with (cache_folder / "lock").open("w") as lock:  # of two processes one builds
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not built.exists():
+            _build(cache_folder, built)
+    spec = importlib.util.spec_from_file_location(NAME, built)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _hash() -> str:
+    """Of the sources, of what compiles them and of the Python that loads the result."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in sorted(path for path in (*SOURCES.rglob("*"), ROOT / "setup.py") if path.is_file()):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(folder: Path, built: Path) -> None:
+    """By setup.py's own code. What other sources gave is removed."""
+    setup = setup_module()
+    for old in folder.glob("_C-*.so"):
+        old.unlink()
+    before, objects = Path.cwd(), folder / "objects"
+    os.chdir(ROOT)  # setup.py's paths begin there
+    try:
+        partial = built.with_suffix(".partial")
+        setup.compile_and_link_for_host(setup.find_sources(Path("csrc")), setup.find_cxx(), objects, partial)
+        partial.rename(built)
+    finally:
+        os.chdir(before)
+        shutil.rmtree(objects, ignore_errors=True)

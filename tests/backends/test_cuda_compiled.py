@@ -1,0 +1,79 @@
+"""The CUDA kernels' machine code, without a GPU: nothing spills, and a step multiplies what it must.
+
+For the oldest architecture of all and the oldest with clusters, or those that FASTRNN_CUDA_ARCHS names. What the
+installed extension holds is read there, where it is of the same sources; everything else is compiled.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cuda_compile
+from benchmarks.cuda_compile import Compiled
+from fastrnn.cells import CELLS
+
+pytest_plugins = ["tests.backends.cuda_fixtures"]
+pytestmark = pytest.mark.skipif(bool(cuda_compile.missing()), reason=str(cuda_compile.missing()))
+
+ARCHITECTURES = re.findall(r"\w+", os.environ.get("FASTRNN_CUDA_ARCHS", "")) or cuda_compile.ARCHITECTURES
+SOURCES = [(architecture, source) for architecture in ARCHITECTURES for source in cuda_compile.sources(architecture)]
+REGISTERS = 64 * 1024
+"""Of a multiprocessor, which a block has to itself."""
+SHARED_MEMORY = {"120": 99 * 1024}
+"""Of a block, where kernels that use more are compiled and cannot run: what they spill is of no consequence."""
+
+
+@cache
+def in_the_extension(architecture: str) -> list[Compiled] | None:
+    """The kernels of the installed extension for an architecture, if it is of these sources."""
+    library = cuda_compile.installed(architecture)
+    return cuda_compile.read(library, architecture) if library else None
+
+
+def kernels(architecture: str, source: Path) -> list[Compiled]:
+    """Those of one source file."""
+    built = in_the_extension(architecture)
+    if built is None:
+        return cuda_compile.compile_source(source, architecture)
+    return [one for one in built if one.kernel.source == source]
+
+
+def can_run(one: Compiled, request: pytest.FixtureRequest) -> bool:
+    """Whether the chip has the shared memory that a cluster kernel needs, by the extension's own table."""
+    kernel, there_is = one.kernel, SHARED_MEMORY.get(one.architecture)
+    if there_is is None or kernel.way != "cluster":
+        return True
+    table = request.getfixturevalue("host_extension").kernels()
+    cell = kernel.source.stem.removesuffix(f"_{kernel.operation}")
+    sought = {"way": kernel.way, "operation": kernel.operation, "cell": cell, "element": kernel.element}
+    (row,) = [row for row in table if row.items() >= {**sought, "units": kernel.shape[0]}.items()]
+    return bool(row["shared_bytes"] <= there_is)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "source"),
+    [pytest.param(*row, id=f"{row[0]}-{row[1].parent.name}-{row[1].stem}") for row in SOURCES],
+)
+def test_nothing_spills_and_every_tile_is_multiplied(
+    architecture: str, source: Path, request: pytest.FixtureRequest
+) -> None:
+    compiled = kernels(architecture, source)
+    assert len(compiled) > 0
+    for one in compiled:
+        kernel, code = one.kernel, one.assembly
+        assert kernel.source == source, kernel
+        assert one.stack == 0 or not can_run(one, request), kernel
+        assert code.is_loop, kernel
+        assert code.products == kernel.tiles, kernel
+        assert one.registers * kernel.warps * 32 <= REGISTERS, kernel
+
+
+@pytest.mark.parametrize("way", cuda_compile.WAYS)
+def test_all_cells_have_both_kernels(way: str) -> None:
+    sources = {path.stem for path in (cuda_compile.SOURCES / way).glob("*.cu")}
+    assert sources == {f"{cell}_{operation}" for cell in CELLS for operation in ("forward", "backward")}

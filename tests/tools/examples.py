@@ -1,0 +1,23 @@
+"""The programs of examples/ as modules."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checkout import ROOT
+
+FOLDER = ROOT / "examples"
+
+
+def load_script(path: Path) -> Any:
+    """The program, not run as the main one."""
+    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

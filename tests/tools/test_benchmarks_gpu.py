@@ -1,0 +1,159 @@
+"""`python -m benchmarks.gpu` where there is no GPU: planted faults cost no more than themselves, and the dry run."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu.figures import BASELINE
+from benchmarks.gpu.stages import NAMES, Stage
+from benchmarks.gpu.summary import read, summary
+from benchmarks.gpu.workers import Job, run, run_together
+from tests.backends import cuda_host
+from tests.tools.benchmark_fakes import PNG_SIGNATURE
+
+SECONDS = 60.0
+"""Far more than any of these jobs takes."""
+
+
+def job(*names: str, name: str = "job", silence: float = 10.0) -> Job:
+    return Job(name, "tests.tools.gpu_planted", {"names": names}, silence=silence)
+
+
+def records(*jobs: Job, seconds: float = SECONDS) -> list[dict[str, Any]]:
+    taken: list[dict[str, Any]] = []
+    run_together(jobs, time.monotonic() + seconds, taken.append)
+    return taken
+
+
+def test_a_case_that_raises_is_told_and_the_next_one_runs() -> None:
+    told = records(job("fine 1", "raises", "fine 2"))
+    assert [row["case"] for row in told] == ["fine 1", "raises", "fine 2"]
+    assert told[1]["failed"] == "ValueError: planted"
+    assert told[2]["value"] == 1
+
+
+def test_a_case_in_which_the_process_dies_is_named_and_the_next_one_runs() -> None:
+    told = records(job("fine 1", "dies 1", "fine 2", "dies 2", "fine 3"))
+    assert [row["case"] for row in told] == ["fine 1", "dies 1", "fine 2", "dies 2", "fine 3"]
+    assert "(3)" in told[1]["failed"]
+    assert told[1]["log"][-1] == "last words"
+
+
+def test_a_case_that_hangs_is_named_ended_and_the_next_one_runs() -> None:
+    told = records(job("hangs", "fine", silence=4))
+    assert [row["case"] for row in told] == ["hangs", "fine"]
+    assert "did not end" in told[0]["failed"]
+
+
+def test_rubbish_is_no_record() -> None:
+    told = records(job("prints rubbish", "fine"))
+    assert [(row["case"], row["value"]) for row in told] == [("prints rubbish", 2), ("fine", 1)]
+
+
+def test_what_a_job_started_does_not_outlive_it() -> None:
+    (told,) = records(job("leaves children"))
+    deadline = time.monotonic() + SECONDS
+    while is_running(told["child"]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_running(told["child"])
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{process}/stat")
+    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"  # nobody may reap it
+
+
+def test_the_deadline_ends_a_job_and_what_was_finished_is_there() -> None:
+    told = records(job("fine", "hangs", silence=SECONDS), seconds=5)
+    assert [row["case"] for row in told] == ["fine", "hangs"]
+    assert "time was over" in told[1]["failed"]
+
+
+def test_a_module_that_cannot_be_imported_is_one_failure() -> None:
+    told: list[dict[str, Any]] = []
+    run(Job("job", "tests.no_such_module"), time.monotonic() + SECONDS, told.append)
+    (row,) = told
+    assert "ModuleNotFoundError" in row["log"][-1]
+
+
+def test_a_fault_in_one_job_costs_the_others_nothing() -> None:
+    told = records(job("hangs", name="bad", silence=4), job("fine", name="good"))
+    assert {row["job"]: "failed" in row for row in told} == {"bad": True, "good": False}
+
+
+def test_each_stage_has_a_file_and_failures_give_the_exit_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stage(name: str, *cases: str) -> Stage:
+        return Stage(name, 30, lambda dry: [job(*cases)])
+
+    monkeypatch.setattr(command, "STAGES", (stage("machine", "fine"), stage("race", "raises", "fine")))
+    assert command.main(["--out", str(tmp_path), "--minutes", "1"]) == 1
+    found = read(tmp_path)
+    assert {name: len(rows) for name, rows in found.items()} == {"machine": 1, "race": 2}
+    assert "planted" in capsys.readouterr().out
+    assert command.main(["--out", str(tmp_path), "--minutes", "1", "--stages", "machine"]) == 1  # race's file is there
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "race.jsonl").write_text('{"case": "one"}\n{"case": "tw')
+    assert read(tmp_path) == {"race": [{"case": "one"}]}
+
+
+def test_the_command_line_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--out", str(tmp_path), "--stages", "rase"]) == 2
+    assert "unknown stage 'rase'" in capsys.readouterr().err
+    assert command.main(["report", str(tmp_path / "none")]) == 2
+
+
+def test_the_dry_run_walks_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--dry-run", "--out", str(tmp_path)]) == 0, capsys.readouterr().out
+    found = read(tmp_path)
+    assert found.keys() == set(NAMES)
+    right = {row["case"].split()[0] for row in found["smoke"] if row["ok"]}
+    assert right == ({"triton"} if cuda_host.missing() else {"triton", "cuda"})
+    assert json.loads(json.dumps(found)) == found
+
+
+def point(base: float, ours: dict[str, float], mode: str = "training") -> dict[str, Any]:
+    times = {name: {"graph": [value, value, value]} for name, value in {BASELINE: base, **ours}.items()}
+    case = {"cell": "lstm", "mode": mode, "shape": [2, 3, 4, 64], "dtype": "float16"}
+    return {"case": "a point", "point": case, "times": times}
+
+
+@pytest.mark.parametrize(
+    ("change", "fine"), [(lambda row: row, True), (lambda row: {**row, "failed": "planted"}, False)], ids=["ok", "bad"]
+)
+def test_the_summary_of_a_race(change: Callable[[dict[str, Any]], dict[str, Any]], fine: bool) -> None:
+    rows = [change(point(200.0, {"triton": 100.0, "cuda grid": 400.0}))]
+    text, is_fine = summary({"race": rows})
+    assert is_fine is fine
+    assert "lstm training 2x3x4x64 float16: 200 2.00 0.50 | - - -" in text
+
+
+def test_where_auto_is_not_the_fastest_is_told() -> None:
+    text, _ = summary({"race": [point(100.0, {"triton": 50.0, "auto": 80.0}), point(100.0, {"auto": 102.0})]})
+    assert "auto is not the fastest at 1 of 4" in text
+    assert '("lstm",), ("float16",), units=64, batch=3, steps=2, training=True  # graph: triton 2.00, auto 1.25' in text
+
+
+def test_the_report_has_a_table_and_a_picture(tmp_path: Path) -> None:
+    rows = [point(200.0, {"triton": 100.0, "cuda grid": 400.0}, mode) for mode in ("training", "inference")]
+    (tmp_path / "race.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert command.main(["report", str(tmp_path)]) == 0
+    table = (tmp_path / command.TABLES).read_text()
+    assert "| lstm 2x3x4x64 float16 | 200 | 2.00 | 0.50 |" in table
+    assert "| training, the best kernel | 2.00, 2.00 |" in table
+    assert (tmp_path / command.PICTURE).read_bytes().startswith(PNG_SIGNATURE)
