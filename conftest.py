@@ -1,10 +1,12 @@
-"""How many processes share the tests, as pytest-xdist asks. What the tests themselves share is in tests/conftest.py."""
+"""How many processes share the tests, as pytest-xdist asks, and which run. What they share is in tests/conftest.py."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+
+pytest_plugins = ["tests.selection"]
 
 
 @pytest.hookimpl(optionalhook=True)

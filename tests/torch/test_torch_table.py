@@ -388,9 +388,7 @@ def test_every_file_and_test_that_the_page_names_is_there() -> None:
     assert named
     assert [path for path in files if not (PAGE.parent / path).exists()] == []
     missing = [
-        f"{file}::{name}"
-        for file, name in named
-        if not re.search(rf"^def {name}\(", tests.get(file, ""), re.MULTILINE)
+        f"{file}::{name}" for file, name in named if not re.search(rf"^def {name}\(", tests.get(file, ""), re.MULTILINE)
     ]
     assert missing == []
 

@@ -1,0 +1,65 @@
+"""What `pytest` runs without `--exhaustive`: the short run, which everybody has the time for.
+
+It leaves out what is marked `exhaustive`, and takes of a test with several parameters the cases of `covering`, for each
+backend anew, since each is a program of its own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import pytest
+
+from tests.covering import covering
+
+PROGRAMS = ("backend", "kernels", "forward_by", "backward_by")
+"""Parameters that say whose code is tested."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--exhaustive", action="store_true", help="run all cases of all tests: three times as long")
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m: of what they select all pairs are wanted
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("exhaustive"):
+        return
+    kept = set(selected(items))
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def selected(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Those of the short run."""
+    kept, groups = [], defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("exhaustive"):
+            continue
+        if _is_skipped(item):  # is shown as such, and stands for no other case
+            kept.append(item)
+        else:
+            programs = tuple(_parameters(item).get(name) for name in PROGRAMS)
+            groups[item.nodeid.partition("[")[0], programs].append(item)
+    for group in groups.values():
+        cases = [[_hashable(value) for value in _parameters(item).values()] for item in group]
+        kept += [group[number] for number in covering(cases)]
+    return kept
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    call = getattr(item, "callspec", None)
+    return call.params if call else {}
+
+
+def _is_skipped(item: pytest.Item) -> bool:
+    return any(mark.args and mark.args[0] for mark in item.iter_markers("skipif"))
+
+
+def _hashable(value: Any) -> Hashable:
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value  # since 1 == True
