@@ -1,7 +1,7 @@
 """What `pytest` runs without `--exhaustive`: the short run, which everybody has the time for.
 
 It leaves out what is marked `exhaustive`, and takes of a test with several parameters the cases of `covering`, for each
-backend anew, since each is a program of its own.
+backend anew, since each is a program of its own. A test that is named by `file::test` runs whole.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ PROGRAMS = ("backend", "kernels", "forward_by", "backward_by")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--exhaustive", action="store_true", help="run all cases of all tests: three times as long")
+    parser.addoption("--exhaustive", action="store_true", help="run all cases of all tests")
+    parser.addoption("--only-exhaustive", action="store_true", help="run the cases that are left out without it")
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m: of what they select all pairs are wanted
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("exhaustive"):
+    if config.getoption("exhaustive") or any("::" in argument for argument in config.args):
         return
     kept = set(selected(items))
+    if config.getoption("only_exhaustive"):
+        kept = set(items) - kept
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
 

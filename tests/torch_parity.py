@@ -38,6 +38,10 @@ MODULES = LAYERS | CELLS
 layers = pytest.mark.parametrize("kind", LAYERS)
 cells = pytest.mark.parametrize("kind", CELLS)
 modules = pytest.mark.parametrize("kind", MODULES)
+lstm_first = pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("RNN", "GRU")), "LSTM"]
+)
+"""The classes of layers where a case takes seconds: the short run has the one with most states, sizes and options."""
 
 
 def _backend_parameter(name: str) -> Any:

@@ -131,6 +131,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return printed(CHECK, tmp_path_factory.mktemp("healthy"), SHAPES)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.kernel}: {fault.name}")
 def test_a_planted_fault_is_found(fault: Fault, healthy: dict[str, str], tmp_path: Path) -> None:
     kernel = fault.kernel

@@ -46,6 +46,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return printed(CHECK, tmp_path_factory.mktemp("healthy"), KERNELS)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("kernel", "file", "changes"), FAULTS.values(), ids=FAULTS)
 def test_a_planted_fault_is_found(
     kernel: str, file: str, changes: dict[str, str], healthy: dict[str, str], tmp_path: Path

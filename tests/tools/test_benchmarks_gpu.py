@@ -118,6 +118,7 @@ def test_the_command_line_is_checked(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert command.main(["report", str(tmp_path / "none")]) == 2
 
 
+@pytest.mark.exhaustive
 def test_the_dry_run_walks_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--dry-run", "--out", str(tmp_path)]) == 0, capsys.readouterr().out
     found = read(tmp_path)

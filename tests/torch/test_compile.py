@@ -22,18 +22,15 @@ from fastrnn import ops
 from fastrnn.backends import reference
 from fastrnn.cells import CELLS
 from tests.random_layers import Shape, cast, random_layer
-from tests.torch_parity import assert_close, operator_backends, skip_unless_projecting
+from tests.torch_parity import assert_close, lstm_first, operator_backends, skip_unless_projecting
 
-CLASSES = ["RNN", "GRU", "LSTM"]
 MODULES = [
     ("RNN", {}),
     ("GRU", {"num_layers": 2, "bidirectional": True}),
-    ("LSTM", {"batch_first": True, "recompute": True}),
+    pytest.param("LSTM", {"batch_first": True, "recompute": True}, marks=pytest.mark.exhaustive),
     ("LSTM", {"proj_size": 2, "bidirectional": True}),
 ]
 STACK = {"num_layers": 2, "bidirectional": True, "dropout": 0.4}
-
-classes = pytest.mark.parametrize("name", CLASSES)
 
 
 @pytest.fixture(autouse=True)
@@ -92,8 +89,11 @@ def masks(steps: int, batch: int, batch_first: bool = False) -> dict[str, Tensor
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # what inductor imports is scripted
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("RNN", {"nonlinearity": "relu", "batch_first": True}), ("GRU", STACK), ("LSTM", {"proj_size": 2})],
-    ids=CLASSES,
+    [
+        pytest.param("RNN", {"nonlinearity": "relu", "batch_first": True}, marks=pytest.mark.exhaustive, id="RNN"),
+        pytest.param("GRU", STACK, marks=pytest.mark.exhaustive, id="GRU"),
+        pytest.param("LSTM", {"proj_size": 2}, id="LSTM"),
+    ],
 )
 def test_inductor_within_a_model_with_marked_dimensions(name: str, options: dict[str, Any]) -> None:
     """Generated code around the operators takes their results as they lie in memory, once for every T and B."""
@@ -131,7 +131,7 @@ def test_one_graph_for_every_length_and_batch(name: str, options: dict[str, Any]
     assert [call for call in calls if "fastrnn" in call] == [f"fastrnn.{cell}_forward"] * module.num_layers
 
 
-@classes
+@lstm_first
 def test_dropout_draws_as_in_eager_mode(name: str) -> None:
     module = make(name, **STACK)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
@@ -141,7 +141,7 @@ def test_dropout_draws_as_in_eager_mode(name: str) -> None:
     assert not torch.equal(compiled(x)[0], results([], compiled, x)[0])
 
 
-@classes
+@lstm_first
 def test_cells_in_an_unrolled_loop(name: str) -> None:
     cell = make(f"{name}Cell")
 
@@ -159,7 +159,7 @@ def test_cells_in_an_unrolled_loop(name: str) -> None:
     assert_close(got, expected)
 
 
-@classes
+@lstm_first
 def test_training_evaluation_and_modes_without_gradients(name: str) -> None:
     """Each has a graph of its own, which is found again."""
     module = make(name, **STACK)
@@ -181,7 +181,7 @@ def test_training_evaluation_and_modes_without_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@classes
+@lstm_first
 def test_autocast(name: str, dtype: torch.dtype) -> None:
     """On, off and on again: autocast's state belongs to what a graph was compiled for."""
     # By name, since `auto` takes torch's kernels for some in eager mode.
@@ -195,7 +195,7 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
         assert_close(got, expected)
 
 
-@classes
+@lstm_first
 def test_a_change_of_use_backend_takes_effect(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     usual = reference.forward
@@ -215,7 +215,7 @@ def test_a_change_of_use_backend_takes_effect(name: str, monkeypatch: pytest.Mon
         assert len(calls) == reached
 
 
-@classes
+@lstm_first
 def test_changed_parameters_take_effect_in_the_same_graph(name: str) -> None:
     module, other = make(name), make(name)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
@@ -243,7 +243,7 @@ def test_changed_parameters_take_effect_in_the_same_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize("dimension", [0, 1], ids=["time", "batch"])
-@classes
+@lstm_first
 def test_sizes_that_vary_unannounced(name: str, dimension: int) -> None:
     """A graph for the first size, one for all others; the compiler gives 0 and 1 graphs of their own."""
     module = make(name)
@@ -256,7 +256,7 @@ def test_sizes_that_vary_unannounced(name: str, dimension: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # the compiler's
-@classes
+@lstm_first
 def test_a_graph_that_breaks_within_the_module(name: str) -> None:
     """At a hook, and where a parametrization computes a weight: what is left of the graph gives the same."""
 
@@ -274,7 +274,7 @@ def test_a_graph_that_breaks_within_the_module(name: str) -> None:
     assert count_graphs() > 1
 
 
-@classes
+@lstm_first
 def test_parametrized_weights_stay_in_the_graph(name: str) -> None:
     module = nn.utils.parametrizations.weight_norm(make(name), "weight_hh_l0")
     assert_as_eager(module, torch.compile(module, fullgraph=True, backend="aot_eager"), random(5, 3, 4))
@@ -282,7 +282,7 @@ def test_parametrized_weights_stay_in_the_graph(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # the compiler's
 @pytest.mark.parametrize("enforce_sorted", [False, True], ids=["indices", "no-indices"])
-@classes
+@lstm_first
 def test_packed_sequences(name: str, enforce_sorted: bool) -> None:
     """One graph, if there are indices, which tell how many sequences there are; outside of graphs otherwise."""
     module = make(name, **STACK)
@@ -346,7 +346,7 @@ def test_results_lie_in_memory_as_compilers_are_told(cell: str, shape: Shape, ba
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 @pytest.mark.gpu
-@classes
+@lstm_first
 def test_cuda_graphs(name: str) -> None:
     module = make(name, device="cuda", dtype=torch.float32)
     compiled = torch.compile(module, fullgraph=True, mode="reduce-overhead")

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 import fastrnn
-from tests.torch_parity import assert_close
+from tests.torch_parity import assert_close, lstm_first
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning"),  # torch's, of its own trees
@@ -27,8 +27,6 @@ pytestmark = [
 
 STACK = {"num_layers": 2, "bidirectional": True, "dropout": 0.4}
 SIZES = [(7, 2), (1, 1), (0, 3), (3, 0), (40, 20)]
-
-classes = pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
 
 
 class Arguments(NamedTuple):
@@ -96,7 +94,7 @@ def results(module: Any, given: Sequence[Any]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
-@classes
+@lstm_first
 def test_one_program_for_every_length_and_batch(name: str, strict: bool) -> None:
     model = Model(name, **STACK).eval()
     program = export(model, name, strict)
@@ -112,7 +110,7 @@ def test_one_program_for_every_length_and_batch(name: str, strict: bool) -> None
         program.module()(*random_arguments(name, 7, 3, 2)._replace(lengths=torch.tensor([7, 8, 0])))
 
 
-@classes
+@lstm_first
 def test_an_exported_model_is_trained(name: str) -> None:
     """With the dropout of the model in training, from its parameters, until they are given back."""
     model = Model(name, **STACK)
@@ -129,7 +127,7 @@ def test_an_exported_model_is_trained(name: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["numba", "reference"])
-@classes
+@lstm_first
 def test_a_program_that_kept_nothing_for_backward_has_gradients_all_the_same(name: str, backend: str) -> None:
     """As one has that was exported without gradients: what it did not keep is computed again."""
     model = Model(name, bidirectional=True, backend=backend)
@@ -139,7 +137,7 @@ def test_a_program_that_kept_nothing_for_backward_has_gradients_all_the_same(nam
     assert_close(results(module, given), results(model, given))
 
 
-@classes
+@lstm_first
 def test_a_program_is_compiled(name: str, fresh_compiler: None) -> None:
     model = Model(name, **STACK)
     module = export(model, name).module()
