@@ -51,6 +51,11 @@ def selected(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     return kept
 
 
+def parameters_of_run(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """Of each case that this run takes of the tests in a module whose fixture requests it: what it is to prepare."""
+    return [_parameters(item) for item in request.session.items if item.path == request.path]
+
+
 def _parameters(item: pytest.Item) -> dict[str, Any]:
     call = getattr(item, "callspec", None)
     return call.params if call else {}

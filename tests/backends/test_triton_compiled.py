@@ -28,6 +28,7 @@ from benchmarks.triton_compile import (
 )
 from fastrnn.backends.triton.configurations import ROWS, SMALLEST_TILE, Row
 from fastrnn.cells import CELLS
+from tests.selection import parameters_of_run
 
 MAIN = 90
 """The capability whose counts are held to the table."""
@@ -194,12 +195,12 @@ def compiled(request: pytest.FixtureRequest) -> dict[Kernel, Compiled | str]:
     if reason is not None:
         pytest.skip(reason)
     wanted: dict[Kernel, None] = {}
-    for item in request.session.items:
-        if isinstance(item, pytest.Function) and item.path == request.path and hasattr(item, "callspec"):
-            for value in item.callspec.params.values():
-                wanted.update(dict.fromkeys(of_row(value) if isinstance(value, Row) else [value]))
-    kernels = [kernel for kernel in wanted if isinstance(kernel, Kernel)]
-    return dict(zip(kernels, triton_compile.compile_all(kernels), strict=True))
+    for parameters in parameters_of_run(request):
+        if "kernel" in parameters:
+            wanted[parameters["kernel"]] = None
+        elif "row" in parameters:
+            wanted.update(dict.fromkeys(of_row(parameters["row"])))
+    return dict(zip(wanted, triton_compile.compile_all(list(wanted)), strict=True))
 
 
 def result(compiled: dict[Kernel, Compiled | str], kernel: Kernel) -> Compiled:
