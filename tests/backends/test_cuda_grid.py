@@ -46,7 +46,11 @@ SEEDED = [
     *((cell, replace(EVERYTHING, batch=9), dtype) for cell in CELLS for dtype in DTYPES),
     *((cell, Shape(steps=4, batch=10, hidden=48), torch.bfloat16) for cell in CELLS),
 ]
-LARGE = [("lstm", 1024, torch.bfloat16), ("gru", 1024, torch.float32), ("lstm", 2048, torch.bfloat16)]
+LARGE = [
+    ("lstm", 1024, torch.bfloat16),
+    ("gru", 1024, torch.float32),
+    pytest.param("lstm", 2048, torch.bfloat16, marks=pytest.mark.exhaustive),
+]
 """All weights in registers; a third of them, and half of them, in shared memory."""
 ALL_ONES = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 """By dtype, integers of its size: -1 has the bits that readers take for a word that has not come."""
@@ -70,7 +74,7 @@ def test_values_and_gradients(cell: str, shape: Shape, recompute: bool, dtype: t
     assert_right(random_layer(cell, shape), dtype, recompute)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("shape", [MANY_JOBS, LARGE_BATCH], ids=str)
 def test_a_team_has_several_tiles_and_chunks(cell: str, shape: Shape) -> None:
     planner = extension.load()

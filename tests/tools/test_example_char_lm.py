@@ -298,6 +298,7 @@ def test_script_prints_plain_lines_where_there_is_no_terminal(arguments: Callabl
     assert "20 characters at temperature 0.7" in result.stdout
 
 
+@pytest.mark.exhaustive
 def test_two_processes_of_torchrun_compute_what_one_does(
     arguments: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

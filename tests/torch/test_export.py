@@ -204,11 +204,13 @@ def in_another_process(folder: Path, imports: str, act: str) -> subprocess.Compl
     )
 
 
+@pytest.mark.exhaustive
 def test_loaded_by_another_process(files: Path) -> None:
     done = in_another_process(files, "import torch._inductor, fastrnn", USE)
     assert done.stdout == "as expected\nas expected\n", done.stderr
 
 
+@pytest.mark.exhaustive
 def test_without_fastrnn_loading_fails_and_names_the_operator(files: Path) -> None:
     done = in_another_process(files, "import torch._inductor", REPORT)
     # torch.export's own message comes as a warning, before an error that points to it.
@@ -222,6 +224,7 @@ TELLS_WHY = torch.__version__ >= (2, 13)
 OUT_OF_RANGE = r"lengths must lie within \[0, T=5\], got 6 at index 0" if TELLS_WHY else "run_func_"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mode", [nullcontext, torch.no_grad, torch.inference_mode])
 def test_a_package_serves_every_mode_and_sees_lengths_out_of_range(mode: Any, three: Three, files: Path) -> None:
     package = torch._inductor.aoti_load_package(str(files / "package.pt2"))
