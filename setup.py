@@ -19,6 +19,7 @@ import sysconfig
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -44,7 +45,10 @@ CUDA_ONLY = "ceilings.cu"
 """The source that the host build leaves out: it measures a device."""
 
 KERNEL_SOURCES = (CLUSTER_SOURCES, "grid")
-"""The folders of the recurrence's kernels, which take longest to compile."""
+"""The folders of the recurrence's kernels, which take longest to compile: once for each cell, side by side."""
+
+CELLS_FILE = Path(__file__).resolve().parent / "csrc" / "cells.h"
+"""Which cells there are."""
 
 SHOWN_LINES = 8
 """How much of nvcc's complaint the reason quotes: all of a short one, the first errors of a long one."""
@@ -54,6 +58,38 @@ def find_sources(folder: Path) -> list[str]:
     """Every source file of the extension."""
     kernels = [f"{name}/*.cu" for name in KERNEL_SOURCES]
     return sorted(str(path) for pattern in ("*.cpp", "*.cu", *kernels) for path in folder.glob(pattern))
+
+
+class Unit(NamedTuple):
+    """What one run of the compiler makes an object of."""
+
+    source: str
+    cell: str = ""
+    """of whose kernels, by its class; of a source without any, none"""
+
+    def __str__(self) -> str:
+        return f"{self.source} for {self.cell}" if self.cell else self.source
+
+    @property
+    def flags(self) -> list[str]:
+        """For the compiler."""
+        return [f"-DFASTRNN_CELL={self.cell}"] if self.cell else []
+
+    @property
+    def object_name(self) -> str:
+        """What the object file is called: folders have sources of the same name."""
+        path = Path(self.source)
+        return "-".join(filter(None, (path.parent.name, path.name, self.cell))) + ".o"
+
+
+def cells() -> list[str]:
+    """The class of every cell."""
+    return re.findall(r"\bX\((\w+), \w+\)", CELLS_FILE.read_text())
+
+
+def units(sources: list[str]) -> list[Unit]:
+    """What there is to compile of these sources."""
+    return [Unit(source, cell) for source in sources for cell in (cells() if holds_kernels(source) else [""])]
 
 
 class NotBuilt(Exception):
@@ -202,20 +238,21 @@ def compile_and_link(sources: list[str], nvcc: str, temporary: Path, target: Pat
     if not clustered:
         sources = [source for source in sources if not needs_clusters(source)]
         flags.append("-DFASTRNN_NO_CLUSTERS")
-    threads = max(1, jobs() // len(sources))
+    parts = units(sources)
+    threads = max(1, jobs() // len(parts))
     flags += ["-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra", f"--threads={threads}"]
     flags += [f"-DFASTRNN_ARCHITECTURES={':'.join(chosen)}"]  # nvcc takes what follows a comma for another macro
 
     def targets(names: list[str]) -> list[str]:
         return [f"-gencode=arch=compute_{name},code=sm_{name}" for name in names]
 
-    def compile_one(source: str) -> str:
-        compiled = str(temporary / object_name(source))
-        own = targets(clustered if needs_clusters(source) else chosen)
-        run([nvcc, *own, *flags, "-c", source, "-o", compiled], f"nvcc on {source}")
+    def compile_one(unit: Unit) -> str:
+        compiled = str(temporary / unit.object_name)
+        own = targets(clustered if needs_clusters(unit.source) else chosen)
+        run([nvcc, *own, *flags, *unit.flags, "-c", unit.source, "-o", compiled], f"nvcc on {unit}")
         return compiled
 
-    objects = compile_all(sources, compile_one, temporary)
+    objects = compile_all(parts, compile_one, temporary)
     # The static runtime needs no libcudart.so and stays apart from the one that torch loads.
     link = [nvcc, *targets(chosen), "-shared", "-cudart=static", "-Xlinker=--exclude-libs=ALL"]
     run([*link, *objects, "-o", str(target)], "linking by nvcc")
@@ -230,19 +267,15 @@ def compile_and_link_for_host(sources: list[str], compiler: str, temporary: Path
     left_out = {source.replace("_host.cpp", ".cu") for source in sources if replaces_cuda(source)}
     left_out |= {source for source in sources if Path(source).name == CUDA_ONLY}
 
-    def compile_one(source: str) -> str:
-        compiled = str(temporary / object_name(source))
-        run([compiler, *flags, "-x", "c++", "-c", source, "-o", compiled], f"{compiler} on {source}")
+    def compile_one(unit: Unit) -> str:
+        compiled = str(temporary / unit.object_name)
+        run([compiler, *flags, *unit.flags, "-x", "c++", "-c", unit.source, "-o", compiled], f"{compiler} on {unit}")
         return compiled
 
-    objects = compile_all([source for source in sources if source not in left_out], compile_one, temporary)
+    parts = units([source for source in sources if source not in left_out])
+    objects = compile_all(parts, compile_one, temporary)
     run([compiler, "-shared", *objects, "-o", str(target)], f"linking by {compiler}")
     print("fastrnn is built with its CUDA extension's kernels for the CPU", flush=True)
-
-
-def object_name(source: str) -> str:
-    """What the file is called that a source is compiled to: folders have sources of the same name."""
-    return f"{Path(source).parent.name}-{Path(source).name}.o"
 
 
 def holds_kernels(source: str) -> bool:
@@ -260,11 +293,11 @@ def replaces_cuda(source: str) -> bool:
     return source.endswith("_host.cpp")
 
 
-def compile_all(sources: list[str], compile_one: Callable[[str], str], temporary: Path) -> list[str]:
-    """The object files of all sources, those that take longest begun first."""
+def compile_all(parts: list[Unit], compile_one: Callable[[Unit], str], temporary: Path) -> list[str]:
+    """The object files of all parts, those that take longest begun first."""
     temporary.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(jobs()) as pool:
-        return list(pool.map(compile_one, sorted(sources, key=holds_kernels, reverse=True)))
+        return list(pool.map(compile_one, sorted(parts, key=lambda unit: bool(unit.cell), reverse=True)))
 
 
 def required(reason: NotBuilt) -> str:

@@ -11,6 +11,7 @@ no room in registers. These are no measurements of time.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import shutil
@@ -31,9 +32,10 @@ from benchmarks import sass
 from benchmarks.checkout import ROOT
 from fastrnn import extension
 
-SOURCES = ROOT / "csrc"
 WAYS = ("cluster", "grid")
-"""Folders of the sources."""
+OPERATIONS = ("forward", "backward")
+SOURCES = ROOT / "csrc"
+"""With a folder for each way, which has a source for each operation."""
 FIRST_WITH_CLUSTERS = 90
 ARCHITECTURES = ("80", "90a")
 """The oldest of all, and the oldest with clusters."""
@@ -47,8 +49,24 @@ TILE_K = {"bfloat16": 16, "float16": 16, "tf32": 8}
 _KERNEL = re.compile(r"(cluster|grid)\d+(forward|backward)_kernel.*?Shape\w*?INS_\d+(\w+?)ENS_\d+(\w+?)E((?:Li\d+E)+)")
 
 
+class Source(NamedTuple):
+    """What nvcc compiles at a time: the kernels of a way and an operation, for one cell."""
+
+    way: str
+    operation: str
+    cell: str
+
+    @property
+    def name(self) -> str:
+        """Of the cell, as the package has it."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.cell).lower()
+
+    def __str__(self) -> str:
+        return f"{self.way}-{self.name}_{self.operation}"
+
+
 class Kernel(NamedTuple):
-    """An instance, as `csrc/<way>/shapes.h` lists it."""
+    """An instance."""
 
     way: str
     operation: str
@@ -58,10 +76,9 @@ class Kernel(NamedTuple):
     """of the cluster way units, blocks, M warps and K warps, of the grid way a block's units and its register tiles"""
 
     @property
-    def source(self) -> Path:
+    def source(self) -> Source:
         """Where it is instantiated."""
-        cell = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.cell).lower()
-        return SOURCES / self.way / f"{cell}_{self.operation}.cu"
+        return Source(self.way, self.operation, self.cell)
 
     @property
     def warps(self) -> int:
@@ -135,21 +152,22 @@ def runs_on(way: str, architecture: str) -> bool:
     return way == "grid" or int(architecture.rstrip("af")) >= FIRST_WITH_CLUSTERS
 
 
-def sources(architecture: str) -> list[Path]:
+def sources(architecture: str) -> list[Source]:
     """What holds kernels for an architecture."""
-    return [path for way in WAYS if runs_on(way, architecture) for path in sorted((SOURCES / way).glob("*.cu"))]
+    ways = [way for way in WAYS if runs_on(way, architecture)]
+    return [Source(*one) for one in itertools.product(ways, OPERATIONS, GATES)]
 
 
 def compile_all(architecture: str, cells: Sequence[str] = ()) -> Iterator[Compiled]:
     """Every kernel of `cells`, by default of all. Raises CalledProcessError where nvcc fails."""
-    wanted = [path for path in sources(architecture) if not cells or path.stem.rsplit("_", 1)[0] in cells]
+    wanted = [source for source in sources(architecture) if not cells or source.name in cells]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for compiled in pool.map(lambda source: compile_source(source, architecture), wanted):
             yield from compiled
 
 
-def compile_source(source: Path, architecture: str) -> list[Compiled]:
-    """The kernels of one source file, as setup.py compiles it. Raises CalledProcessError where nvcc fails."""
+def compile_source(source: Source, architecture: str) -> list[Compiled]:
+    """The kernels of one source, as setup.py compiles it. Raises CalledProcessError where nvcc fails."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernels.cubin")
         command = [
@@ -158,7 +176,8 @@ def compile_source(source: Path, architecture: str) -> list[Compiled]:
             "-O3",
             f"-arch=sm_{architecture}",
             "-cubin",
-            str(source),
+            f"-DFASTRNN_CELL={source.cell}",
+            str(SOURCES / source.way / f"{source.operation}.cu"),
             "-o",
             str(cubin),
         ]

@@ -3,9 +3,14 @@
 
 #include <cstdint>
 
+#include "cells.h"
+
 namespace fastrnn {
 
-enum class CellKind { kRnnTanh, kRnnRelu, kLstm, kGru };
+#define FASTRNN_KIND(Cell, name) k##Cell,
+enum class CellKind { FASTRNN_CELLS(FASTRNN_KIND) };
+#undef FASTRNN_KIND
+
 enum class ElementKind { kBfloat16, kFloat16, kTf32 };  // the storage dtype; tf32: float32, multiplied as TF32
 
 // Pointers that depend on the direction are pairs: the first direction's, and the second's or null.

@@ -11,41 +11,33 @@
 namespace fastrnn {
 namespace {
 
-template <class Arguments>
-using Instances = std::vector<Instance<Arguments>>;
-
-template <class Arguments, class... Parts>
-Instances<Arguments> joined(const Parts&... parts) {
-  Instances<Arguments> all;
-  (all.insert(all.end(), parts.begin(), parts.end()), ...);
-  return all;
-}
-
-const Instances<ForwardArguments>& forward_instances() {
-  static const auto all = joined<ForwardArguments>(
+// A ForwardTable or a BackwardTable, of all cells: a cell's clusters come before its teams.
+template <class Table>
+const Table& kernels() {
+  static const Table all = [] {
+    Table table;
 #ifndef FASTRNN_NO_CLUSTERS
-      cluster::lstm_forward(), cluster::gru_forward(), cluster::rnn_tanh_forward(), cluster::rnn_relu_forward(),
+#define FASTRNN_ADD(Cell, name) cluster::add<Cell>(table);
+    FASTRNN_CELLS(FASTRNN_ADD)
+#undef FASTRNN_ADD
 #endif
-      grid::lstm_forward(), grid::gru_forward(), grid::rnn_tanh_forward(), grid::rnn_relu_forward());
+#define FASTRNN_ADD(Cell, name) grid::add<Cell>(table);
+    FASTRNN_CELLS(FASTRNN_ADD)
+#undef FASTRNN_ADD
+    return table;
+  }();
   return all;
 }
 
-const Instances<BackwardArguments>& backward_instances() {
-  static const auto all = joined<BackwardArguments>(
-#ifndef FASTRNN_NO_CLUSTERS
-      cluster::lstm_backward(), cluster::gru_backward(), cluster::rnn_tanh_backward(), cluster::rnn_relu_backward(),
-#endif
-      grid::lstm_backward(), grid::gru_backward(), grid::rnn_tanh_backward(), grid::rnn_relu_backward());
-  return all;
-}
-
+// `table` has the rows of `compiled()` from `first` on.
 template <class Arguments>
-void launch(const Instances<Arguments>& instances, size_t first, const Request& request, const Arguments& arguments,
-            const Target& target) {
+void launch(const std::vector<Instance<Arguments>>& table, size_t first, Operation operation, CellKind cell,
+            ElementKind element, const Arguments& a, const Target& target) {
+  const Request request{operation, cell, element, a.H / a.heads, a.B, a.heads, a.directions, only_way()};
   const Plan plan = plan_on(target.device, request);
   if (plan.chosen < 0) throw std::invalid_argument(plan.reason);
-  const Instance<Arguments>& instance = instances[static_cast<size_t>(plan.chosen) - first];
-  instance.launch(instance.geometry, plan, arguments, target);
+  const Instance<Arguments>& instance = table[static_cast<size_t>(plan.chosen) - first];
+  instance.launch(instance.geometry, plan, a, target);
 }
 
 }  // namespace
@@ -53,8 +45,8 @@ void launch(const Instances<Arguments>& instances, size_t first, const Request& 
 const std::vector<Geometry>& compiled() {
   static const std::vector<Geometry> all = [] {
     std::vector<Geometry> geometries;
-    for (const auto& instance : forward_instances()) geometries.push_back(instance.geometry);
-    for (const auto& instance : backward_instances()) geometries.push_back(instance.geometry);
+    for (const auto& instance : kernels<ForwardTable>()) geometries.push_back(instance.geometry);
+    for (const auto& instance : kernels<BackwardTable>()) geometries.push_back(instance.geometry);
     return geometries;
   }();
   return all;
@@ -71,17 +63,12 @@ std::optional<Only> only_way() {
 Plan plan_on(int device, const Request& request) { return plan(compiled(), request, limits(device), architectures()); }
 
 void launch_forward(CellKind cell, ElementKind element, const ForwardArguments& arguments, const Target& target) {
-  const Request request{Operation::kForward,           cell,        element,
-                        arguments.H / arguments.heads, arguments.B, arguments.heads,
-                        arguments.directions,          only_way()};
-  launch(forward_instances(), 0, request, arguments, target);
+  launch(kernels<ForwardTable>(), 0, Operation::kForward, cell, element, arguments, target);
 }
 
 void launch_backward(CellKind cell, ElementKind element, const BackwardArguments& arguments, const Target& target) {
-  const Request request{Operation::kBackward,          cell,        element,
-                        arguments.H / arguments.heads, arguments.B, arguments.heads,
-                        arguments.directions,          only_way()};
-  launch(backward_instances(), forward_instances().size(), request, arguments, target);
+  launch(kernels<BackwardTable>(), kernels<ForwardTable>().size(), Operation::kBackward, cell, element, arguments,
+         target);
 }
 
 }  // namespace fastrnn

@@ -20,27 +20,26 @@ struct Instance {
   void (*launch)(const Geometry& geometry, const Plan& plan, const Arguments& arguments, const Target& target);
 };
 
-// Each is defined in a source file of its own, so that they compile side by side.
+using ForwardTable = std::vector<Instance<ForwardArguments>>;
+using BackwardTable = std::vector<Instance<BackwardArguments>>;
+
+#define FASTRNN_CLASS(Cell, name) struct Cell;
+FASTRNN_CELLS(FASTRNN_CLASS)
+#undef FASTRNN_CLASS
+
+// Add a cell's kernels to a table. Each is compiled from a source of its own for each cell, side by side.
 namespace cluster {
-std::vector<Instance<ForwardArguments>> lstm_forward();
-std::vector<Instance<ForwardArguments>> gru_forward();
-std::vector<Instance<ForwardArguments>> rnn_tanh_forward();
-std::vector<Instance<ForwardArguments>> rnn_relu_forward();
-std::vector<Instance<BackwardArguments>> lstm_backward();
-std::vector<Instance<BackwardArguments>> gru_backward();
-std::vector<Instance<BackwardArguments>> rnn_tanh_backward();
-std::vector<Instance<BackwardArguments>> rnn_relu_backward();
+template <class Cell>
+void add(ForwardTable& table);
+template <class Cell>
+void add(BackwardTable& table);
 }  // namespace cluster
 
 namespace grid {
-std::vector<Instance<ForwardArguments>> lstm_forward();
-std::vector<Instance<ForwardArguments>> gru_forward();
-std::vector<Instance<ForwardArguments>> rnn_tanh_forward();
-std::vector<Instance<ForwardArguments>> rnn_relu_forward();
-std::vector<Instance<BackwardArguments>> lstm_backward();
-std::vector<Instance<BackwardArguments>> gru_backward();
-std::vector<Instance<BackwardArguments>> rnn_tanh_backward();
-std::vector<Instance<BackwardArguments>> rnn_relu_backward();
+template <class Cell>
+void add(ForwardTable& table);
+template <class Cell>
+void add(BackwardTable& table);
 }  // namespace grid
 
 // Every compiled kernel, those of the forward first.

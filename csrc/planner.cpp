@@ -176,14 +176,11 @@ const char* name(Operation operation) { return operation == Operation::kForward 
 
 const char* name(CellKind cell) {
   switch (cell) {
-    case CellKind::kRnnTanh:
-      return "rnn_tanh";
-    case CellKind::kRnnRelu:
-      return "rnn_relu";
-    case CellKind::kLstm:
-      return "lstm";
-    case CellKind::kGru:
-      return "gru";
+#define FASTRNN_NAME(Cell, name) \
+  case CellKind::k##Cell:        \
+    return #name;
+    FASTRNN_CELLS(FASTRNN_NAME)
+#undef FASTRNN_NAME
   }
   throw std::invalid_argument("no such cell");
 }
@@ -211,7 +208,9 @@ Operation parse_operation(const std::string& text) {
 }
 
 CellKind parse_cell(const std::string& text) {
-  constexpr CellKind kinds[] = {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm, CellKind::kGru};
+#define FASTRNN_KIND(Cell, name) CellKind::k##Cell,
+  constexpr CellKind kinds[] = {FASTRNN_CELLS(FASTRNN_KIND)};
+#undef FASTRNN_KIND
   return parse(text, kinds, "cell");
 }
 

@@ -13,6 +13,7 @@
 #include "../memory.cuh"
 #include "../place.cuh"
 #include "backward_shape.cuh"
+#include "tiles.cuh"
 
 namespace fastrnn::cluster {
 
@@ -60,20 +61,9 @@ DEVICE void load_weights(const BackwardLane<P>& me, const typename P::Word* w_hh
       tile.x[2 * half + 1] = load_transposed(me, gate, u, before + 8, D);
     }
     tile = P::Element::operand(tile);
-    if (P::lies_in_shared(i)) {
-      store(rest + P::shared_before(i) * P::TILE_BYTES, tile);
-    } else {
-      w[i - P::shared_before(i)] = tile;
-    }
+    keep_tile<P>(i, tile, w, rest);
     if (n % P::WEIGHT_LOADS == P::WEIGHT_LOADS - 1) device::compiler_fence();
   }
-}
-
-// Asks for the first of the tiles in shared memory.
-template <class P>
-DEVICE void look_ahead(const char* rest, word4 (&ahead)[P::LOOKAHEAD]) {
-#pragma unroll
-  for (int n = 0; n < P::LOOKAHEAD && n < P::SHARED_TILES; ++n) ahead[n] = load<word4>(rest + n * P::TILE_BYTES);
 }
 
 // The block's share of w_hhᵀ d for the warp's units. `ahead` has what look_ahead loads. Calls `meanwhile` at tile
@@ -91,16 +81,9 @@ DEVICE void multiply(const BackwardLane<P>& me, const word4 (&w)[P::REGISTER_TIL
     if (k + 2 < P::K_TILES) next = device::load_matrices(gradients + (k + 2) * P::PRODUCT_BYTES, me.lane);
 #pragma unroll
     for (int i = k * P::M_TILES; i < (k + 2) * P::M_TILES && i < P::TILES; ++i) {
-      const int m = i % P::M_TILES, own = i / P::M_TILES, second = own % 2, n = P::shared_before(i);
+      const int m = i % P::M_TILES, own = i / P::M_TILES, second = own % 2;
       float (&chain)[P::LANE_SUMS] = chains[own % P::CHAINS][m];
-      if (P::lies_in_shared(i)) {
-        P::Element::mma(chain, ahead[n % P::LOOKAHEAD], b.x[2 * second], b.x[2 * second + 1]);
-        if (n + P::LOOKAHEAD < P::SHARED_TILES) {
-          ahead[n % P::LOOKAHEAD] = load<word4>(rest + (n + P::LOOKAHEAD) * P::TILE_BYTES);
-        }
-      } else {
-        P::Element::mma(chain, w[i - n], b.x[2 * second], b.x[2 * second + 1]);
-      }
+      multiply_tile<P>(i, w, rest, ahead, b.x[2 * second], b.x[2 * second + 1], chain);
     }
   }
   if (P::K_TILES <= P::K_MEANWHILE) meanwhile();

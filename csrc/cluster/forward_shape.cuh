@@ -116,4 +116,42 @@ struct ForwardShape {
   static constexpr DEVICE bool is_shared(int tile) { return GATES % 2 == 1 && tile % GATES == GATES - 1; }
 };
 
+// What a lane is in its cluster.
+template <class P>
+struct ForwardLane {
+  int lane, m_warp, k_warp, rank;
+  int g, q;  // the row of its own and the pair of columns in a matrix of 8 x 8
+
+  DEVICE ForwardLane() {
+    const int warp = device::thread() / 32;
+    lane = device::thread() % 32;
+    m_warp = warp / P::K_WARPS;
+    k_warp = warp % P::K_WARPS;
+    rank = P::BLOCKS == 1 ? 0 : device::cluster_rank();
+    g = lane / 4;
+    q = lane % 4;
+  }
+
+  // The first unit of group `u` of the warp.
+  DEVICE int group_unit(int u) const { return rank * P::BLOCK_UNITS + (m_warp * P::GROUPS + u) * 8; }
+  // The first unit of item `i`, and the first column, of what the lane finishes; its own unit is `g` further on.
+  DEVICE int item_unit(int i) const { return group_unit((P::K_WARPS == 4 ? k_warp / 2 * P::ITEMS : 0) + i); }
+  DEVICE int column() const { return 2 * q + (P::K_WARPS == 1 ? 0 : k_warp % 2); }
+  // After the exchange of an item a lane holds a word4 of one column's units, as do SENDERS lanes in all, which share
+  // out the blocks to send it to. Where a word4 has eight units, lanes 4 n to 4 n + 3 hold those of column n, or where
+  // the warp finishes half of the columns, of its column of n and n ^ 1. Where it has four, they are the lower or the
+  // upper half of the group as the lane's own unit is, of its own column.
+  static constexpr bool HALVES = P::WORD_UNITS == 4;
+  static constexpr int SENDERS = P::SENDERS;
+  DEVICE int sent_column() const {
+    if (HALVES) return P::COLUMNS == 2 ? 2 * q + g % 2 : column();
+    return P::COLUMNS == 2 ? g : (g & 6) | k_warp % 2;
+  }
+  DEVICE int sent_unit() const { return HALVES ? (g & 4) : 0; }  // from the group's first
+  DEVICE int sender() const {
+    if (HALVES) return P::COLUMNS == 2 ? g / 2 % 2 : g % 4;
+    return P::COLUMNS == 2 ? q : q + 4 * (g & 1);
+  }
+};
+
 }  // namespace fastrnn::cluster

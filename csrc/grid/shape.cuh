@@ -63,13 +63,18 @@ struct Shape {
   static_assert(BATCH_TILE_BYTES % VECTOR_BYTES == 0, "weights behind the tiles of the batch are aligned");
 };
 
+// What is compiled: an RNN has one gate, so that a block of as many rows has more units.
+template <class Cell>
+constexpr int USUAL_UNITS = Cell::GATES == 1 ? 32 : 16;
+constexpr int USUAL_TILES = 32;
+
 // Rows of the product are the units' gates, the sum is over the state.
-template <class Cell, class Element, int BLOCK_UNITS, int REGISTER_TILES>
+template <class Cell, class Element, int BLOCK_UNITS = USUAL_UNITS<Cell>, int REGISTER_TILES = USUAL_TILES>
 struct ForwardShape : Shape<Cell, Element, BLOCK_UNITS, REGISTER_TILES, Cell::GATES, 1, Cell::STATES> {};
 
 // Rows of the product are units, the sum is over the gates' gradients. An item keeps, beside the gradients of its
 // states, whether the product's share of them counts.
-template <class Cell, class Element, int BLOCK_UNITS, int REGISTER_TILES>
+template <class Cell, class Element, int BLOCK_UNITS = USUAL_UNITS<Cell>, int REGISTER_TILES = USUAL_TILES>
 struct BackwardShape : Shape<Cell, Element, BLOCK_UNITS, REGISTER_TILES, 1, Cell::GATES, Cell::STATES + 1> {};
 
 }  // namespace fastrnn::grid

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import re
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from benchmarks import cuda_compile
-from benchmarks.cuda_compile import Compiled
+from benchmarks.cuda_compile import Compiled, Source
 from fastrnn.cells import CELLS
+from tests import cuda_host
 
 pytest_plugins = ["tests.backends.cuda_fixtures"]
 pytestmark = pytest.mark.skipif(bool(cuda_compile.missing()), reason=str(cuda_compile.missing()))
@@ -35,8 +37,8 @@ def in_the_extension(architecture: str) -> list[Compiled] | None:
     return cuda_compile.read(library, architecture) if library else None
 
 
-def kernels(architecture: str, source: Path) -> list[Compiled]:
-    """Those of one source file."""
+def kernels(architecture: str, source: Source) -> list[Compiled]:
+    """Those of one source."""
     built = in_the_extension(architecture)
     if built is None:
         return cuda_compile.compile_source(source, architecture)
@@ -49,7 +51,7 @@ def can_run(one: Compiled, request: pytest.FixtureRequest) -> bool:
     if there_is is None or kernel.way != "cluster":
         return True
     table = request.getfixturevalue("host_extension").kernels()
-    cell = kernel.source.stem.removesuffix(f"_{kernel.operation}")
+    cell = kernel.source.name
     sought = {"way": kernel.way, "operation": kernel.operation, "cell": cell, "element": kernel.element}
     (row,) = [row for row in table if row.items() >= {**sought, "units": kernel.shape[0]}.items()]
     return bool(row["shared_bytes"] <= there_is)
@@ -57,10 +59,10 @@ def can_run(one: Compiled, request: pytest.FixtureRequest) -> bool:
 
 @pytest.mark.parametrize(
     ("architecture", "source"),
-    [pytest.param(*row, id=f"{row[0]}-{row[1].parent.name}-{row[1].stem}") for row in SOURCES],
+    [pytest.param(*row, id=f"{row[0]}-{row[1]}") for row in SOURCES],
 )
 def test_nothing_spills_and_every_tile_is_multiplied(
-    architecture: str, source: Path, request: pytest.FixtureRequest
+    architecture: str, source: Source, request: pytest.FixtureRequest
 ) -> None:
     compiled = kernels(architecture, source)
     assert len(compiled) > 0
@@ -75,5 +77,8 @@ def test_nothing_spills_and_every_tile_is_multiplied(
 
 @pytest.mark.parametrize("way", cuda_compile.WAYS)
 def test_all_cells_have_both_kernels(way: str) -> None:
-    sources = {path.stem for path in (cuda_compile.SOURCES / way).glob("*.cu")}
-    assert sources == {f"{cell}_{operation}" for cell in CELLS for operation in ("forward", "backward")}
+    setup = cuda_host.setup_module()
+    units = [(Path(source), cell) for source, cell in setup.units(setup.find_sources(cuda_compile.SOURCES))]
+    sources = {Source(way, path.stem, cell) for path, cell in units if path.parent.name == way}
+    assert {(source.operation, source.name) for source in sources} == set(product(cuda_compile.OPERATIONS, CELLS))
+    assert sources <= set(cuda_compile.sources("90a"))

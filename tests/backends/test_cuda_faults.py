@@ -35,7 +35,9 @@ class Fault(NamedTuple):
     kernel: str
     name: str
     changes: dict[str, str]
-    """by text in cluster/<kernel>.cuh, what takes its place wherever it stands"""
+    """by text, what takes its place wherever it stands"""
+    file: str = ""
+    """in cluster/, if it is not <kernel>.cuh"""
 
 
 FAULTS = (
@@ -43,6 +45,7 @@ FAULTS = (
         "forward",
         "no wait for the other blocks' state",
         {"device::mbarrier_wait(arrivals + me.k_warp * OF_WARP + k / P::TILES_OF_ARRIVAL, parity);": ""},
+        "forward_product.cuh",
     ),
     Fault("forward", "wrong parity", {"step >> 1 & 1, sums": "~step >> 1 & 1, sums"}),
     Fault("forward", "one buffer for the state", {"then = now ^ 1;": "then = now;"}),
@@ -50,6 +53,7 @@ FAULTS = (
         "forward",
         "no wait for the other warps' sums",
         {"device::named_barrier(1 + me.m_warp, P::K_WARPS * 32);": ""},
+        "forward_product.cuh",
     ),
     Fault("forward", "one buffer for sums", {"partial + now * P::PARTIAL_BYTES": "partial"}),
     Fault("forward", "no wait in one block", {"if (P::BLOCKS == 1) device::block_barrier();": ""}),
@@ -135,4 +139,5 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.kernel}: {fault.name}")
 def test_a_planted_fault_is_found(fault: Fault, healthy: dict[str, str], tmp_path: Path) -> None:
     kernel = fault.kernel
-    assert_found(CHECK, tmp_path, SHAPES[kernel], f"cluster/{kernel}.cuh", fault.changes, healthy[kernel])
+    file = fault.file or f"{kernel}.cuh"
+    assert_found(CHECK, tmp_path, SHAPES[kernel], f"cluster/{file}", fault.changes, healthy[kernel])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +25,7 @@ NOISE = "for i in 1 2 3 4 5 6 7 8; do echo nothing is wrong here; done; "
 FAILS = NOISE + 'echo "host.h(3): error: this compiler is too new" >&2; exit 1'
 LOGS = 'echo "$@" >> $(dirname "$0")/log; '
 WRITES = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo compiled > "$2"; shift; done'
-SOURCES = ["csrc/module.cpp", "csrc/probe.cu", "csrc/probe_host.cpp", "csrc/cluster/lstm_forward.cu"]
+SOURCES = ["csrc/module.cpp", "csrc/probe.cu", "csrc/probe_host.cpp", "csrc/cluster/forward.cu"]
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the extension is built on Linux only")
 
 
@@ -98,10 +99,8 @@ def test_a_failing_nvcc_is_quoted(
     built, reason = build()
     assert not built
     assert reason is not None
-    assert (
-        "nvcc on csrc/cluster/lstm_forward.cu failed with exit status 1:\nhost.h(3): error: this compiler is too new"
-        in reason
-    )
+    says = "csrc/cluster/forward.cu for Lstm failed with exit status 1:\nhost.h(3): error: this compiler is too new"
+    assert f"nvcc on {says}" in reason
     monkeypatch.setenv("FASTRNN_CUDA", "1")
     with pytest.raises(SystemExit, match=r"FASTRNN_CUDA=1 requires[\s\S]*too new"):
         build()
@@ -142,6 +141,20 @@ def test_clusters_are_compiled_where_there_are_any(
     assert build() == (True, None)
     assert SOURCES[3] not in compiled(log)
     assert "FASTRNN_NO_CLUSTERS" in compiled(log)[SOURCES[0]]
+
+
+@on_linux
+def test_kernels_are_compiled_once_for_each_cell(
+    setup: ModuleType, build: Callable[[], tuple[bool, str | None]], nvcc: Callable[[str], str]
+) -> None:
+    log = Path(nvcc(LOGS + WRITES)).parent / "log"
+    assert build() == (True, None)
+    *commands, link = log.read_text().splitlines()
+    assert sum(f" -c {SOURCES[3]} " in command for command in commands) == len(setup.cells()) == len(commands) - 2
+    assert sorted(re.findall(r"-DFASTRNN_CELL=(\w+)", log.read_text())) == sorted(setup.cells())
+    objects = {command.split()[-1] for command in commands}
+    assert len(objects) == len(commands)
+    assert objects <= set(link.split())
 
 
 @on_linux
