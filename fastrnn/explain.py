@@ -11,6 +11,7 @@ from fastrnn import backends, stack
 from fastrnn.backends import aten
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
+from fastrnn.lengths import Lengths
 from fastrnn.nn import _Layers
 from fastrnn.prepare import prepare
 
@@ -37,7 +38,7 @@ def explain(
     input: Any,
     hx: Any = None,
     *,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     resets: Tensor | None = None,
     return_states: bool = False,
 ) -> Explanation:

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn import repeated, sizes, stack
 from fastrnn.backends import check_name, requested
 from fastrnn.cells import CELLS
+from fastrnn.lengths import Lengths
 from fastrnn.module import Module, watch_of
 from fastrnn.nn_cells import GRUCell as GRUCell
 from fastrnn.nn_cells import LSTMCell as LSTMCell
@@ -84,7 +85,7 @@ class _Layers(Module, nn.RNNBase):
         )
 
     def _run(
-        self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None, return_states: bool
+        self, input: Any, hx: Any, lengths: Lengths | None, resets: Tensor | None, return_states: bool
     ) -> tuple[Any, ...]:
         watch = watch_of(self)
         usual = return_states or watch is not None or lengths is not None or resets is not None
@@ -174,7 +175,7 @@ class RNN(_Layers):
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         return_states: bool = False,
     ) -> tuple[Any, ...]:
@@ -216,7 +217,7 @@ class GRU(_Layers):
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         return_states: bool = False,
     ) -> tuple[Any, ...]:
@@ -237,9 +238,10 @@ class LSTM(_Layers):
     `forward(input, hx=None, *, lengths=None, resets=None, return_states=False)`:
         input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a PackedSequence.
         hx: (h0, c0), (layers·directions, B, P or H) and (layers·directions, B, H), or without B; zeros if None.
-        lengths: (B,) integers in [0, T] on the input's device, in any order; () unbatched. Steps at t >= length leave
-            the state unchanged and give zero output, and what the input holds there reaches no result. On CUDA they
-            are clamped to [0, T], since looking at them would synchronise.
+        lengths: (B,) integers in [0, T], in any order; () unbatched. A tensor on the input's device or on the CPU, a
+            list, a tuple or a NumPy array. Steps at t >= length leave the state unchanged and give zero output, and
+            what the input holds there reaches no result. A tensor on CUDA is clamped to [0, T], since looking at it
+            would synchronise.
         resets: bool (T, B), (B, T) with `batch_first`, (T,) unbatched; with a PackedSequence padded and in the
             caller's order. True at t cuts the sequence before step t: forward, the state is zero before step t; in
             reverse, it is zero between steps t and t - 1.
@@ -257,9 +259,9 @@ class LSTM(_Layers):
     passes over "aten", and "aten" by name raises, but under torch.func's transforms, where the reference serves it.
 
     Raises:
-        ValueError, RuntimeError: as torch.nn.LSTM for wrong dimensions, sizes and dtypes; for lengths or resets of
-            another shape, dtype or device, or lengths out of range on the CPU; for a backend that cannot serve the
-            call, with the reason.
+        ValueError, RuntimeError, TypeError: as torch.nn.LSTM for wrong dimensions, sizes and dtypes; for lengths or
+            resets of another type, shape, dtype or device, or lengths out of range on the CPU; for a backend that
+            cannot serve the call, with the reason.
 
     Source: Hochreiter and Schmidhuber, "Long short-term memory" (1997); Gers et al., "Learning to forget" (2000);
     Sak et al., "Long short-term memory recurrent neural network architectures" (2014) for projections; the
@@ -269,8 +271,7 @@ class LSTM(_Layers):
 
         >>> import torch, fastrnn
         >>> lstm = fastrnn.LSTM(10, 20, batch_first=True)
-        >>> x, lengths = torch.randn(3, 5, 10), torch.tensor([5, 2, 0])
-        >>> output, (hn, cn) = lstm(x, lengths=lengths)
+        >>> output, (hn, cn) = lstm(torch.randn(3, 5, 10), lengths=[5, 2, 0])
         >>> output.shape, hn.shape
         (torch.Size([3, 5, 20]), torch.Size([1, 3, 20]))
         >>> torch.equal(hn[0, 1], output[1, 1])
@@ -287,7 +288,7 @@ class LSTM(_Layers):
         input: Tensor | PackedSequence,
         hx: tuple[Tensor, Tensor] | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         return_states: bool = False,
     ) -> tuple[Any, ...]:

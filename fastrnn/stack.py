@@ -15,6 +15,7 @@ from fastrnn import ops, transforms
 from fastrnn.backends import aten, aten_serves, products
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Forward, Layer
+from fastrnn.lengths import Lengths
 from fastrnn.prepare import Options, Prepared, States, Weights, prepare, prepare_step
 
 Watch = Callable[[int, Layer, Forward], None]
@@ -26,7 +27,7 @@ def recurrent(
     weights: Weights,
     input: Tensor | PackedSequence,
     hx: Tensor | Sequence[Tensor] | None,
-    lengths: Tensor | None,
+    lengths: Lengths | None,
     resets: Tensor | None,
     return_states: bool = False,
     watch: Watch | None = None,
