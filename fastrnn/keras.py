@@ -178,7 +178,7 @@ def get_weights(module: nn.RNNBase) -> list[list[Array]]:
 
     Example::
 
-        >>> import fastrnn.keras
+        >>> import fastrnn
         >>> [arrays] = fastrnn.keras.get_weights(fastrnn.LSTM(10, 20))
         >>> [array.shape for array in arrays]
         [(10, 80), (20, 80), (80,)]

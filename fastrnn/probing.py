@@ -22,6 +22,8 @@ from fastrnn.stack import Watch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["Figures", "Record", "probe"]
+
 _BASES = (nn.RNNBase, nn.RNNCellBase)
 
 
@@ -178,7 +180,7 @@ def probe(module: nn.Module, *, sigmoid: tuple[float, float] = (0.05, 0.95), tan
             it is zero.
 
     Returns:
-        A context manager that gives the `Record`.
+        A context manager that gives the `Record`, which `fastrnn.probing` has beside `Figures`.
 
     Raises:
         TypeError: `module` is no module.
