@@ -13,6 +13,8 @@ from fastrnn.lengths import Lengths
 from fastrnn.prepare import Options, Weights
 from fastrnn.stack import recurrent
 
+__all__ = ["gru", "lstm", "rnn"]
+
 
 def rnn(
     input: Tensor | PackedSequence,

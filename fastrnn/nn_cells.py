@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
 from fastrnn import checks, repeated, sizes, stack
 from fastrnn.backends import check_name, requested
@@ -64,7 +65,7 @@ class RNNCell(_Cell):
         input_size, hidden_size, bias, nonlinearity, device, dtype: as `torch.nn.RNNCell`, in the same order.
         backend: see `LSTM`.
 
-    `forward(input, hx=None)` takes (B, I) and (B, H), or (I,) and (H,), and returns the next h.
+    Called with `(input, hx=None)` it takes (B, I) and (B, H), or (I,) and (H,), and returns the next h.
 
     Raises:
         ValueError, RuntimeError: as torch.nn.RNNCell for the same mistakes.
@@ -82,15 +83,17 @@ class RNNCell(_Cell):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str = "tanh",
-        device: Any = None,
-        dtype: Any = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         backend: str | None = None,
     ) -> None:
+        """See the class."""
         super().__init__(input_size, hidden_size, bias, 1, device, dtype, backend)
         self.nonlinearity = nonlinearity
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """The next h: (B, I) and (B, H) -> (B, H), or all of them without B."""
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         return self._step(f"rnn_{self.nonlinearity}", input, None if hx is None else (hx,))[0]
@@ -103,7 +106,7 @@ class GRUCell(_Cell):
         input_size, hidden_size, bias, device, dtype: as `torch.nn.GRUCell`, in the same order.
         backend: see `LSTM`.
 
-    `forward(input, hx=None)` takes (B, I) and (B, H), or (I,) and (H,), and returns the next h.
+    Called with `(input, hx=None)` it takes (B, I) and (B, H), or (I,) and (H,), and returns the next h.
 
     Raises:
         ValueError, RuntimeError: as torch.nn.GRUCell for the same mistakes.
@@ -121,14 +124,16 @@ class GRUCell(_Cell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         backend: str | None = None,
     ) -> None:
+        """See the class."""
         super().__init__(input_size, hidden_size, bias, 3, device, dtype, backend)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """The next h: (B, I) and (B, H) -> (B, H), or all of them without B."""
         return self._step("gru", input, None if hx is None else (hx,))[0]
 
 
@@ -139,7 +144,8 @@ class LSTMCell(_Cell):
         input_size, hidden_size, bias, device, dtype: as `torch.nn.LSTMCell`, in the same order.
         backend: see `LSTM`.
 
-    `forward(input, hx=None)` takes (B, I) and a pair of (B, H), or (I,) and a pair of (H,); returns the next (h, c).
+    Called with `(input, hx=None)` it takes (B, I) and a pair of (B, H), or (I,) and a pair of (H,), and returns
+    the next (h, c).
 
     Raises:
         ValueError, RuntimeError, TypeError: as torch.nn.LSTMCell for the same mistakes.
@@ -157,14 +163,16 @@ class LSTMCell(_Cell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         *,
         backend: str | None = None,
     ) -> None:
+        """See the class."""
         super().__init__(input_size, hidden_size, bias, 4, device, dtype, backend)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """The next h and c: (B, I) and a pair of (B, H) -> a pair of (B, H), or all of them without B."""
         if hx is not None:
             checks.count_of_states("LSTMCell", hx, ("h", "c"))
         h, c = self._step("lstm", input, None if hx is None else tuple(hx))
