@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from textwrap import indent
+from typing import Any, overload
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import backends, stack
 from fastrnn.backends import aten
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
 from fastrnn.lengths import Lengths
+from fastrnn.module import eagerly, other_layers, recurrent_layers
 from fastrnn.nn import _Layers
-from fastrnn.prepare import prepare
+from fastrnn.nn_cells import _Cell
+from fastrnn.prepare import prepare, prepare_step
 
 
 @dataclass(frozen=True)
@@ -33,27 +38,67 @@ class Explanation:
         return "\n".join(lines + [f"  {name}: {reason}" for name, reason in self.reasons.items()])
 
 
+@dataclass(frozen=True)
+class ModelExplanation:
+    """What would run in a whole model. `str()` of it is for people."""
+
+    calls: list[tuple[str, Explanation]]
+    """each layer's name and its explanation, in the order of calls; calls of one layer that are alike come once where
+    they follow one another"""
+    not_called: list[str]
+    """the names of layers that were not called"""
+    others: dict[str, str]
+    """the names and classes of other recurrent layers, such as torch.nn's"""
+
+    def __str__(self) -> str:
+        lines = [f"{name}:\n{indent(str(explanation), '  ')}" for name, explanation in self.calls]
+        lines += [f"{name}: not called" for name in self.not_called]
+        lines += [
+            f"{name}: a {kind}; fastrnn.accelerate(model) makes torch.nn's layers fastrnn's"
+            for name, kind in self.others.items()
+        ]
+        return "\n".join(lines)
+
+
+@overload
 def explain(
-    module: nn.Module,
-    input: Any,
+    module: _Layers,
+    input: Tensor | PackedSequence,
     hx: Any = None,
     *,
     lengths: Lengths | None = None,
     resets: Tensor | None = None,
     return_states: bool = False,
-) -> Explanation:
-    """Says which backend would serve `module(input, hx, lengths=..., resets=...)`, and why; computes nothing.
+) -> Explanation: ...
+
+
+@overload
+def explain(module: _Cell, input: Tensor, hx: Any = None) -> Explanation: ...
+
+
+@overload
+def explain(module: nn.Module, *arguments: Any, **keywords: Any) -> Any: ...
+
+
+def explain(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+    """Says which backend would serve `module(*arguments, **keywords)`, and why.
+
+    Of a layer or cell nothing is computed. A whole model is called once, as it would be otherwise, with all that this
+    changes in it, such as random numbers drawn and BatchNorm's averages; compiled models run eagerly.
 
     Args:
-        module: a fastrnn.RNN, GRU or LSTM.
-        input, hx, lengths, resets, return_states: what its forward would be called with.
+        module: a fastrnn.RNN, GRU, LSTM, RNNCell, GRUCell or LSTMCell, or any module that holds some.
+        arguments, keywords: what it would be called with: of a layer `input, hx=None, *, lengths=None, resets=None,
+            return_states=False`.
 
     Returns:
-        An `Explanation`; print it, or read its fields.
+        An `Explanation`, or of a model a `fastrnn.explaining.ModelExplanation`, in the order of the layers' calls;
+        print it, or read its fields.
 
     Raises:
-        TypeError: the module is not one of fastrnn's layers.
-        ValueError, RuntimeError: what the call itself would raise for its arguments.
+        TypeError: `module` is no module.
+        ValueError: it holds none of fastrnn's layers and cells.
+        ValueError, RuntimeError, TypeError: what the call itself would raise for its arguments.
 
     Example::
 
@@ -61,11 +106,77 @@ def explain(
         >>> gru = fastrnn.GRU(3, 4, backend="reference")
         >>> fastrnn.explain(gru, torch.zeros(5, 2, 3)).layers
         ['reference']
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), gru)
+        >>> [(name, found.layers) for name, found in fastrnn.explain(model, torch.zeros(5, 2, 2)).calls]
+        [('1', ['reference'])]
     """
-    if not isinstance(module, _Layers):
-        raise TypeError(f"explain: module must be a fastrnn.RNN, GRU or LSTM, got {type(module).__name__}")
+    if isinstance(module, _Layers):
+        return _of_layers(module, *arguments, **keywords)
+    if isinstance(module, _Cell):
+        return _of_cell(module, *arguments, **keywords)
+    return _of_model(module, arguments, keywords)
+
+
+def _of_layers(
+    module: _Layers,
+    input: Any,
+    hx: Any = None,
+    *,
+    lengths: Lengths | None = None,
+    resets: Tensor | None = None,
+    return_states: bool = False,
+) -> Explanation:
+    return _of_run(module, input, hx, lengths, resets, return_states)
+
+
+def _of_cell(module: _Cell, input: Any, hx: Any = None) -> Explanation:
+    states = hx if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    return _of_step(module, module._cell_name, input, states)
+
+
+def _of_run(
+    module: _Layers, input: Any, hx: Any, lengths: Lengths | None, resets: Tensor | None, return_states: bool
+) -> Explanation:
     prepared = prepare(module._options(), module._weights(), input, hx, lengths, resets)
-    call, asked = replace(prepared.call, return_states=return_states), prepared.backend
+    return _of_call(replace(prepared.call, return_states=return_states), prepared.backend)
+
+
+def _of_step(module: _Cell, cell_name: str, input: Any, states: Any) -> Explanation:
+    prepared = prepare_step(*module._checked(cell_name, input, states))
+    return _of_call(prepared.call, prepared.backend)
+
+
+def _of_model(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ModelExplanation:
+    layers = recurrent_layers("explain", model)
+    calls: list[tuple[str, Explanation]] = []
+
+    def noted(name: str, module: Any, inner: str, explained: Callable[..., Explanation]) -> Callable[..., Any]:
+        usual = getattr(module, inner)
+
+        def note(*given: Any) -> Any:
+            call = name, explained(module, *given)
+            if calls[-1:] != [call]:
+                calls.append(call)
+            return usual(*given)
+
+        return note
+
+    # Within their forward, which may be of a class of the user's, with other arguments.
+    inner = {name: "_run" if isinstance(module, _Layers) else "_step" for name, module in layers.items()}
+    try:
+        for name, module in layers.items():
+            explained: Any = _of_run if isinstance(module, _Layers) else _of_step
+            module.__dict__[inner[name]] = noted(name, module, inner[name], explained)
+        with eagerly():
+            model(*arguments, **keywords)
+    finally:
+        for name, module in layers.items():
+            module.__dict__.pop(inner[name], None)
+    called = {name for name, _ in calls}
+    return ModelExplanation(calls, [name for name in layers if name not in called], other_layers(model))
+
+
+def _of_call(call: Call, asked: str) -> Explanation:
     first = call.layer(0, call.x)
     training = stack.needs_gradients(*call.tensors())
     try:
