@@ -1,18 +1,29 @@
 """fastrnn: fused recurrent layers for PyTorch.
 
-`RNN`, `GRU`, `LSTM` and their cells take the place of their torch.nn namesakes. Importing this package imports neither
-numba nor triton; a backend loads what it needs when it is first asked for.
+`RNN`, `GRU`, `LSTM` and their cells take the place of their torch.nn namesakes; `fastrnn.functional` has them without
+modules. `accelerate` and `to_torch` convert the layers of a model, `fastrnn.onnx` and `fastrnn.keras` take models
+elsewhere. `use_backend` chooses what computes, `explain` says what would, and `probe` shows gates, states and gradients
+over time. Importing this package imports neither numba nor triton; a backend loads what it needs when it is first asked
+for.
 """
 
 from fastrnn import main_interpreter  # noqa: F401  before torch is imported
 
 # isort: split
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from fastrnn import functional
 from fastrnn.backends import use_backend
 from fastrnn.convert import accelerate, to_torch
-from fastrnn.explain import explain
+from fastrnn.explaining import explain
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from fastrnn.probe import probe
+from fastrnn.probing import probe
+
+if TYPE_CHECKING:
+    from fastrnn import keras as keras
+    from fastrnn import onnx as onnx
 
 __version__ = "0.1.0"
 
@@ -30,3 +41,16 @@ __all__ = [
     "to_torch",
     "use_backend",
 ]
+
+_WHEN_ASKED_FOR = ("keras", "onnx")
+"""Modules that few programs need: `fastrnn.onnx` imports its own at its first use."""
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _WHEN_ASKED_FOR:
+        return importlib.import_module(f"fastrnn.{name}")
+    raise AttributeError(f"module 'fastrnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHEN_ASKED_FOR})

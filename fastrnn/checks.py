@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.cells import Cell
 
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 PLAIN = (Tensor, torch.nn.Parameter)
 """Classes whose memory is their own: those of wrappers and of tracers may have none."""
 
@@ -107,7 +107,7 @@ def packed(operator: str, sequence: PackedSequence) -> None:
     if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64 or batch_sizes.device.type != "cpu":
         got = f"{batch_sizes.dim()}D {batch_sizes.device.type} {_name(batch_sizes.dtype)}"
         raise RuntimeError(f"{operator}: batch_sizes of a PackedSequence must be a 1D cpu int64 tensor, got {got}")
-    if not _has_numbers(batch_sizes):
+    if not has_numbers(batch_sizes):
         return
     sizes = batch_sizes.tolist()
     if not sizes:
@@ -135,11 +135,11 @@ def _permutation(operator: str, field: str, indices: Tensor | None, batch: int, 
             f"{operator}: {field} of a PackedSequence must be int64 of shape (B={batch},) on {device}, "
             f"got {_name(indices.dtype)} of shape {tuple(indices.shape)} on {indices.device}"
         )
-    if indices.is_cpu and _has_numbers(indices) and sorted(indices.tolist()) != list(range(batch)):
+    if indices.is_cpu and has_numbers(indices) and sorted(indices.tolist()) != list(range(batch)):
         raise RuntimeError(f"{operator}: {field} of a PackedSequence must hold every number below B={batch} once")
 
 
-def _has_numbers(tensor: Tensor) -> bool:
+def has_numbers(tensor: Tensor) -> bool:
     """Whether it is neither a tracer's nor a transform's."""
     return (
         not torch.compiler.is_compiling()
@@ -274,7 +274,13 @@ def weight_shapes(operator: str, gates: int, directions: int, inputs: int, weigh
 def lengths(operator: str, value: object, batch: int | None, device: torch.device) -> None:
     """(B,) of an integer dtype on the input's device; () for unbatched input, where `batch` is None."""
     shape = () if batch is None else (batch,)
-    _own_argument(operator, "lengths", value, "an integer tensor", _INTEGERS, shape, "B"[: len(shape)], device)
+    _own_argument(operator, "lengths", value, "integers", INTEGERS, shape, "B"[: len(shape)], device)
+
+
+def wrong_lengths(kind: type[Exception], operator: str, batch: int | None, got: str) -> Exception:
+    """The error for lengths that are not what `lengths` approves."""
+    shape = "()" if batch is None else _named((batch,), "B")
+    return kind(f"{operator}: lengths must be integers of shape {shape}, got {got}")
 
 
 def resets(operator: str, value: object, shape: tuple[int, ...], names: str, device: torch.device) -> None:
@@ -314,9 +320,12 @@ def lengths_range(operator: str, value: Tensor, steps: int) -> None:
     outside = (value < 0) | (value > steps)
     if bool(outside.any()):
         index = int(outside.nonzero()[0])
-        raise ValueError(
-            f"{operator}: lengths must lie within [0, T={steps}], got {int(value[index])} at index {index}"
-        )
+        raise out_of_range(operator, steps, int(value[index]), index)
+
+
+def out_of_range(operator: str, steps: int, length: int, index: int) -> ValueError:
+    """The error for a length that is not within [0, T]."""
+    return ValueError(f"{operator}: lengths must lie within [0, T={steps}], got {length} at index {index}")
 
 
 def cell_input(label: str, input: Tensor, hx: Sequence[Tensor] | None) -> None:

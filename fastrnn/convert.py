@@ -1,8 +1,9 @@
 """`accelerate` and `to_torch`: a model's recurrent layers become fastrnn's, or torch.nn's again, in place.
 
 Both libraries' layers derive from the same bases and keep the same attributes, so that a layer is converted by giving
-the object another class. It stays the same object with the same parameters: whatever refers to one of them (hooks,
-optimizers, ties, another model) keeps what it has.
+the object another class; `fastrnn.subclasses` has those for what users derived from torch's layers. It stays the same
+object with the same parameters: whatever refers to one of them (hooks, optimizers, ties, another model) keeps what it
+has.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from fastrnn import nn as layers
 from fastrnn.checks import _FLOATING
+from fastrnn.subclasses import Twin, twin, why_none
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -63,10 +65,14 @@ def accelerate(model: Model, report: Report | None = None) -> Model:
     torch's classes has to come first, or after `to_torch`: functions that initialise weights by class,
     torch.jit.script, torch.fx.symbolic_trace, quantization. Compile after conversion, not before it.
 
-    Left as they are: subclasses, whose methods would be lost, but for those that parametrizations make; layers whose
-    `forward` was replaced on the instance; compiled, scripted and quantized ones; those whose parameters are not yet
-    initialised, of a tensor subclass, or of a dtype other than float32, float64, bfloat16 and float16. Layers that the
-    model does not hold as submodules, say in a plain list, are not seen.
+    Layers of classes derived from torch's, with methods of their own, get a class that derives from fastrnn's layer and
+    from theirs: `isinstance` with their class, methods and `repr` are what they were, and pickles load where both can
+    be imported. To torch.compile they remain layers of torch's, which break its graphs. Those that override `forward`,
+    or anything else that a call depends on, are left: derive them from fastrnn's layers.
+
+    Left as they are as well: layers whose `forward` was replaced on the instance; compiled, scripted and quantized
+    ones; those whose parameters are not yet initialised, of a tensor subclass, or of a dtype other than float32,
+    float64, bfloat16 and float16. Layers that the model does not hold as submodules, say in a plain list, are not seen.
 
     Args:
         model: any module; a layer itself, too.
@@ -95,7 +101,8 @@ def accelerate(model: Model, report: Report | None = None) -> Model:
 def to_torch(model: Model, report: Report | None = None) -> Model:
     """Makes every fastrnn.RNN, GRU, LSTM, RNNCell, GRUCell and LSTMCell in `model` torch.nn's, in place.
 
-    The reverse of `accelerate`, under the same conditions: a model that went there and back is what it was. The
+    The reverse of `accelerate`, under the same conditions: a model that went there and back is what it was. Left are
+    classes that were derived from fastrnn's layers, whose methods would be lost. The
     options `backend`, `recompute` and `prepacked` are lost, which the report notes. Calls with `lengths`, `resets` or
     `return_states`, which torch's layers do not take, remain for the caller to change. A model that is saved whole, by
     `torch.save(model, file)`, can be loaded without fastrnn afterwards; a `state_dict` can in any case.
@@ -152,20 +159,37 @@ def _plan(model: nn.Module, sources: dict[type, str], targets: dict[type, str]) 
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
     compiled = {inner for outer in names if _is_compiled(outer) for inner in outer.modules()}
-    by_title = {title.rpartition(".")[2]: target for target, title in targets.items()}
+    by_name = {title.rpartition(".")[2]: target for target, title in targets.items()}
     plan = []
     for module, its_names in names.items():
         if not _is_recurrent(module):
             continue
         source = type_before_parametrizations(module)
-        target = by_title.get(source.__name__) if source in sources else None
+        target = _target(source, sources, targets, by_name)
         if target is None:
-            note = _why_foreign(module, source, sources, targets)
+            note = _why_foreign(module, source, sources, targets, by_name)
         else:
             note = _why_not(module, source, target, module in compiled)
         after = None if note else target
         plan.append((module, Change(tuple(its_names), source, after, note or _what_is_lost(module))))
     return plan
+
+
+def _target(
+    source: type[nn.Module], sources: dict[type, str], targets: dict[type, str], by_name: dict[str, type]
+) -> type[nn.Module] | None:
+    """The class that objects of `source` get; None where they are left."""
+    if source in sources:
+        return by_name[source.__name__]
+    if issubclass(source, Twin):
+        return source.twin_of if targets is _TORCH else None
+    if sources is not _TORCH or issubclass(source, tuple(targets)):
+        return None
+    for base in source.__mro__:
+        if base in sources:
+            ours = by_name[base.__name__]
+            return None if why_none(source, base, ours) else twin(source, ours)
+    return None
 
 
 def _is_compiled(module: nn.Module) -> bool:
@@ -186,8 +210,10 @@ def _is_quantized(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.ao.")
 
 
-def _why_foreign(module: nn.Module, source: type, sources: dict[type, str], targets: dict[type, str]) -> str:
-    """Why a layer of a class that is not among `sources` is left."""
+def _why_foreign(
+    module: nn.Module, source: type, sources: dict[type, str], targets: dict[type, str], by_name: dict[str, type]
+) -> str:
+    """Why a layer of a class that has no target is left."""
     if isinstance(module, torch.jit.ScriptModule):
         return f"TorchScript of {module.original_name}"
     if _is_quantized(module):
@@ -195,6 +221,10 @@ def _why_foreign(module: nn.Module, source: type, sources: dict[type, str], targ
     for cls in source.__mro__:
         if cls in targets:
             return "already" if cls is source else f"already: a subclass of {_title(cls)}"
+        if cls in sources and sources is _TORCH:
+            ours = by_name[cls.__name__]
+            reason = why_none(source, cls, ours)
+            return f"a subclass of {_title(cls)} {reason}: derive it from {_title(ours)} instead"
         if cls in sources:
             return f"a subclass of {_title(cls)}, whose methods would be lost"
     return "of a class that the other library has not"
@@ -243,11 +273,14 @@ def _warn(operator: str, changes: list[Change], targets: dict[type, str]) -> Non
     if not changes:
         warnings.warn(f"fastrnn.{operator}: the model has no recurrent layer to convert", stacklevel=4)
         return
-    noted = [change for change in changes if change.note and not issubclass(change.before, tuple(targets))]
+    done = tuple(targets)
+    noted = [change for change in changes if change.note and (change.after or not issubclass(change.before, done))]
     if noted:
         lines = "".join(f"\n  {change}" for change in noted)
         warnings.warn(f"fastrnn.{operator}: not every recurrent layer was converted as it was:{lines}", stacklevel=4)
 
 
 def _title(cls: type) -> str:
+    if issubclass(cls, Twin):
+        return f"{_title(cls.twin_of)} on {_title(cls.on)}"
     return _TORCH.get(cls) or _FASTRNN.get(cls) or f"{cls.__module__}.{cls.__qualname__}"

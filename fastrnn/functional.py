@@ -9,8 +9,11 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import checks
 from fastrnn.cells import CELLS
+from fastrnn.lengths import Lengths
 from fastrnn.prepare import Options, Weights
 from fastrnn.stack import recurrent
+
+__all__ = ["gru", "lstm", "rnn"]
 
 
 def rnn(
@@ -23,7 +26,7 @@ def rnn(
     batch_first: bool = False,
     dropout: float = 0.0,
     training: bool = False,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     resets: Tensor | None = None,
     return_states: bool = False,
     recompute: bool = False,
@@ -56,7 +59,7 @@ def gru(
     batch_first: bool = False,
     dropout: float = 0.0,
     training: bool = False,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     resets: Tensor | None = None,
     return_states: bool = False,
     recompute: bool = False,
@@ -84,7 +87,7 @@ def lstm(
     batch_first: bool = False,
     dropout: float = 0.0,
     training: bool = False,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     resets: Tensor | None = None,
     return_states: bool = False,
     recompute: bool = False,
@@ -100,7 +103,7 @@ def lstm(
         bidirectional: whether `weights` alternate between the forward and the reverse direction.
         batch_first: whether batch comes before time in input, output and resets.
         dropout: probability of dropping an element of each layer's output but the last's, if `training`.
-        lengths: (B,) integers: see `fastrnn.LSTM`.
+        lengths: (B,) integers, as a tensor, list, tuple or NumPy array: see `fastrnn.LSTM`.
         resets: bool, (T, B), (B, T) with `batch_first`, or (T,): see `fastrnn.LSTM`.
         return_states: whether the states of every step are returned, too: see `fastrnn.LSTM`.
         recompute: whether backward computes the gates again instead of keeping them from the forward.

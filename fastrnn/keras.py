@@ -95,7 +95,7 @@ def from_keras(layers: Any, *, backend: str | None = None) -> RNN | GRU | LSTM:
     kinds = [_kind(layer) for layer in layers]
     _require_one_kind(layers, kinds)
     kind, kernel = kinds[0], layers[0].get_weights()[0]
-    options = {"nonlinearity": kind.activation} if kind.name == "SimpleRNN" else {}
+    options: dict[str, Any] = {"nonlinearity": kind.activation} if kind.name == "SimpleRNN" else {}
     _warn_of_dropout(layers)
     module: RNN | GRU | LSTM = _MODULES[kind.name](
         kernel.shape[0],
@@ -178,7 +178,7 @@ def get_weights(module: nn.RNNBase) -> list[list[Array]]:
 
     Example::
 
-        >>> import fastrnn.keras
+        >>> import fastrnn
         >>> [arrays] = fastrnn.keras.get_weights(fastrnn.LSTM(10, 20))
         >>> [array.shape for array in arrays]
         [(10, 80), (20, 80), (80,)]

@@ -1,10 +1,13 @@
-"""What fastrnn's layers and cells have and torch.nn's have not: options, and who is told of their calls."""
+"""What fastrnn's layers and cells have and torch.nn's have not; who is told of calls, and where a model holds them."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from typing import NoReturn
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NoReturn
 
+import torch
 from torch import nn
 
 from fastrnn.prepacking import Prepacking
@@ -40,3 +43,42 @@ class Module(Prepacking):
         own = [] if self.backend is None else [f"backend={self.backend!r}"]
         own += ["recompute=True"] * self.recompute + ["prepacked"] * self.prepacked
         return ", ".join([super().extra_repr(), *own])
+
+
+def recurrent_layers(operator: str, model: Any) -> dict[str, Module]:
+    """fastrnn's layers and cells in a model by their names in `named_modules`, the model itself by its class's name.
+
+    Raises:
+        TypeError: it is no module.
+        ValueError: it holds none of them.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{operator}: module must be a torch.nn.Module, got {type(model).__name__}")
+    found = {_title(name, module): module for name, module in model.named_modules() if isinstance(module, Module)}
+    if not found:
+        others = other_layers(model)
+        hint = f"; fastrnn.accelerate makes torch.nn's so: {', '.join(others)}" if others else ""
+        raise ValueError(f"{operator}: {type(model).__name__} holds none of fastrnn's recurrent layers{hint}")
+    return found
+
+
+def other_layers(model: nn.Module) -> dict[str, str]:
+    """The names of other recurrent layers in a model, such as torch.nn's, and those of their classes."""
+
+    def named(kind: type) -> str:
+        return f"torch.nn.{kind.__name__}" if kind.__module__.startswith("torch.nn.") else kind.__name__
+
+    return {
+        _title(name, module): named(type(module))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and not isinstance(module, Module)
+    }
+
+
+def _title(name: str, module: nn.Module) -> str:
+    return name or type(module).__name__
+
+
+def eagerly() -> AbstractContextManager[Any]:
+    """Compiled functions run as they were written; where no compiler has been loaded, there are none."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

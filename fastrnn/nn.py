@@ -8,21 +8,29 @@ goes; as there, `_all_weights` says what `all_weights` shows and nothing else. `
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from operator import attrgetter
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from torch.types import Device
 
 from fastrnn import repeated, sizes, stack
 from fastrnn.backends import check_name, requested
 from fastrnn.cells import CELLS
+from fastrnn.lengths import Lengths
 from fastrnn.module import Module, watch_of
 from fastrnn.nn_cells import GRUCell as GRUCell
 from fastrnn.nn_cells import LSTMCell as LSTMCell
 from fastrnn.nn_cells import RNNCell as RNNCell
 from fastrnn.prepare import Options, Weights
 from fastrnn.remembered import Form
+
+Given = ParamSpec("Given")
+Input = TypeVar("Input", Tensor, PackedSequence)
 
 _MODES = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
 _attributes = attrgetter(
@@ -43,6 +51,18 @@ _attributes = attrgetter(
 """All that a call of layers depends on beside its arguments, the backend and the parameters; see `repeated`."""
 
 
+def _refused_as_by_torch(signature: Callable[Given, None]) -> Callable[Given, None]:
+    """A constructor with this signature that does not go by it: torch's is given everything, and its words are wanted
+    where something is wrong."""
+
+    @wraps(signature)
+    def __init__(self: _Layers, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        self._construct(*args, **kwargs)
+
+    __init__.__doc__ = "See the class."
+    return __init__  # type: ignore[return-value]
+
+
 class _Layers(Module, nn.RNNBase):
     """What the three modules share: `nn.RNNBase`'s constructor and parameters, fastrnn's options and forward."""
 
@@ -51,12 +71,16 @@ class _Layers(Module, nn.RNNBase):
     _cell_name: Any
     """of what it computes, as in `CELLS`"""
 
-    def __init__(
-        self, mode: str, *args: Any, backend: str | None = None, recompute: bool = False, **kwargs: Any
-    ) -> None:
-        super().__init__(mode, *args, **kwargs)
+    def _construct(self, *args: Any, backend: str | None = None, recompute: bool = False, **kwargs: Any) -> None:
+        if "proj_size" in kwargs and self._label != "LSTM":
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        super().__init__(*self._mode_and(args, kwargs), **kwargs)
         self.backend = backend and check_name(backend)
         self.recompute = recompute
+
+    def _mode_and(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """`nn.RNNBase`'s positional arguments: the mode, and those that the module was given."""
+        return self._label, *args
 
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -84,7 +108,7 @@ class _Layers(Module, nn.RNNBase):
         )
 
     def _run(
-        self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None, return_states: bool
+        self, input: Any, hx: Any, lengths: Lengths | None, resets: Tensor | None, return_states: bool
     ) -> tuple[Any, ...]:
         watch = watch_of(self)
         usual = return_states or watch is not None or lengths is not None or resets is not None
@@ -135,8 +159,8 @@ class RNN(_Layers):
             as `torch.nn.RNN`, in the same order.
         backend, recompute: see `LSTM`.
 
-    `forward(input, hx=None, *, lengths=None, resets=None, return_states=False)` returns `output, hn`, and h as a third
-    with `return_states`; everything else is as in `LSTM`.
+    Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)` it returns `output, hn`, and h as
+    a third with `return_states`; everything else is as in `LSTM`.
 
     Source: Elman, "Finding structure in time" (1990); the documentation of torch.nn.RNN.
 
@@ -151,9 +175,25 @@ class RNN(_Layers):
 
     _label = "RNN"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if "proj_size" in kwargs:
-            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+    @_refused_as_by_torch
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: str | None = None,
+        recompute: bool = False,
+    ) -> None: ...
+
+    def _mode_and(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         if len(args) > 3:
             nonlinearity, args = args[3], args[:3] + args[4:]
         else:
@@ -161,7 +201,7 @@ class RNN(_Layers):
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         self.nonlinearity = nonlinearity
-        super().__init__(f"RNN_{nonlinearity.upper()}", *args, **kwargs)
+        return f"RNN_{nonlinearity.upper()}", *args
 
     @property
     def _cell_name(self) -> str:
@@ -169,15 +209,33 @@ class RNN(_Layers):
             raise AssertionError(f"mode must be RNN_TANH or RNN_RELU, got {self.mode}")
         return _MODES[self.mode]
 
+    @overload
+    def forward(
+        self, input: Input, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None
+    ) -> tuple[Input, Tensor]: ...
+
+    @overload
+    def forward(
+        self,
+        input: Input,
+        hx: Tensor | None = None,
+        *,
+        lengths: Lengths | None = None,
+        resets: Tensor | None = None,
+        return_states: bool,
+    ) -> tuple[Any, ...]: ...
+
+    # Written out in each class, as cells' constructors are.
     def forward(
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         return_states: bool = False,
     ) -> tuple[Any, ...]:
+        """`output, hn`, or with `return_states` `output, hn, h`; see the class."""
         return _without_tuples(self._run(input, hx, lengths, resets, return_states))
 
 
@@ -189,8 +247,8 @@ class GRU(_Layers):
             as `torch.nn.GRU`, in the same order.
         backend, recompute: see `LSTM`.
 
-    `forward(input, hx=None, *, lengths=None, resets=None, return_states=False)` returns `output, hn`, and h as a third
-    with `return_states`; everything else is as in `LSTM`.
+    Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)` it returns `output, hn`, and h as
+    a third with `return_states`; everything else is as in `LSTM`.
 
     Source: Cho et al., "Learning phrase representations using RNN encoder-decoder" (2014), in the variant of cuDNN;
     the documentation of torch.nn.GRU. `docs/equations.md` has the equations and their derivatives.
@@ -206,20 +264,49 @@ class GRU(_Layers):
 
     _label, _cell_name = "GRU", "gru"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if "proj_size" in kwargs:
-            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
-        super().__init__("GRU", *args, **kwargs)
+    @_refused_as_by_torch
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        backend: str | None = None,
+        recompute: bool = False,
+    ) -> None: ...
+
+    @overload
+    def forward(
+        self, input: Input, hx: Tensor | None = None, *, lengths: Lengths | None = None, resets: Tensor | None = None
+    ) -> tuple[Input, Tensor]: ...
+
+    @overload
+    def forward(
+        self,
+        input: Input,
+        hx: Tensor | None = None,
+        *,
+        lengths: Lengths | None = None,
+        resets: Tensor | None = None,
+        return_states: bool,
+    ) -> tuple[Any, ...]: ...
 
     def forward(
         self,
         input: Tensor | PackedSequence,
         hx: Tensor | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         return_states: bool = False,
     ) -> tuple[Any, ...]:
+        """`output, hn`, or with `return_states` `output, hn, h`; see the class."""
         return _without_tuples(self._run(input, hx, lengths, resets, return_states))
 
 
@@ -234,12 +321,13 @@ class LSTM(_Layers):
         recompute: whether backward computes the gates again, from the input and the states, instead of keeping them
             from the forward pass: less memory for one more product of the forward's size.
 
-    `forward(input, hx=None, *, lengths=None, resets=None, return_states=False)`:
+    Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)`:
         input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a PackedSequence.
         hx: (h0, c0), (layers·directions, B, P or H) and (layers·directions, B, H), or without B; zeros if None.
-        lengths: (B,) integers in [0, T] on the input's device, in any order; () unbatched. Steps at t >= length leave
-            the state unchanged and give zero output, and what the input holds there reaches no result. On CUDA they
-            are clamped to [0, T], since looking at them would synchronise.
+        lengths: (B,) integers in [0, T], in any order; () unbatched. A tensor on the input's device or on the CPU, a
+            list, a tuple or a NumPy array. Steps at t >= length leave the state unchanged and give zero output, and
+            what the input holds there reaches no result. A tensor on CUDA is clamped to [0, T], since looking at it
+            would synchronise.
         resets: bool (T, B), (B, T) with `batch_first`, (T,) unbatched; with a PackedSequence padded and in the
             caller's order. True at t cuts the sequence before step t: forward, the state is zero before step t; in
             reverse, it is zero between steps t and t - 1.
@@ -257,9 +345,9 @@ class LSTM(_Layers):
     passes over "aten", and "aten" by name raises, but under torch.func's transforms, where the reference serves it.
 
     Raises:
-        ValueError, RuntimeError: as torch.nn.LSTM for wrong dimensions, sizes and dtypes; for lengths or resets of
-            another shape, dtype or device, or lengths out of range on the CPU; for a backend that cannot serve the
-            call, with the reason.
+        ValueError, RuntimeError, TypeError: as torch.nn.LSTM for wrong dimensions, sizes and dtypes; for lengths or
+            resets of another type, shape, dtype or device, or lengths out of range on the CPU; for a backend that
+            cannot serve the call, with the reason.
 
     Source: Hochreiter and Schmidhuber, "Long short-term memory" (1997); Gers et al., "Learning to forget" (2000);
     Sak et al., "Long short-term memory recurrent neural network architectures" (2014) for projections; the
@@ -269,8 +357,7 @@ class LSTM(_Layers):
 
         >>> import torch, fastrnn
         >>> lstm = fastrnn.LSTM(10, 20, batch_first=True)
-        >>> x, lengths = torch.randn(3, 5, 10), torch.tensor([5, 2, 0])
-        >>> output, (hn, cn) = lstm(x, lengths=lengths)
+        >>> output, (hn, cn) = lstm(torch.randn(3, 5, 10), lengths=[5, 2, 0])
         >>> output.shape, hn.shape
         (torch.Size([3, 5, 20]), torch.Size([1, 3, 20]))
         >>> torch.equal(hn[0, 1], output[1, 1])
@@ -279,16 +366,53 @@ class LSTM(_Layers):
 
     _label, _cell_name = "LSTM", "lstm"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__("LSTM", *args, **kwargs)
+    @_refused_as_by_torch
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        *,
+        backend: str | None = None,
+        recompute: bool = False,
+    ) -> None: ...
+
+    @overload
+    def forward(
+        self,
+        input: Input,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Lengths | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Input, tuple[Tensor, Tensor]]: ...
+
+    @overload
+    def forward(
+        self,
+        input: Input,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Lengths | None = None,
+        resets: Tensor | None = None,
+        return_states: bool,
+    ) -> tuple[Any, ...]: ...
 
     def forward(
         self,
         input: Tensor | PackedSequence,
         hx: tuple[Tensor, Tensor] | None = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
         resets: Tensor | None = None,
         return_states: bool = False,
     ) -> tuple[Any, ...]:
+        """`output, (hn, cn)`, or with `return_states` `output, (hn, cn), (h, c)`; see the class."""
         return self._run(input, hx, lengths, resets, return_states)

@@ -120,7 +120,7 @@ def export(
 
     Example::
 
-        >>> import torch, fastrnn.onnx
+        >>> import torch, fastrnn
         >>> lstm = fastrnn.LSTM(10, 20, batch_first=True)
         >>> axes = {0: "batch", 1: "time"}
         >>> program = fastrnn.onnx.export(lstm, (torch.randn(3, 5, 10),), dynamic_shapes=(axes,), verbose=False)
@@ -170,7 +170,7 @@ def decompositions() -> dict[Any, Callable[..., Forward]]:
 
     Example::
 
-        >>> import torch, fastrnn.onnx
+        >>> import torch, fastrnn
         >>> program = torch.export.export(fastrnn.GRU(3, 4), (torch.randn(5, 2, 3),))
         >>> program = program.run_decompositions(fastrnn.onnx.decompositions())
         >>> any("fastrnn" in str(node.target) for node in program.graph.nodes)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn import checks, operator_checks
+from fastrnn import checks, flops, operator_checks
 from fastrnn.backends import module, operator_backend, reference
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
 from fastrnn.cells import CELLS, Cell
@@ -256,6 +256,9 @@ def _is_batched(grad: Tensor | None) -> bool:
 
 
 def _operator(cell: Cell, direction: str) -> Callable[..., Any]:
+    """By which the dispatcher, and who watches it, is called."""
+    if not torch.compiler.is_compiling():
+        flops.tell_counters()
     return getattr(torch.ops.fastrnn, f"{cell.name}_{direction}")  # type: ignore[no-any-return]
 
 

@@ -30,7 +30,8 @@ class Prepacking(nn.Module):
         parameter, spread over its rows and columns, which takes 0.25 µs for 4 parameters and 0.7 for 16. Not seen are
 
         - changes by such a writer that leave those numbers as they are: of single weights, as by
-          `parameter.data[3, 4] = 0`, of few rows, or of an update that is mostly zero;
+          `parameter.data[3, 4] = 0`, of few rows, or of an update that is mostly zero. Libraries that average weights
+          (EMA) write through `parameter.data`: a whole average is seen, one of a few rows or of next to no change not;
         - what another thread or process writes while a call computes.
 
         Call `prepack()` again after such a change; training is never affected. Parameters that were made under

@@ -18,6 +18,7 @@ from fastrnn import checks, packing
 from fastrnn.backends import check_name, requested
 from fastrnn.backends.call import Call
 from fastrnn.cells import CELLS
+from fastrnn.lengths import Lengths, on_device
 
 Weights = Sequence[Sequence[Tensor]]
 States = tuple[Tensor, ...]
@@ -55,7 +56,7 @@ def prepare(
     weights: Weights,
     input: Tensor | PackedSequence,
     hx: Tensor | Sequence[Tensor] | None,
-    lengths: Tensor | None,
+    lengths: Lengths | None,
     resets: Tensor | None,
 ) -> Prepared:
     """Checks everything and brings it into the layout of `Call`; computes nothing yet."""
@@ -121,7 +122,7 @@ def _prepare_padded(
     weights: Weights,
     input: Tensor,
     states: States | None,
-    lengths: Tensor | None,
+    lengths: Lengths | None,
     resets: Tensor | None,
 ) -> Prepared:
     checks.layer_input(options.label, input)
@@ -139,8 +140,8 @@ def _prepare_padded(
     elif batch_first:
         input = input.transpose(0, 1)
     if lengths is not None:
-        checks.lengths(operator, lengths, input.shape[1] if batched else None, input.device)
-        lengths = lengths.reshape(-1).to(torch.int64)
+        steps, batch = input.shape[:2]
+        lengths = on_device(operator, lengths, batch if batched else None, steps, input.device)
 
     def finish(output: Tensor, finals: States) -> tuple[Tensor, States]:
         if not batched:

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import ops, transforms
+from fastrnn import flops, ops, transforms
 from fastrnn.backends import aten, aten_serves, products
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Forward, Layer
+from fastrnn.lengths import Lengths
 from fastrnn.prepare import Options, Prepared, States, Weights, prepare, prepare_step
 
 Watch = Callable[[int, Layer, Forward], None]
@@ -26,7 +27,7 @@ def recurrent(
     weights: Weights,
     input: Tensor | PackedSequence,
     hx: Tensor | Sequence[Tensor] | None,
-    lengths: Tensor | None,
+    lengths: Lengths | None,
     resets: Tensor | None,
     return_states: bool = False,
     watch: Watch | None = None,
@@ -91,7 +92,11 @@ def run(prepared: Prepared, watch: Watch | None = None) -> tuple[Tensor, States]
     transformed = is_transformed()
     if watch is not None and not call.return_states:
         backend = "auto" if backend == "aten" else backend
-    elif not transformed and aten_serves(backend, call, layer, needs_gradients(*call.tensors())):
+    elif (
+        not transformed
+        and aten_serves(backend, call, layer, needs_gradients(*call.tensors()))
+        and (backend == "aten" or not flops.are_counted())
+    ):
         return aten.run(call)
     finals = []
     for index in range(1, call.num_layers + 1):

@@ -161,8 +161,12 @@ def test_explain_says_when_nothing_can_serve() -> None:
 
 
 def test_explain_refuses_what_is_no_layer() -> None:
-    with pytest.raises(TypeError, match=r"explain: module must be a fastrnn\.RNN, GRU or LSTM, got Linear"):
+    with pytest.raises(ValueError, match=r"explain: Linear holds none of fastrnn's recurrent layers$"):
         fastrnn.explain(torch.nn.Linear(3, 4), GRU_INPUT)
+    with pytest.raises(ValueError, match=r"fastrnn\.accelerate makes torch\.nn's so: GRU$"):
+        fastrnn.explain(torch.nn.GRU(3, 4), GRU_INPUT)
+    with pytest.raises(TypeError, match=r"explain: module must be a torch\.nn\.Module, got function"):
+        fastrnn.explain(served_by, GRU_INPUT)
 
 
 def test_explain_raises_what_the_call_would_raise() -> None:

@@ -152,6 +152,23 @@ def test_nothing_synchronises(kind: str, hidden: int, backend: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@triton
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_lengths_from_the_host(backend: str) -> None:
+    """Lists and the CPU's tensors serve as the device's do, and nothing waits for their copies."""
+    module = make("GRU", 64, backend)
+    x, _, _ = given(module, 7, 5)
+    numbers = [7, 0, 3, 1, 5]
+    with torch.no_grad():
+        expected = module(x, lengths=torch.tensor(numbers, device=x.device))[0]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            got = [module(x, lengths=form)[0] for form in (numbers, torch.tensor(numbers, device="cpu"))]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(one, expected) for one in got)
+
+
 @kinds
 @ways
 def test_results_repeat_bitwise(kind: str, hidden: int, backend: str) -> None:

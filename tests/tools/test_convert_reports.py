@@ -73,9 +73,10 @@ def quantized() -> nn.Module:
     return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(INPUT, HIDDEN)), {nn.LSTM})
 
 
+OWN_FORWARD = "a subclass of torch.nn.LSTM with a forward of its own: derive it from fastrnn.LSTM instead"
 LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "subclass": (lambda: OwnForward(INPUT, HIDDEN), "a subclass of torch.nn.LSTM, whose methods would be lost"),
-    "parametrized subclass": (parametrized_subclass, "a subclass of torch.nn.LSTM, whose methods would be lost"),
+    "subclass": (lambda: OwnForward(INPUT, HIDDEN), OWN_FORWARD),
+    "parametrized subclass": (parametrized_subclass, OWN_FORWARD),
     "base class": (lambda: nn.RNNBase("LSTM", INPUT, HIDDEN), "of a class that the other library has not"),
     "forward of an instance": (replaced_forward, "its forward was replaced on the instance"),
     "uninitialised": (uninitialised, "its parameter weight_hh_l0 is not initialised yet"),

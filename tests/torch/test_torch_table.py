@@ -18,6 +18,7 @@ from torch.func import functional_call, grad, hessian, jvp, stack_module_state, 
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.checkout import ROOT
 from tests.torch_parity import tensors
@@ -243,6 +244,12 @@ def deterministic(name: str) -> None:
         torch.use_deterministic_algorithms(False)
 
 
+def counted(name: str) -> None:
+    with FlopCounterMode(display=False) as counter:
+        make(name)(sample(name))
+    assert counter.get_total_flops() > 0
+
+
 def skipped_initialisation(name: str) -> None:
     nn.utils.skip_init(getattr(nn, name), *SIZES)
 
@@ -291,6 +298,7 @@ QUESTIONS: dict[str, Callable[[str], Any]] = {
     "pruning": pruned,
     "foreach and fused optimizers": optimized,
     "`use_deterministic_algorithms`": deterministic,
+    "`FlopCounterMode` counts the products": counted,
     "`skip_init`": skipped_initialisation,
     "`DistributedDataParallel`": distributed,
 }

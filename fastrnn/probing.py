@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,14 @@ from torch import Tensor, nn
 
 from fastrnn import ops, stack
 from fastrnn.backends.layer import Forward, Layer
-from fastrnn.module import Module, watched
+from fastrnn.module import eagerly, other_layers, recurrent_layers, watched
 from fastrnn.probe_figures import Figures, Thresholds, joined, of_backward, of_forward
 from fastrnn.stack import Watch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BASES = (nn.RNNBase, nn.RNNCellBase)
+__all__ = ["Figures", "Record", "probe"]
 
 
 class Record(Mapping[str, Figures]):
@@ -178,7 +177,7 @@ def probe(module: nn.Module, *, sigmoid: tuple[float, float] = (0.05, 0.95), tan
             it is zero.
 
     Returns:
-        A context manager that gives the `Record`.
+        A context manager that gives the `Record`, which `fastrnn.probing` has beside `Figures`.
 
     Raises:
         TypeError: `module` is no module.
@@ -200,13 +199,13 @@ def probe(module: nn.Module, *, sigmoid: tuple[float, float] = (0.05, 0.95), tan
         torch.Size([2, 5])
     """
     thresholds = _checked(sigmoid, tanh)
-    found = _recurrent_layers(module)
+    found = recurrent_layers("probe", module)
     for name, layer in found.items():
         if layer in watched:
             raise RuntimeError(f"probe: {name!r} is being probed already")
-    record = Record(list(found), _other_layers(module))
+    record = Record(list(found), other_layers(module))
     record._cells.update(name for name, layer in found.items() if isinstance(layer, nn.RNNCellBase))
-    with _eagerly():
+    with eagerly():
         watched.update({m: partial(record._begin, name, m, thresholds) for name, m in found.items()})
         try:
             yield record
@@ -223,34 +222,3 @@ def _checked(sigmoid: Any, tanh: float) -> Thresholds:
     if not 0 <= tanh <= 1:
         raise ValueError(f"probe: tanh must lie in [0, 1], got {tanh}")
     return Thresholds((low, high), tanh)
-
-
-def _recurrent_layers(module: nn.Module) -> dict[str, nn.Module]:
-    if not isinstance(module, nn.Module):
-        raise TypeError(f"probe: module must be a torch.nn.Module, got {type(module).__name__}")
-    found: dict[str, nn.Module] = {_title(name, m): m for name, m in module.named_modules() if isinstance(m, Module)}
-    if not found:
-        others = _other_layers(module)
-        hint = f"; fastrnn.accelerate makes torch.nn's so: {', '.join(others)}" if others else ""
-        raise ValueError(f"probe: {type(module).__name__} holds none of fastrnn's recurrent layers{hint}")
-    return found
-
-
-def _other_layers(module: nn.Module) -> dict[str, str]:
-    def named(kind: type) -> str:
-        return f"torch.nn.{kind.__name__}" if kind.__module__.startswith("torch.nn.") else kind.__name__
-
-    return {
-        _title(name, m): named(type(m))
-        for name, m in module.named_modules()
-        if isinstance(m, _BASES) and not isinstance(m, Module)
-    }
-
-
-def _title(name: str, module: nn.Module) -> str:
-    return name or type(module).__name__
-
-
-def _eagerly() -> Any:
-    """Compiled functions run as they were written; where no compiler has been loaded, there are none."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

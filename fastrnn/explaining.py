@@ -1,0 +1,223 @@
+"""`fastrnn.explain`: which backend would serve a call, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from textwrap import indent
+from typing import Any, overload
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from fastrnn import backends, stack
+from fastrnn.backends import aten
+from fastrnn.backends.call import Call
+from fastrnn.backends.layer import Layer
+from fastrnn.lengths import Lengths
+from fastrnn.module import eagerly, other_layers, recurrent_layers
+from fastrnn.nn import _Layers
+from fastrnn.nn_cells import _Cell
+from fastrnn.prepare import prepare, prepare_step
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What would run. `str()` of it is for people."""
+
+    asked: str
+    """the backend that was asked for, by whatever means, or "auto" """
+    layers: list[str]
+    """the backend of each layer; empty where the one that was asked for cannot serve the call"""
+    reasons: dict[str, str]
+    """for each backend, why it is taken or why not"""
+
+    def __str__(self) -> str:
+        served = ", ".join(dict.fromkeys(self.layers)) or "none: the call would raise"
+        lines = [f"asked for: {self.asked}", f"serves the call: {served}"]
+        return "\n".join(lines + [f"  {name}: {reason}" for name, reason in self.reasons.items()])
+
+
+@dataclass(frozen=True)
+class ModelExplanation:
+    """What would run in a whole model. `str()` of it is for people."""
+
+    calls: list[tuple[str, Explanation]]
+    """each layer's name and its explanation, in the order of calls; calls of one layer that are alike come once where
+    they follow one another"""
+    not_called: list[str]
+    """the names of layers that were not called"""
+    others: dict[str, str]
+    """the names and classes of other recurrent layers, such as torch.nn's"""
+
+    def __str__(self) -> str:
+        lines = [f"{name}:\n{indent(str(explanation), '  ')}" for name, explanation in self.calls]
+        lines += [f"{name}: not called" for name in self.not_called]
+        lines += [
+            f"{name}: a {kind}; fastrnn.accelerate(model) makes torch.nn's layers fastrnn's"
+            for name, kind in self.others.items()
+        ]
+        return "\n".join(lines)
+
+
+@overload
+def explain(
+    module: _Layers,
+    input: Tensor | PackedSequence,
+    hx: Any = None,
+    *,
+    lengths: Lengths | None = None,
+    resets: Tensor | None = None,
+    return_states: bool = False,
+) -> Explanation: ...
+
+
+@overload
+def explain(module: _Cell, input: Tensor, hx: Any = None) -> Explanation: ...
+
+
+@overload
+def explain(module: nn.Module, *arguments: Any, **keywords: Any) -> Any: ...
+
+
+def explain(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+    """Says which backend would serve `module(*arguments, **keywords)`, and why.
+
+    Of a layer or cell nothing is computed. A whole model is called once, as it would be otherwise, with all that this
+    changes in it, such as random numbers drawn and BatchNorm's averages; compiled models run eagerly.
+
+    Args:
+        module: a fastrnn.RNN, GRU, LSTM, RNNCell, GRUCell or LSTMCell, or any module that holds some.
+        arguments, keywords: what it would be called with: of a layer `input, hx=None, *, lengths=None, resets=None,
+            return_states=False`.
+
+    Returns:
+        An `Explanation`, or of a model a `fastrnn.explaining.ModelExplanation`, in the order of the layers' calls;
+        print it, or read its fields.
+
+    Raises:
+        TypeError: `module` is no module.
+        ValueError: it holds none of fastrnn's layers and cells.
+        ValueError, RuntimeError, TypeError: what the call itself would raise for its arguments.
+
+    Example::
+
+        >>> import torch, fastrnn
+        >>> gru = fastrnn.GRU(3, 4, backend="reference")
+        >>> fastrnn.explain(gru, torch.zeros(5, 2, 3)).layers
+        ['reference']
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), gru)
+        >>> [(name, found.layers) for name, found in fastrnn.explain(model, torch.zeros(5, 2, 2)).calls]
+        [('1', ['reference'])]
+    """
+    if isinstance(module, _Layers):
+        return _of_layers(module, *arguments, **keywords)
+    if isinstance(module, _Cell):
+        return _of_cell(module, *arguments, **keywords)
+    return _of_model(module, arguments, keywords)
+
+
+def _of_layers(
+    module: _Layers,
+    input: Any,
+    hx: Any = None,
+    *,
+    lengths: Lengths | None = None,
+    resets: Tensor | None = None,
+    return_states: bool = False,
+) -> Explanation:
+    return _of_run(module, input, hx, lengths, resets, return_states)
+
+
+def _of_cell(module: _Cell, input: Any, hx: Any = None) -> Explanation:
+    states = hx if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    return _of_step(module, module._cell_name, input, states)
+
+
+def _of_run(
+    module: _Layers, input: Any, hx: Any, lengths: Lengths | None, resets: Tensor | None, return_states: bool
+) -> Explanation:
+    prepared = prepare(module._options(), module._weights(), input, hx, lengths, resets)
+    return _of_call(replace(prepared.call, return_states=return_states), prepared.backend)
+
+
+def _of_step(module: _Cell, cell_name: str, input: Any, states: Any) -> Explanation:
+    prepared = prepare_step(*module._checked(cell_name, input, states))
+    return _of_call(prepared.call, prepared.backend)
+
+
+def _of_model(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ModelExplanation:
+    layers = recurrent_layers("explain", model)
+    calls: list[tuple[str, Explanation]] = []
+
+    def noted(name: str, module: Any, inner: str, explained: Callable[..., Explanation]) -> Callable[..., Any]:
+        usual = getattr(module, inner)
+
+        def note(*given: Any) -> Any:
+            call = name, explained(module, *given)
+            if calls[-1:] != [call]:
+                calls.append(call)
+            return usual(*given)
+
+        return note
+
+    # Within their forward, which may be of a class of the user's, with other arguments.
+    inner = {name: "_run" if isinstance(module, _Layers) else "_step" for name, module in layers.items()}
+    try:
+        for name, module in layers.items():
+            explained: Any = _of_run if isinstance(module, _Layers) else _of_step
+            module.__dict__[inner[name]] = noted(name, module, inner[name], explained)
+        with eagerly():
+            model(*arguments, **keywords)
+    finally:
+        for name, module in layers.items():
+            module.__dict__.pop(inner[name], None)
+    called = {name for name, _ in calls}
+    return ModelExplanation(calls, [name for name in layers if name not in called], other_layers(model))
+
+
+def _of_call(call: Call, asked: str) -> Explanation:
+    first = call.layer(0, call.x)
+    training = stack.needs_gradients(*call.tensors())
+    try:
+        layers = _serving(asked, call, first, training)
+    except backends.CannotServe:
+        layers = []
+    preferred = backends.why_aten(call, first, training)
+    reasons = {}
+    for name in backends.BACKENDS:
+        why_not = aten.supports(call) if name == "aten" else backends.module(name).supports(first)
+        if why_not is not None:
+            reasons[name] = f"cannot: {why_not}"
+        elif name in layers:
+            reasons[name] = f"taken: {preferred}" if (asked, name) == ("auto", "aten") else "taken"
+        elif asked == "auto" and training and name in _backward(call, layers):
+            reasons[name] = "taken for the backward"
+        elif asked == "auto":
+            reasons[name] = "could, but one that is preferred serves the call"
+        else:
+            reasons[name] = "could, but another was asked for"
+    return Explanation(asked, layers, reasons)
+
+
+def _backward(call: Call, layers: list[str]) -> list[str]:
+    """What `auto` takes for each layer's backward; torch's kernels keep to themselves."""
+    if "aten" in layers:
+        return []
+    indices = range(call.num_layers)
+    return [backends.operator_backend("auto", call.layer(k, _input_of(call, k)), "backward") for k in indices]
+
+
+def _serving(asked: str, call: Call, first: Layer, training: bool) -> list[str]:
+    if backends.aten_serves(asked, call, first, training):
+        return ["aten"] * call.num_layers
+    return [backends.operator_backend(asked, call.layer(k, _input_of(call, k))) for k in range(call.num_layers)]
+
+
+def _input_of(call: Call, index: int) -> Tensor:
+    """A stand-in for layer number `index`'s input, without memory: (T, B, ·)."""
+    if index == 0:
+        return call.x
+    steps, batch = call.x.shape[:2]
+    width = call.directions * call.states0[0].shape[-1]
+    return call.x.new_empty(1).expand(steps, batch, width)
