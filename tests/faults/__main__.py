@@ -11,6 +11,7 @@ what they are made of: a faulty one is compiled once, and never taken for the he
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -100,6 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.list:
         print("\n".join(listed(faults)))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that copies and processes go
     report = Report(Console())
     report.begin()
     with tempfile.TemporaryDirectory(prefix="fastrnn-faults-") as folder:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -70,7 +71,8 @@ def copy_tree(root: Path, target: Path) -> None:
 
 def environment(tree: Path) -> dict[str, str]:
     """In which fastrnn and the tests are those of the tree, whatever is installed: PYTHONPATH comes first."""
-    return os.environ | {"PYTHONPATH": str(tree)}
+    paths = [str(tree), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def check_import(tree: Path) -> None:
@@ -98,19 +100,31 @@ def run_tests(tree: Path, arguments: Sequence[str], keep_going: bool, longest: f
         errors="replace",
         start_new_session=True,  # so that all that a test starts ends with it
     )
+    _running.add(process)
     status: int | None
     try:
         output, _ = process.communicate(timeout=longest)
         status = process.returncode
     except subprocess.TimeoutExpired:
+        end(process)
+        output, _ = process.communicate()
         status = None
     finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
+        _running.discard(process)
+        if process.returncode is None:  # stopped by hand
+            end(process)
     lines = [json.loads(line) for line in dict.fromkeys(record.read_text().splitlines())]
     tests, broken = ([name for kind, name in lines if kind == wanted] for wanted in ("test", "collection"))
     return Run(status, tests, broken, output, time.monotonic() - began)
+
+
+_running: set[subprocess.Popen[str]] = set()
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """With all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def judged(fault: Fault, run: Run, longest: float) -> Outcome:
@@ -189,7 +203,13 @@ def search(
     with ThreadPoolExecutor(jobs) as pool:
         running = {pool.submit(attempt, fault): number for number, fault in enumerate(faults)}
         outcomes = {}
-        for done in as_completed(running):
-            outcomes[running[done]] = done.result()
-            told(done.result())
+        try:
+            for done in as_completed(running):
+                outcomes[running[done]] = done.result()
+                told(done.result())
+        except BaseException:  # stopped by hand: what was started ends as well
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(_running):
+                end(process)
+            raise
     return [outcomes[number] for number in range(len(faults))]
