@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastrnn import backends, ops
+from fastrnn.backends import gate_gradients
 from fastrnn.backends.layer import Gradients, Layer, Residuals
 from fastrnn.cells import CELLS
 from tests.arithmetic import yardsticks
@@ -56,6 +57,23 @@ def test_recomputed_gates_give_the_same_gradients(cell: str, shape: Shape, backe
     kept = compute(layer, torch.float64, backend, grads)
     for name, result in compute(layer, torch.float64, backend, grads, recompute=True).items():
         assert relative_error(result, kept[name]) <= 100 * FLOOR[torch.float64], name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("cell", ["rnn_tanh", "gru"])
+def test_more_rows_than_are_summed_at_a_time(cell: str, backend: str) -> None:
+    """One more than 128."""
+    layer = random_layer(cell, Shape(steps=3, batch=43))
+    grads = cotangents(layer)
+    truth = compute(layer, torch.float64, "reference", grads)
+    for name, result in compute(layer, torch.float64, backend, grads).items():
+        assert relative_error(result, truth[name]) <= 100 * FLOOR[torch.float64], name
+
+
+@pytest.mark.parametrize("rows", [1, 127, 129, 300, 128 * 129 + 1])
+def test_sums_of_rows_are_not_rounded_on_the_way(rows: int) -> None:
+    values = torch.randn(rows, 3).bfloat16()
+    torch.testing.assert_close(gate_gradients._sum_rows(values, torch.float32), values.double().sum(0).float())
 
 
 @pytest.mark.parametrize("forward_by", BACKENDS)

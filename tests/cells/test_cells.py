@@ -30,6 +30,18 @@ def test_step_backward_is_the_derivative_of_step(cell: Cell, scale: float) -> No
         torch.testing.assert_close(got, want)
 
 
+def test_relus_derivative_at_nan_is_torchs() -> None:
+    gx, zeros, d_after = (
+        torch.tensor([[[torch.nan, -1.0, 0.0, 2.0]]], requires_grad=True),
+        torch.zeros(1, 1, 4),
+        (torch.full((1, 4), 3.0),),
+    )
+    cell, before = CELLS["rnn_relu"], (zeros[:, 0],)
+    after, saved = cell.step(gx, zeros, before)
+    (expected,) = torch.autograd.grad(after, gx, d_after)
+    torch.testing.assert_close(cell.step_backward(d_after, saved, before, after)[0], expected)
+
+
 @pytest.mark.parametrize("cell", CELLS.values(), ids=lambda cell: cell.name)
 def test_a_step_returns_what_its_spec_names(cell: Cell) -> None:
     gx = random(2, len(cell.gates), 3)

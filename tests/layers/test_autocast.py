@@ -167,6 +167,12 @@ def test_autocast_of_another_device_changes_nothing(kind: str) -> None:
         assert {result.dtype for result in tensors(module(*sample(kind, module)))} == {torch.float32}
 
 
+def test_autocast_converts_no_float64_state() -> None:
+    gru, hx = fastrnn.GRU(INPUT, 6), torch.zeros(1, BATCH, 6, dtype=torch.float64)
+    with autocast(torch.bfloat16), pytest.raises(RuntimeError, match=r"hidden tensors must have the same dtype"):
+        gru(torch.randn(TIME, BATCH, INPUT), hx)
+
+
 def test_autocast_within_a_model() -> None:
     linear, gru = nn.Linear(INPUT, INPUT), fastrnn.GRU(INPUT, 6)
     with autocast(torch.bfloat16):

@@ -169,7 +169,9 @@ def exit_status_of_child() -> int:
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(DEADLINE)
-        os._exit(undisturbed(lambda: 0))
+        status = undisturbed(lambda: 0)
+        # By this thread, too: a new one may have the number of the one that held the parent's lock, which lets it in.
+        os._exit(status if first_use._lock.acquire(timeout=1) else 1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

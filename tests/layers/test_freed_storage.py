@@ -181,6 +181,16 @@ def test_recomputed_gates_need_biases(backend: str) -> None:
 
 
 @operator_backends
+def test_recomputed_gates_need_the_inputs_weights(backend: str) -> None:
+    module, _ = pair("LSTM", backend=backend)
+    module.recompute = True
+    output, _ = module(random(TIME, BATCH, INPUT))  # whose own gradient, which reads them too, nobody asks for
+    free(module.weight_ih_l0)
+    with pytest.raises(RuntimeError, match=f"lstm: weight_ih {FREED}"):
+        output.sum().backward()
+
+
+@operator_backends
 @pytest.mark.parametrize("freed", ["input", "hx", "weight_hh_l0", "bias_hh_l0", "gradient"])
 def test_differentiable_gradients(backend: str, freed: str) -> None:
     with pytest.raises(RuntimeError, match=FREED):

@@ -24,6 +24,7 @@ from tests.torch_parity import (
     operator_backends,
     pair,
     random,
+    skip_unless_projecting,
     tensors,
 )
 
@@ -71,6 +72,18 @@ def test_only_the_state_requires_grad(backend: str, kind: str) -> None:
     x, hx = given(kind, ours, grad=True)
     x = x.detach()
     assert_close(gradients(ours(x, hx), tensors(hx)), gradients(theirs(x, hx), tensors(hx)))
+
+
+@backends
+def test_only_the_projection_requires_grad(backend: str) -> None:
+    skip_unless_projecting(backend)
+    ours, theirs = (module.requires_grad_(False) for module in pair("LSTM", backend=backend, proj_size=2))
+    x, hx = given("LSTM", ours)
+    results = []
+    for module in (ours, theirs):
+        weight = module.weight_hr_l0.requires_grad_()
+        results.append(gradients(module(x, hx), [weight]))
+    assert_close(*results)
 
 
 @backends

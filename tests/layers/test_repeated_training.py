@@ -54,6 +54,15 @@ def everything(net: nn.Module, x: Tensor, hx: Any) -> tuple[Any, tuple[Tensor | 
     return (output, finals), torch.autograd.grad(loss, wanted)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_a_state_requires_a_gradient(kind: str) -> None:
+    ours, theirs = (module.requires_grad_(False) for module in pair(kind))
+    x, hx = arguments(kind, 3, {})
+    _, expected = everything(theirs, x.detach(), hx)
+    for _ in range(3):
+        assert_close(everything(ours, x.detach(), hx)[1], expected)
+
+
 @pytest.mark.parametrize("with_states", [True, False])
 @pytest.mark.parametrize("batch", [None, 1, 3])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

@@ -158,3 +158,11 @@ def test_the_report_has_a_table_and_a_picture(tmp_path: Path) -> None:
     assert "| lstm 2x3x4x64 float16 | 200 | 2.00 | 0.50 |" in table
     assert "| training, the best kernel | 2.00, 2.00 |" in table
     assert (tmp_path / command.PICTURE).read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_a_wrong_result_is_a_failure() -> None:
+    row = {"case": "cuda forward lstm bfloat16", "share": 3.0}
+    text, is_fine = summary({"smoke": [row | {"ok": False, "wrong": "h_n"}]})
+    assert not is_fine
+    assert "smoke: 1 cases, 1 failed" in text
+    assert summary({"smoke": [row | {"ok": True}, row | {"ok": None}]})[1]

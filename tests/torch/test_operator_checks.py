@@ -226,6 +226,13 @@ def test_gradients_do_not_flow_through_the_backward_operator() -> None:
     assert {tensor.grad_fn.name().split("::")[-1] for group in gradients for tensor in group} == {"WarnNotImplemented"}
 
 
+def test_the_same_sizes_in_another_dtype() -> None:
+    """What was found of sizes is remembered, and dtypes are among it."""
+    for dtype in (torch.float32, torch.float64):
+        given, kept = arguments("lstm", Shape(steps=2), dtype)
+        assert backward("lstm", given, kept, "reference")[0][0].dtype == dtype
+
+
 def test_only_what_comes_through_the_dispatcher_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Modules have checked everything: it would cost every call of them some microseconds."""
     seen: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,20 @@ from tests.random_layers import Shape, cast, parameters, random_layer
 from tests.torch_parity import operator_backends
 
 SMALL = Shape(steps=3, batch=2, inputs=2, hidden=3, directions=2, lengths=True, resets=True)
+
+
+class OnAGPU(Tensor):
+    """Says so, and lies on the CPU, where one can look."""
+
+    device = property(lambda self: torch.device("cuda"))  # type: ignore[assignment]
+
+
+def test_lengths_that_nobody_looks_at_are_clamped() -> None:
+    layer = random_layer("gru", Shape(steps=3))
+    lengths = torch.tensor([-1, 2, 9], dtype=torch.int32).as_subclass(OnAGPU)
+    clamped = ops._checked(replace(layer, x=layer.x.as_subclass(OnAGPU), lengths=lengths)).lengths
+    assert clamped is not None
+    assert (clamped.tolist(), clamped.dtype) == ([0, 2, 3], torch.int64)
 
 
 def finite_layer(cell: str, shape: Shape) -> Any:
