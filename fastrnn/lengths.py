@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from fastrnn import checks
 
-Lengths = Tensor | Sequence[int] | npt.NDArray[np.integer[Any]]
-"""What `lengths=` takes: integers, one for each sequence."""
+Lengths = Tensor | list[int] | tuple[int, ...] | npt.NDArray[np.integer[Any]] | int
+"""What `lengths=` takes: integers, one for each sequence, and for unbatched input one alone."""
 
 
 def on_device(operator: str, value: Any, batch: int | None, steps: int, device: torch.device) -> Tensor:

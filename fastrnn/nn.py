@@ -324,9 +324,9 @@ class LSTM(_Layers):
     Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)`:
         input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a PackedSequence.
         hx: (h0, c0), (layers·directions, B, P or H) and (layers·directions, B, H), or without B; zeros if None.
-        lengths: (B,) integers in [0, T], in any order; () unbatched. A tensor on the input's device or on the CPU, a
-            list, a tuple or a NumPy array. Steps at t >= length leave the state unchanged and give zero output, and
-            what the input holds there reaches no result. A tensor on CUDA is clamped to [0, T], since looking at it
+        lengths: (B,) integers in [0, T], in any order; () or an int unbatched. A tensor on the input's device or on the
+            CPU, a list, a tuple or a NumPy array. Steps at t >= length leave the state unchanged and give zero output,
+            and what the input holds there reaches no result. A tensor on CUDA is clamped to [0, T], since looking at it
             would synchronise.
         resets: bool (T, B), (B, T) with `batch_first`, (T,) unbatched; with a PackedSequence padded and in the
             caller's order. True at t cuts the sequence before step t: forward, the state is zero before step t; in
