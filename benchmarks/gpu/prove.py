@@ -43,7 +43,7 @@ KEPT_LINES = 60
 def cases(dry: bool = False) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """See `work`."""
     for name, files in (DRY if dry else SELECTIONS).items():
-        yield f"pytest {name}", partial(run, files, [] if dry else ["-m", "gpu", *PARALLEL])
+        yield f"pytest {name}", partial(run, files, [] if dry else ["-m", "gpu", "--exhaustive", *PARALLEL])
 
 
 def run(files: Sequence[str], options: Sequence[str]) -> dict[str, Any]:
