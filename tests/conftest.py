@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ if not torch.cuda.is_available():
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms ask of cuBLAS
 
 from fastrnn import stack
+from fastrnn.backends.numba import compile
 from fastrnn.backends.triton.interpreter import INTERPRETED  # after TRITON_INTERPRET, which it reads
 from tests.backends.triton_interpreter import patch_once
 from tests.devices import device_of, on_gpu, without_cudnn
@@ -76,6 +78,26 @@ def _torch_without_cudnn(request: pytest.FixtureRequest) -> Iterator[None]:
         value for value in parameters.values() if isinstance(value, str)
     )
     with without_cudnn() if on_gpu(parameters) and not asked else nullcontext():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kernels_are_compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Of the processes that share the tests one compiles a kernel of the CPU's, and the others find it on disk."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    place, build = tmp_path_factory.getbasetemp().parent, compile._build
+
+    def in_turn(*key: Any) -> Any:
+        with (place / f"{'-'.join(map(str, key))}.lock").open("w") as lock:  # one each: a kernel may ask for another
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return build(*key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compile, "_build", in_turn)
         yield
 
 
