@@ -200,6 +200,33 @@ def test_programs_of_torch_export() -> None:
     assert_agrees(gru, session(torch.onnx.export(by_table, verbose=False)), (x,), (other,))
 
 
+class Streaming(nn.Module):
+    """One step after the other, from a state of its own until it is given one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = fastrnn.LSTM(INPUT, HIDDEN)
+        self.register_buffer("bias", torch.randn(1, 1, HIDDEN))
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Any:
+        y, (h, c) = self.rnn(x, (h, c))
+        return y + self.bias, h, c
+
+
+def test_inputs_that_are_given_one_tensor_stay_apart() -> None:
+    """From each other and from the model's own: torch.export goes by the tensor, not by the argument."""
+    model = Streaming()
+    program = export(model, torch.randn(TIME, 1, INPUT), model.bias, kwargs={"c": model.bias})
+    assert_agrees(model, session(program), (torch.randn(TIME, 1, INPUT), *torch.randn(2, 1, 1, HIDDEN)))
+
+
+def test_a_program_whose_inputs_were_one_tensor_is_refused() -> None:
+    """The module is what tells them apart; the program no longer does."""
+    program = torch.export.export(Streaming(), (torch.randn(TIME, 1, INPUT), *[torch.zeros(1, 1, HIDDEN)] * 2))
+    with pytest.raises(ValueError, match=r"inputs h, c are one: torch\.export makes .* give each a clone\(\)"):
+        export(program)
+
+
 class Resets(nn.Module):
     def __init__(self) -> None:
         super().__init__()
