@@ -116,8 +116,8 @@ def export(
         TypeError: the file was named by `f`, as torch.onnx.export calls it, instead of `path`.
         ValueError: a program was captured with one tensor as several inputs, which torch.export makes one of (a module
             may be given one: its inputs stay apart); `dynamo=False` was asked for. The exporter that is based on
-            TorchScript does not know fastrnn's operators; under `fastrnn.use_backend("aten")`,
-            `torch.onnx.export(..., dynamo=False)` sees torch's in fastrnn's modules within a model.
+            TorchScript, `torch.onnx.export(..., dynamo=False)`, sees torch's kernels in fastrnn's modules, but where
+            these cannot serve a call: it does not know fastrnn's operators.
         ImportError: what `pip install "fastrnn[onnx]"` installs is missing.
 
     Example::
@@ -134,7 +134,7 @@ def export(
     if options.pop("dynamo", True) is not True:
         raise ValueError(
             "fastrnn.onnx.export: dynamo must be True: the exporter based on TorchScript does not know fastrnn's "
-            'operators. Under fastrnn.use_backend("aten"), it sees those of torch'
+            "operators. torch.onnx.export(..., dynamo=False) sees torch's kernels, where they serve a call"
         )
     _require_packages()
     given = (args,) if isinstance(args, Tensor) else args

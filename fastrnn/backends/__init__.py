@@ -146,10 +146,13 @@ def aten_serves(name: str, call: Call, first: Layer, training: bool) -> bool:
 def why_aten(call: Call, first: Layer, training: bool) -> str | None:
     """Why `auto` takes torch's kernels for a call that they support, whose first layer is `first`, or None if not.
 
-    It does so in eager mode only: compiled graphs keep to the operators, which are opaque to the compiler.
+    It does so in eager mode only: compiled graphs keep to the operators, which are opaque to the compiler. A trace on
+    the CPU goes where fastrnn's operators may not be: to OpenVINO, Core ML, the older ONNX exporter, a C++ program.
     """
     if torch.compiler.is_compiling():
         return None
+    if torch._C._get_tracing_state() is not None and first.x.device.type == "cpu":
+        return "torch.jit.trace is at work, whose readers know torch's kernels alone"
     if first.x.device.type == "cuda":
         return _why_cudnn(call, first, training)
     reason = module("numba").supports(first)
