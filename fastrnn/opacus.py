@@ -24,6 +24,7 @@ from opacus.validators.errors import UnsupportedModuleError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from fastrnn.module import opacus_objection
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, _Layers
 from fastrnn.prepare import Options
 from fastrnn.stack import recurrent
@@ -161,27 +162,14 @@ def _of_each(module: _Weight, activations: Any, backprops: Tensor) -> dict[nn.Pa
     return {module.weight: backprops.flatten(0, 1)}
 
 
-_LAYERS, _CELLS = [RNN, GRU, LSTM], [RNNCell, GRUCell, LSTMCell]
-_INSTEAD = "use opacus.validators.ModuleValidator.fix(model), or fastrnn.opacus.PerSample(layer)"
+_LAYERS = [RNN, GRU, LSTM]
 
 
-def _objection(module: nn.Module) -> str:
-    name = f"fastrnn.{type(module).__name__}"
-    if isinstance(module, _Layers):
-        return f"{name}: Opacus's hooks see neither lengths nor final states: {_INSTEAD}"
-    return f"{name}: Opacus's hooks do not see a cell's state: use a layer"
-
-
-@register_module_validator([*_LAYERS, *_CELLS])
+@register_module_validator([*_LAYERS, RNNCell, GRUCell, LSTMCell])
 def _validate(module: nn.Module) -> list[UnsupportedModuleError]:
-    return [UnsupportedModuleError(_objection(module))]
+    return [UnsupportedModuleError(opacus_objection(module))]
 
 
 @register_module_fixer(_LAYERS)
 def _fix(module: _Layers, **_: Any) -> PerSample:
     return PerSample(module)
-
-
-@register_grad_sampler([*_LAYERS, *_CELLS])
-def _refuse(module: nn.Module, activations: Any, backprops: Tensor) -> Any:
-    raise TypeError(_objection(module))

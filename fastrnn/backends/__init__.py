@@ -135,12 +135,16 @@ def aten_serves(name: str, call: Call, first: Layer, training: bool) -> bool:
     if name not in ("auto", "aten"):
         return False
     reason = aten.supports(call)
-    compiled = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-    if reason is None and training and call.cell_name == "lstm" and compiled:
+    if reason is None and training and call.cell_name == "lstm" and _is_compiled():
         reason = "torch's LSTM kernel cannot be compiled with gradients: torch.no_grad() compiles it without"
     if name == "aten" and reason is not None:
         raise cannot_serve(call.cell_name, name, reason)
     return reason is None and (name == "aten" or why_aten(call, first, training) is not None)
+
+
+def _is_compiled() -> bool:
+    """Whether a compiler is at work, and not an exporter."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
 def why_aten(call: Call, first: Layer, training: bool) -> str | None:
