@@ -1,10 +1,10 @@
 """fastrnn: fused recurrent layers for PyTorch.
 
 `RNN`, `GRU`, `LSTM` and their cells take the place of their torch.nn namesakes; `fastrnn.functional` has them without
-modules. `accelerate` and `to_torch` convert the layers of a model, `fastrnn.onnx` and `fastrnn.keras` take models
-elsewhere. `use_backend` chooses what computes, `explain` says what would, and `probe` shows gates, states and gradients
-over time. Importing this package imports neither numba nor triton; a backend loads what it needs when it is first asked
-for.
+modules. `accelerate` and `to_torch` convert the layers of a model; `fastrnn.onnx`, `fastrnn.export` and `fastrnn.keras`
+take models elsewhere. `use_backend` chooses what computes, `explain` says what would, and `probe` shows gates, states
+and gradients over time. Importing this package imports neither numba nor triton; a backend loads what it needs when it
+is first asked for.
 """
 
 from fastrnn import main_interpreter  # noqa: F401  before torch is imported
@@ -22,6 +22,7 @@ from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fastrnn.probing import probe
 
 if TYPE_CHECKING:
+    from fastrnn import export as export
     from fastrnn import keras as keras
     from fastrnn import onnx as onnx
 
@@ -42,7 +43,7 @@ __all__ = [
     "use_backend",
 ]
 
-_WHEN_ASKED_FOR = ("keras", "onnx")
+_WHEN_ASKED_FOR = ("export", "keras", "onnx")
 """Modules that few programs need: `fastrnn.onnx` imports its own at its first use."""
 
 

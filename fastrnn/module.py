@@ -31,12 +31,27 @@ def _refuse_to_be_scripted(module: nn.Module) -> NoReturn:
     )
 
 
+def opacus_objection(module: nn.Module) -> str:
+    """Why Opacus cannot hook a layer or a cell, and what to do instead."""
+    name = f"fastrnn.{type(module).__name__}"
+    if isinstance(module, nn.RNNBase):
+        instead = "import fastrnn.opacus, then opacus.validators.ModuleValidator.fix(model)"
+        return f"{name}: Opacus's hooks see neither lengths nor final states: {instead}"
+    return f"{name}: Opacus's hooks do not see a cell's state: use a layer"
+
+
 class Module(Prepacking):
     """The base of layers and cells, before torch.nn's."""
 
     __prepare_scriptable__ = _refuse_to_be_scripted
     backend: str | None = None
     recompute: bool = False
+
+    def register_forward_hook(self, hook: Any, *args: Any, **kwargs: Any) -> Any:
+        """torch's, but for Opacus's hooks, which would miss gradients or fail in backward: a TypeError, instead."""
+        if type(getattr(hook, "__self__", None)).__module__.partition(".")[0] == "opacus":
+            raise TypeError(opacus_objection(self))
+        return super().register_forward_hook(hook, *args, **kwargs)
 
     def extra_repr(self) -> str:
         """torch's, and the options that are not its."""

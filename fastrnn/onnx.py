@@ -29,6 +29,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn.backends import use_backend
 from fastrnn.backends.layer import Forward, Layer
 from fastrnn.cells import CELLS
+from fastrnn.export import distinct, refuse_merged
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 if TYPE_CHECKING:
@@ -113,9 +114,10 @@ def export(
             LSTM's c of every step (`return_states`), bfloat16 before opset 22; and for a PackedSequence, whose size
             depends on data.
         TypeError: the file was named by `f`, as torch.onnx.export calls it, instead of `path`.
-        ValueError: `dynamo=False` was asked for. The exporter that is based on TorchScript does not know fastrnn's
-            operators; under `fastrnn.use_backend("aten")`, `torch.onnx.export(..., dynamo=False)` sees torch's in
-            fastrnn's modules within a model.
+        ValueError: a program was captured with one tensor as several inputs, which torch.export makes one of (a module
+            may be given one: its inputs stay apart); `dynamo=False` was asked for. The exporter that is based on
+            TorchScript, `torch.onnx.export(..., dynamo=False)`, sees torch's kernels in fastrnn's modules, but where
+            these cannot serve a call: it does not know fastrnn's operators.
         ImportError: what `pip install "fastrnn[onnx]"` installs is missing.
 
     Example::
@@ -132,12 +134,17 @@ def export(
     if options.pop("dynamo", True) is not True:
         raise ValueError(
             "fastrnn.onnx.export: dynamo must be True: the exporter based on TorchScript does not know fastrnn's "
-            'operators. Under fastrnn.use_backend("aten"), it sees those of torch'
+            "operators. torch.onnx.export(..., dynamo=False) sees torch's kernels, where they serve a call"
         )
     _require_packages()
+    given = (args,) if isinstance(args, Tensor) else args
+    if isinstance(model, nn.Module):
+        weights = (*model.parameters(), *model.buffers())
+        given, options["kwargs"] = distinct((given, options.get("kwargs")), weights)
+    else:
+        refuse_merged(model)
     try:
         with _decomposing(), _as_exported(model):
-            given = (args,) if isinstance(args, Tensor) else args
             program = torch.onnx.export(model, given, dynamo=True, optimize=False, **options)
     except Exception as error:
         for cause in _causes(error):

@@ -135,20 +135,28 @@ def aten_serves(name: str, call: Call, first: Layer, training: bool) -> bool:
     if name not in ("auto", "aten"):
         return False
     reason = aten.supports(call)
-    if reason is None and training and call.cell_name == "lstm" and torch.compiler.is_compiling():
-        reason = "torch's LSTM kernel cannot be compiled for training"
+    if reason is None and training and call.cell_name == "lstm" and _is_compiled():
+        reason = "torch's LSTM kernel cannot be compiled with gradients: torch.no_grad() compiles it without"
     if name == "aten" and reason is not None:
         raise cannot_serve(call.cell_name, name, reason)
     return reason is None and (name == "aten" or why_aten(call, first, training) is not None)
 
 
+def _is_compiled() -> bool:
+    """Whether a compiler is at work, and not an exporter."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+
+
 def why_aten(call: Call, first: Layer, training: bool) -> str | None:
     """Why `auto` takes torch's kernels for a call that they support, whose first layer is `first`, or None if not.
 
-    It does so in eager mode only: compiled graphs keep to the operators, which are opaque to the compiler.
+    It does so in eager mode only: compiled graphs keep to the operators, which are opaque to the compiler. A trace on
+    the CPU goes where fastrnn's operators may not be: to OpenVINO, Core ML, the older ONNX exporter, a C++ program.
     """
     if torch.compiler.is_compiling():
         return None
+    if torch._C._get_tracing_state() is not None and first.x.device.type == "cpu":
+        return "torch.jit.trace is at work, whose readers know torch's kernels alone"
     if first.x.device.type == "cuda":
         return _why_cudnn(call, first, training)
     reason = module("numba").supports(first)

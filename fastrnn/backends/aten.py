@@ -58,7 +58,7 @@ def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def _run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    if call.is_one_step:
+    if call.is_one_step and torch._C._get_tracing_state() is None:  # a trace is run with other numbers of steps
         return _single_step(call)
     states0 = call.states0 if len(call.states0) > 1 else call.states0[0]
     flat = [tensor for weights in call.weights for tensor in weights]

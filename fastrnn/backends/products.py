@@ -62,13 +62,13 @@ def state_before(layer: Layer, direction: int, history: Tensor, state0: Tensor) 
 def hidden_product(layer: Layer, direction: int, h: Tensor) -> Tensor:
     """h (..., P or H) times one direction's recurrent weights, plus their bias -> gh (..., G, H)."""
     w_hh = layer.w_hh[direction].to(h.dtype)
+    bias = layer.biases[2 * direction + 1].to(h.dtype) if layer.biases else None
     gates, heads = len(layer.cell.gates), layer.heads
     if heads == 1:
-        gh = torch.unflatten(F.linear(h, w_hh[0]), -1, (gates, layer.hidden_size))
-    else:
-        gh = torch.einsum("...nd,ngd->...ng", h.unflatten(-1, (heads, -1)), w_hh)
-        gh = torch.unflatten(gh, -1, (gates, -1)).transpose(-3, -2).flatten(-2)
-    return gh + layer.biases[2 * direction + 1].to(h.dtype).unflatten(0, (gates, -1)) if layer.biases else gh
+        return torch.unflatten(F.linear(h, w_hh[0], bias), -1, (gates, layer.hidden_size))
+    gh = torch.einsum("...nd,ngd->...ng", h.unflatten(-1, (heads, -1)), w_hh)
+    gh = torch.unflatten(gh, -1, (gates, -1)).transpose(-3, -2).flatten(-2)
+    return gh if bias is None else gh + bias.unflatten(0, (gates, -1))
 
 
 def hidden_product_backward(layer: Layer, direction: int, dgh: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastrnn.backends import products
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals, as_gates
 from fastrnn.cells.lstm import unprojected_output
+from fastrnn.cells.spec import States
 
 
 def ready() -> str | None:
@@ -52,18 +53,8 @@ def _forward_direction(layer: Layer, direction: int) -> tuple[list[Tensor], list
     saved: list[list[Tensor]] = [[] for _ in cell.saved]
     order = range(steps - 1, -1, -1) if layer.reversed(direction) else range(steps)
     for t in order:
-        if cut is not None:
-            states = tuple(torch.where(cut[t][:, None], 0, state) for state in states)
-        after, kept = cell.step(gx[t], products.hidden_product(layer, direction, states[0]), states)
-        if layer.projected:
-            after = (F.linear(after[0], layer.extras[direction].to(dtype)), *after[1:])
-        if live is None:
-            states = outputs = after
-        else:
-            row = live[t][:, None]
-            outputs = tuple(torch.where(row, new, 0) for new in after)
-            kept = tuple(torch.where(row, value, 0) for value in kept)
-            states = tuple(torch.where(row, new, old) for new, old in zip(after, states, strict=True))
+        rows = [None if mask is None else mask[t] for mask in (live, cut)]
+        states, outputs, kept = one_step(layer, direction, gx[t], states, *rows)
         for values, value in zip(histories + saved, outputs + kept, strict=True):
             values.append(value)
 
@@ -78,6 +69,25 @@ def _forward_direction(layer: Layer, direction: int) -> tuple[list[Tensor], list
         list(states),
         [stacked(values, hidden) for values in saved],
     )
+
+
+def one_step(
+    layer: Layer, direction: int, gx: Tensor, states: States, live: Tensor | None, cut: Tensor | None
+) -> tuple[States, States, States]:
+    """One step of one direction: the states after it, the outputs (B, F), and what the cell saves (B, H).
+
+    gx is (B, G, H), states are (B, F) each, `live` and `cut` (B,) bool, or None where all rows or none are.
+    """
+    if cut is not None:
+        states = tuple(torch.where(cut[:, None], 0, state) for state in states)
+    after, kept = layer.cell.step(gx, products.hidden_product(layer, direction, states[0]), states)
+    if layer.projected:
+        after = (F.linear(after[0], layer.extras[direction].to(after[0].dtype)), *after[1:])
+    if live is None:
+        return after, after, kept
+    row = live[:, None]
+    outputs, kept = (tuple(torch.where(row, value, 0) for value in values) for values in (after, kept))
+    return tuple(torch.where(row, new, old) for new, old in zip(after, states, strict=True)), outputs, kept
 
 
 class _Kept(NamedTuple):

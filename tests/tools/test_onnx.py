@@ -199,6 +199,33 @@ def test_programs_of_torch_export() -> None:
     assert_agrees(gru, session(torch.onnx.export(by_table, verbose=False)), (x,), (other,))
 
 
+class Streaming(nn.Module):
+    """One step after the other, from a state of its own until it is given one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = fastrnn.LSTM(INPUT, HIDDEN)
+        self.register_buffer("bias", torch.randn(1, 1, HIDDEN))
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Any:
+        y, (h, c) = self.rnn(x, (h, c))
+        return y + self.bias, h, c
+
+
+def test_inputs_that_are_given_one_tensor_stay_apart() -> None:
+    """From each other and from the model's own: torch.export goes by the tensor, not by the argument."""
+    model = Streaming()
+    program = export(model, torch.randn(TIME, 1, INPUT), model.bias, kwargs={"c": model.bias})
+    assert_agrees(model, session(program), (torch.randn(TIME, 1, INPUT), *torch.randn(2, 1, 1, HIDDEN)))
+
+
+def test_a_program_whose_inputs_were_one_tensor_is_refused() -> None:
+    """The module is what tells them apart; the program no longer does."""
+    program = torch.export.export(Streaming(), (torch.randn(TIME, 1, INPUT), *[torch.zeros(1, 1, HIDDEN)] * 2))
+    with pytest.raises(ValueError, match=r"inputs h, c are one: torch\.export makes .* give each a clone\(\)"):
+        export(program)
+
+
 class Resets(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -282,15 +309,15 @@ def test_bfloat16_asks_for_an_opset_that_has_it() -> None:
 def test_the_exporter_based_on_torchscript(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     model, x = nn.Sequential(fastrnn.LSTM(INPUT, HIDDEN)), torch.randn(TIME, BATCH, INPUT)
-    with pytest.raises(ValueError, match=r"dynamo must be True.*use_backend\(\"aten\"\)"):
+    with pytest.raises(ValueError, match=r"dynamo must be True.*torch\.onnx\.export\(\.\.\., dynamo=False\)"):
         fastrnn.onnx.export(model, (x,), dynamo=False)
     path = tmp_path / "model.onnx"
     with pytest.raises(TypeError, match="named by path, not by f"):
         fastrnn.onnx.export(model, (x,), f=path)
     assert not path.exists()
-    with fastrnn.use_backend("aten"):
-        torch.onnx.export(model, (x,), path, dynamo=False)
+    torch.onnx.export(model, (x,), path, dynamo=False)
     assert [node.op_type for node in onnx.load(path).graph.node if node.op_type in RECURRENT] == ["LSTM"]
+    model[0].backend = "reference"
     with torch.no_grad(), pytest.raises(torch.onnx.errors.UnsupportedOperatorError, match="fastrnn::lstm_forward"):
         torch.onnx.export(model, (x,), path, dynamo=False)
 

@@ -137,6 +137,17 @@ def test_a_program_that_kept_nothing_for_backward_has_gradients_all_the_same(nam
     assert_close(results(module, given), results(model, given))
 
 
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
+@lstm_first
+def test_a_program_of_torchs_kernels(name: str, strict: bool) -> None:
+    """As torch.nn's: for one T, and to be trained, too."""
+    model = getattr(fastrnn, name)(4, 5, num_layers=2, backend="aten").eval()
+    program = torch.export.export(model, (torch.randn(5, 3, 4),), strict=strict)
+    assert operators(program) == []
+    x = torch.randn(5, 3, 4)
+    assert_close(results(program.module(), (x,)), results(model, (x,)), tolerance=1e-6)
+
+
 @lstm_first
 def test_a_program_is_compiled(name: str, fresh_compiler: None) -> None:
     model = Model(name, **STACK)

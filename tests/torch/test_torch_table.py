@@ -84,6 +84,11 @@ def exported(name: str) -> None:
     torch.export.export(make(name), (sample(name),))
 
 
+def of_core_operators(name: str) -> None:
+    program = torch.export.export(make(name), (sample(name),)).run_decompositions()
+    assert all(str(n.target).startswith(("aten.", "<built-in")) for n in program.graph.nodes if n.op == "call_function")
+
+
 def exported_for_all_sizes(name: str) -> None:
     time, batch = (torch.export.Dim(one, min=2, max=100) for one in "TB")
     sizes = {0: time, 1: batch} if name in LAYERS else {0: batch}
@@ -268,6 +273,7 @@ QUESTIONS: dict[str, Callable[[str], Any]] = {
     "one graph of a packed sequence": packed_in_one_graph,
     "`torch.export`": exported,
     "exported for every T and B": exported_for_all_sizes,
+    "core operators alone (`run_decompositions`)": of_core_operators,
     "`torch.jit.script`": scripted,
     "`torch.jit.trace`": traced,
     "`torch.fx.symbolic_trace` of a model": symbolically_traced,

@@ -87,11 +87,42 @@ def test_traces_serve_other_sizes_and_weights(kind: str) -> None:
 @modules
 @scripting
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_the_choice_of_a_backend_can_be_traced(kind: str) -> None:
-    """Sizes are tensors then: looking for one among the numbers of a range took without end."""
+@pytest.mark.parametrize("steps", [1, TIME])
+def test_a_trace_is_of_torchs_kernels_unless_one_is_named(kind: str, steps: int) -> None:
+    """So that who reads it needs no fastrnn; of one step, too, it serves others."""
     ours, theirs = pair(kind, backend="auto")
-    x, _ = arguments(kind, ours)
-    assert_close(tensors(torch.jit.trace(ours, (x,))(x)), tensors(theirs(x)))
+    cell = kind.endswith("CELL")
+    traced = torch.jit.trace(ours, (random(*([BATCH] if cell else [steps, BATCH]), INPUT),))
+    assert "fastrnn::" not in str(traced.inlined_graph)
+    x = random(*([2] if cell else [9, 2]), INPUT)
+    assert_close(tensors(traced(x)), tensors(theirs(x)))
+
+
+@scripting
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_with_lengths_keeps_the_operators() -> None:
+    class Ragged(fastrnn.GRU):
+        def forward(self, x: Tensor, lengths: Tensor) -> Any:  # type: ignore[override]
+            return super().forward(x, lengths=lengths)
+
+    traced = torch.jit.trace(Ragged(INPUT, 6), (torch.randn(5, 3, INPUT), torch.tensor([2, 0, 1])))
+    assert "fastrnn::gru_forward" in str(traced.inlined_graph)
+
+
+@scripting
+@pytest.mark.filterwarnings("ignore")  # what OpenVINO imports and traces
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_openvino_converts_models_as_they_are(name: str) -> None:
+    """For other sizes than the example's."""
+    openvino = pytest.importorskip("openvino")
+    model = getattr(fastrnn, name)(INPUT, 6, num_layers=2, bidirectional=True, batch_first=True).eval()
+    converted = openvino.convert_model(model, example_input=torch.randn(2, 5, INPUT))
+    compiled, x = (
+        openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}),
+        torch.randn(3, 9, INPUT),
+    )
+    with torch.no_grad():
+        assert_close([torch.from_numpy(compiled(x.numpy())[0])], [model(x)[0]], 1e-6)
 
 
 @scripting
