@@ -9,26 +9,23 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from itertools import combinations
 
-Pair = tuple[int, Hashable, int, Hashable]
+Joined = tuple[tuple[int, Hashable], ...]
+"""Values of some parameters, each with the parameter's number."""
 
 
-def covering(cases: Sequence[Sequence[Hashable]]) -> list[int]:
-    """The numbers of cases, in order, that join all pairs of values which any case joins; all of one parameter's.
+def covering(cases: Sequence[Sequence[Hashable]], strength: int = 2) -> list[int]:
+    """The numbers of cases, in order, that join whatever `strength` values any case joins; all if there are fewer.
 
-    Cases that join most pairs anew are taken first, which leaves few to take.
+    Cases that join most anew are taken first, which leaves few to take.
     """
-    pairs = [_pairs(case) for case in cases]
-    missing = set[Pair]().union(*pairs)
+    joined: list[set[Joined]] = [set(combinations(enumerate(case), strength)) for case in cases]
+    missing = set[Joined]().union(*joined)
     if not missing:
         return list(range(len(cases)))
     chosen = []
-    for gain in range(max(map(len, pairs)), 0, -1):
-        for number, joined in enumerate(pairs):
-            if len(missing & joined) >= gain:
-                missing -= joined
+    for gain in range(max(map(len, joined)), 0, -1):
+        for number, each in enumerate(joined):
+            if len(missing & each) >= gain:
+                missing -= each
                 chosen.append(number)
     return sorted(chosen)
-
-
-def _pairs(case: Sequence[Hashable]) -> set[Pair]:
-    return {(i, a, j, b) for (i, a), (j, b) in combinations(enumerate(case), 2)}

@@ -1,7 +1,8 @@
 """What `pytest` runs without `--exhaustive`: the short run, which everybody has the time for.
 
 It leaves out what is marked `exhaustive`, and takes of a test with several parameters the cases of `covering`, for each
-backend anew, since each is a program of its own. A test that is named by `file::test` runs whole.
+backend anew, since each is a program of its own; of what stands above the backends, by those that are slow, each value
+once. A test that is named by `file::test` runs whole.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from tests.covering import covering
 
 PROGRAMS = ("backend", "kernels", "forward_by", "backward_by")
 """Parameters that say whose code is tested."""
+SLOW = {"triton", "reference"}
+"""Backends that take ten to a hundred times as long as the others where there is no GPU."""
+ABOVE_BACKENDS = ("layers", "torch")
+"""Folders of tests of what is the same for all backends."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,8 +52,16 @@ def selected(items: Sequence[pytest.Item]) -> list[pytest.Item]:
             groups[item.nodeid.partition("[")[0], programs].append(item)
     for group in groups.values():
         cases = [[_hashable(value) for value in _parameters(item).values()] for item in group]
-        kept += [group[number] for number in covering(cases)]
+        kept += [group[number] for number in covering(cases, _strength(group[0]))]
     return kept
+
+
+def _strength(item: pytest.Item) -> int:
+    """How many values must meet in some case."""
+    import torch  # not before tests/conftest.py says how many threads it starts
+
+    is_slow = not SLOW.isdisjoint(value for value in _parameters(item).values() if isinstance(value, str))
+    return 1 if is_slow and item.path.parent.name in ABOVE_BACKENDS and not torch.cuda.is_available() else 2
 
 
 def parameters_of_run(request: pytest.FixtureRequest) -> list[dict[str, Any]]:

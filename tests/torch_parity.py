@@ -55,6 +55,18 @@ operator_backends = pytest.mark.parametrize("backend", [_backend_parameter(name)
 """Those that take lengths, resets and packed sequences, which `aten` refuses."""
 
 
+numba_first = pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param(
+            *each.values, marks=[*each.marks, *([] if each.values == ("numba",) else [pytest.mark.exhaustive])]
+        )
+        for each in map(_backend_parameter, OPERATOR_BACKENDS)
+    ],
+)
+"""The same; in the short run the CPU's kernels alone, where the others take ten times as long."""
+
+
 def skip_unless_projecting(backend: str) -> None:
     """Ends a test of projections where the backend has none."""
     if backend in OPERATOR_BACKENDS and (reason := why_not(backend, PROJECTED)):

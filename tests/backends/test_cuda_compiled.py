@@ -17,7 +17,7 @@ import pytest
 from benchmarks import cuda_compile
 from benchmarks.cuda_compile import Compiled, Source
 from fastrnn.cells import CELLS
-from tests import cuda_host
+from tests.backends import cuda_host
 
 pytest_plugins = ["tests.backends.cuda_fixtures"]
 pytestmark = pytest.mark.skipif(bool(cuda_compile.missing()), reason=str(cuda_compile.missing()))

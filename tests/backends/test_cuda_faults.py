@@ -125,6 +125,7 @@ def assert_found(check: Path, folder: Path, kernel: str, file: str, changes: dic
     assert done.returncode != 0 or done.stdout != healthy
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kernel", SHAPES)
 def test_no_sanitizer_complains(kernel: str, tmp_path: Path) -> None:
     assert_clean(CHECK, tmp_path, SHAPES[kernel])

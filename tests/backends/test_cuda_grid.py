@@ -43,7 +43,11 @@ LARGE_BATCH = Shape(steps=1, batch=137, hidden=67, heads=67, lengths=True)
 """More tiles than a team computes at once: of two teams with two chunks each, one has them of the same head."""
 SEVERAL_SLICES = Shape(steps=3, batch=2, hidden=520)
 SEEDED = [
-    *((cell, replace(EVERYTHING, batch=9), dtype) for cell in CELLS for dtype in DTYPES),
+    *(
+        pytest.param(cell, replace(EVERYTHING, batch=9), dtype, marks=() if cell == "lstm" else pytest.mark.exhaustive)
+        for cell in CELLS
+        for dtype in DTYPES
+    ),
     *((cell, Shape(steps=4, batch=10, hidden=48), torch.bfloat16) for cell in CELLS),
 ]
 LARGE = [

@@ -37,6 +37,7 @@ FAULTS: dict[str, tuple[str, str, dict[str, str]]] = {
 pytestmark = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C++ compiler ({COMPILER}) in PATH")
 
 
+@pytest.mark.exhaustive
 def test_no_sanitizer_complains(tmp_path: Path) -> None:
     assert_clean(CHECK, tmp_path, *KERNELS.values())
 

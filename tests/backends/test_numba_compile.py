@@ -88,6 +88,7 @@ for kind in sys.argv[1:]:
 """
 
 
+@pytest.mark.exhaustive
 def test_kernels_of_several_processes_stay_apart(tmp_path: Path) -> None:
     """What two processes compiled, a third one loads: each cell runs its own code, in either order."""
     environment = os.environ | {"FASTRNN_CACHE_DIR": str(tmp_path)}

@@ -34,6 +34,11 @@ HEADS = (
 )
 EVERYTHING = Shape(steps=7, batch=9, hidden=19, directions=2, lengths=True, resets=True)
 
+gates_first = pytest.mark.parametrize(
+    "cell", ["lstm", "gru", *(pytest.param(cell, marks=pytest.mark.exhaustive) for cell in ("rnn_tanh", "rnn_relu"))]
+)
+"""The cells whose kernels have all that the others' have."""
+sixteen_bits = [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.exhaustive)]
 
 EXACT = torch.float64 if configurations.INTERPRETED else torch.float32
 """The most exact dtype of the persistent kernels: on a GPU float64 goes step by step."""
@@ -57,15 +62,15 @@ def assert_as_reference(layer: Layer, dtype: torch.dtype = EXACT, recompute: boo
         assert_accurate(name, result, truth[name], *(other[name] for other in others))
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@gates_first
 @pytest.mark.parametrize("shape", [*AWKWARD[:-2], *HEADS], ids=str)
 def test_step_by_step(cell: str, shape: Shape, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     force(monkeypatch, None)
     assert_as_reference(random_layer(cell, shape))
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@gates_first
+@pytest.mark.parametrize("dtype", [torch.float32, *sixteen_bits], ids=str)
 @pytest.mark.parametrize("shape", [AWKWARD[5], EVERYTHING], ids=str)
 def test_step_by_step_in_storage_dtypes(
     cell: str, shape: Shape, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
@@ -95,7 +100,7 @@ def test_tf32(cell: str, shape: Shape, backend: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-@pytest.mark.parametrize("dtype", [EXACT, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [EXACT, *sixteen_bits], ids=str)
 @pytest.mark.parametrize("steps", [False, True], ids=["persistent", "steps"])
 def test_recomputed_gates(
     cell: str, dtype: torch.dtype, steps: bool, backend: str, monkeypatch: pytest.MonkeyPatch

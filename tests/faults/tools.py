@@ -42,7 +42,7 @@ FAULTS = (
     ),
     Fault(
         "explain-training",
-        "fastrnn/explain.py",
+        "fastrnn/explaining.py",
         "preferred = backends.why_aten(call, first, training)",
         "preferred = backends.why_aten(call, first, False)",
         "the reason that is told is the one for inference",

@@ -37,6 +37,7 @@ from tests.torch_parity import (
     initial_state,
     layers,
     modules,
+    numba_first,
     operator_backends,
     pair,
     random,
@@ -178,7 +179,7 @@ def calls(kind: str, module: nn.Module) -> list[tuple[Any, dict[str, Any]]]:
     ]
 
 
-@operator_backends
+@numba_first
 @modules
 def test_deterministic_algorithms_change_nothing(backend: str, kind: str, deterministic: None) -> None:
     is_quick = backend != "triton" or not INTERPRETED  # by the interpreter, which is slow

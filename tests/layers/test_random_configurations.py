@@ -21,7 +21,7 @@ from tests.torch_parity import (
     assert_close,
     gradients,
     initial_state,
-    operator_backends,
+    numba_first,
     pair,
     random,
     tensors,
@@ -130,12 +130,12 @@ def for_many(configurations: st.SearchStrategy[Configuration], backend: str, che
     each()
 
 
-@operator_backends
+@numba_first
 def test_layers_are_torchs(backend: str) -> None:
     for_many(layer_configurations(), backend, check_layer)
 
 
-@operator_backends
+@numba_first
 def test_cells_are_torchs(backend: str) -> None:
     for_many(cell_configurations(), backend, check_cell)
 

@@ -78,6 +78,7 @@ def test_what_cannot_be_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert wrong[0] in capsys.readouterr().err or wrong[0] == "--precision"
 
 
+@pytest.mark.exhaustive
 def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One candidate that compiles and one that has no room for W."""
     reason = triton_compile.missing()

@@ -57,6 +57,7 @@ def kernel_directory(base: Path) -> Path:
     return directory
 
 
+@pytest.mark.exhaustive
 def test_what_was_compiled_is_told(first: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     done, base = first
     assert done.returncode == 0, done.stderr
@@ -76,6 +77,7 @@ def test_what_was_compiled_is_told(first: tuple[subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.exhaustive
 def test_a_second_process_compiles_nothing(first: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     _, base = first
     directory = kernel_directory(base)
@@ -92,6 +94,7 @@ def test_a_second_process_compiles_nothing(first: tuple[subprocess.CompletedProc
     assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == before
 
 
+@pytest.mark.exhaustive
 def test_no_later_call_compiles(first: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     """Training and inference, of one step and of several."""
     _, base = first
@@ -101,6 +104,7 @@ def test_no_later_call_compiles(first: tuple[subprocess.CompletedProcess[str], P
     assert set(kernel_directory(base).iterdir()) == before
 
 
+@pytest.mark.exhaustive
 def test_a_directory_that_cannot_be_used(first: tuple[subprocess.CompletedProcess[str], Path], tmp_path: Path) -> None:
     """The kernels are kept, and found, among the temporary files; that is told."""
     _, base = first
