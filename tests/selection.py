@@ -64,6 +64,11 @@ def _strength(item: pytest.Item) -> int:
     return 1 if is_slow and item.path.parent.name in ABOVE_BACKENDS and not torch.cuda.is_available() else 2
 
 
+def exhaustive(*values: Any) -> list[Any]:
+    """Values of a parameter that the short run leaves out."""
+    return [pytest.param(value, marks=pytest.mark.exhaustive) for value in values]
+
+
 def parameters_of_run(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     """Of each case that this run takes of the tests in a module whose fixture requests it: what it is to prepare."""
     return [_parameters(item) for item in request.session.items if item.path == request.path]

@@ -14,6 +14,7 @@ import fastrnn
 from fastrnn.backends import BACKENDS, OPERATOR_BACKENDS
 from tests.devices import why_not
 from tests.random_layers import Shape
+from tests.selection import exhaustive
 from tests.tolerances import DROP_IN, relative_error
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
@@ -38,9 +39,7 @@ MODULES = LAYERS | CELLS
 layers = pytest.mark.parametrize("kind", LAYERS)
 cells = pytest.mark.parametrize("kind", CELLS)
 modules = pytest.mark.parametrize("kind", MODULES)
-lstm_first = pytest.mark.parametrize(
-    "name", [*(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("RNN", "GRU")), "LSTM"]
-)
+lstm_first = pytest.mark.parametrize("name", [*exhaustive("RNN", "GRU"), "LSTM"])
 """The classes of layers where a case takes seconds: the short run has the one with most states, sizes and options."""
 
 

@@ -15,6 +15,7 @@ from fastrnn.backends.layer import Gradients, Residuals
 from fastrnn.cells import CELLS
 from tests.backends.cuda_results import assert_as_reference, assert_as_tf32, assert_schedules_agree, in_dtype
 from tests.random_layers import AWKWARD, Shape, random_layer
+from tests.selection import exhaustive
 
 pytest_plugins = ["tests.backends.cuda_fixtures"]
 pytestmark = pytest.mark.usefixtures("poisoned_memory", "kernels", "grid")
@@ -78,7 +79,7 @@ def test_values_and_gradients(cell: str, shape: Shape, recompute: bool, dtype: t
     assert_right(random_layer(cell, shape), dtype, recompute)
 
 
-@pytest.mark.parametrize("cell", ["lstm", pytest.param("gru", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("cell", ["lstm", *exhaustive("gru")])
 @pytest.mark.parametrize("shape", [MANY_JOBS, LARGE_BATCH], ids=str)
 def test_a_team_has_several_tiles_and_chunks(cell: str, shape: Shape) -> None:
     planner = extension.load()

@@ -59,6 +59,7 @@ def test_compiled_once_and_kept(tmp_path: Path) -> None:
     assert list(directory.iterdir()) == [kept]
 
 
+@pytest.mark.exhaustive
 def test_other_directories(tmp_path: Path) -> None:
     numbas, users = tmp_path / "numba", tmp_path / "user"
     call({"NUMBA_CACHE_DIR": str(numbas)}, str(numbas))

@@ -149,7 +149,7 @@ def of_steps() -> Iterator[Kernel]:
 def in_short_run(kernel: Kernel) -> bool:
     """Whether the short run compiles a kernel."""
     if kernel.tile is None:
-        return kernel.cell == "lstm"
+        return kernel.cell == "lstm" and kernel.dtype != "float64"
     if kernel.capability != MAIN or kernel.cell == "rnn_relu" or kernel.dtype == "float16":
         return False
     is_widest = kernel.units == widest(kernel.cell, kernel.precision)

@@ -17,6 +17,7 @@ from fastrnn.backends.triton import configurations, ways
 from fastrnn.cells import CELLS
 from tests.arithmetic import judged, randomly_rounded, yardsticks
 from tests.random_layers import AWKWARD, Shape, compute, cotangents, random_layer, rounded
+from tests.selection import exhaustive
 from tests.tolerances import DRAWS, FACTOR, FLOOR, TF32_EPSILON, assert_accurate
 
 reason = backends.module("triton").ready()
@@ -34,11 +35,8 @@ HEADS = (
 )
 EVERYTHING = Shape(steps=7, batch=9, hidden=19, directions=2, lengths=True, resets=True)
 
-gates_first = pytest.mark.parametrize(
-    "cell", ["lstm", "gru", *(pytest.param(cell, marks=pytest.mark.exhaustive) for cell in ("rnn_tanh", "rnn_relu"))]
-)
+gates_first = pytest.mark.parametrize("cell", ["lstm", "gru", *exhaustive("rnn_tanh", "rnn_relu")])
 """The cells whose kernels have all that the others' have."""
-sixteen_bits = [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.exhaustive)]
 
 EXACT = torch.float64 if configurations.INTERPRETED else torch.float32
 """The most exact dtype of the persistent kernels: on a GPU float64 goes step by step."""
@@ -70,7 +68,7 @@ def test_step_by_step(cell: str, shape: Shape, backend: str, monkeypatch: pytest
 
 
 @gates_first
-@pytest.mark.parametrize("dtype", [torch.float32, *sixteen_bits], ids=str)
+@pytest.mark.parametrize("dtype", [*exhaustive(torch.float32, torch.float16), torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [AWKWARD[5], EVERYTHING], ids=str)
 def test_step_by_step_in_storage_dtypes(
     cell: str, shape: Shape, dtype: torch.dtype, backend: str, monkeypatch: pytest.MonkeyPatch
@@ -100,7 +98,7 @@ def test_tf32(cell: str, shape: Shape, backend: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-@pytest.mark.parametrize("dtype", [EXACT, *sixteen_bits], ids=str)
+@pytest.mark.parametrize("dtype", [EXACT, *exhaustive(torch.bfloat16, torch.float16)], ids=str)
 @pytest.mark.parametrize("steps", [False, True], ids=["persistent", "steps"])
 def test_recomputed_gates(
     cell: str, dtype: torch.dtype, steps: bool, backend: str, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence
 
 import fastrnn
+from tests.selection import exhaustive
 from tests.tolerances import assert_accurate
 from tests.torch_parity import assert_close, assert_same_error, clone, error_of, gradients, tensors
 
@@ -29,14 +30,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 modules = pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"])
-lstm_first = pytest.mark.parametrize(
-    "name",
-    [
-        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("RNN", "GRU", "RNNCell", "GRUCell")),
-        "LSTM",
-        "LSTMCell",
-    ],
-)
+lstm_first = pytest.mark.parametrize("name", [*exhaustive("RNN", "GRU", "RNNCell", "GRUCell"), "LSTM", "LSTMCell"])
 places = pytest.mark.parametrize(
     ("device", "backend"),
     [

@@ -21,6 +21,7 @@ from benchmarks.checkout import variables_of_children
 from benchmarks.competitor import Result
 from benchmarks.contenders import BASELINE, NotServed
 from benchmarks.peers import rest
+from tests.selection import exhaustive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -110,7 +111,7 @@ sys.exit(competitor.main([]))
 """
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("ending", [*exhaustive(signal.SIGINT, signal.SIGTERM), signal.SIGKILL])
 def test_they_end_with_the_process_that_measures(ending: signal.Signals) -> None:
     """By Ctrl-C, which a terminal sends to them, too, or by what leaves it no time to end them."""
     with subprocess.Popen(

@@ -211,6 +211,7 @@ def test_interruption_leaves_without_a_traceback(monkeypatch: pytest.MonkeyPatch
     assert leaving.value.code == 130
 
 
+@pytest.mark.exhaustive
 def test_the_script_runs_by_itself() -> None:
     command = [sys.executable, str(SCRIPT), *SMALL, "--model", "reader"]
     # the package that these tests import, whether it is installed or found in the checkout

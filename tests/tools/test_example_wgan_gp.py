@@ -100,6 +100,7 @@ def test_mistakes_are_answered(more: list[str], message: str, capsys: pytest.Cap
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.exhaustive
 def test_the_script_prints_plain_lines() -> None:
     command = [sys.executable, str(SCRIPT), *SMALL, "--steps", "2"]
     environment = {**os.environ, "PYTHONPATH": str(Path(fastrnn.__file__).parents[1])}

@@ -22,7 +22,7 @@ from fastrnn import ops
 from fastrnn.backends import reference
 from fastrnn.cells import CELLS
 from tests.random_layers import Shape, cast, random_layer
-from tests.torch_parity import assert_close, lstm_first, operator_backends, skip_unless_projecting
+from tests.torch_parity import assert_close, lstm_first, numba_first, operator_backends, skip_unless_projecting
 
 MODULES = [
     ("RNN", {}),
@@ -114,7 +114,7 @@ def test_inductor_within_a_model_with_marked_dimensions(name: str, options: dict
 
 
 @pytest.mark.parametrize(("name", "options"), MODULES, ids=str)
-@operator_backends
+@numba_first
 def test_one_graph_for_every_length_and_batch(name: str, options: dict[str, Any], backend: str) -> None:
     if "proj_size" in options:
         skip_unless_projecting(backend)
