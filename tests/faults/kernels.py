@@ -160,13 +160,6 @@ FAULTS = (
         "step by step, in reverse, a short sequence begins with the step beyond it",
     ),
     Fault(
-        "triton-reaches-start",
-        "fastrnn/backends/triton/steps.py",
-        "(layer.x.shape[0] - 1 if is_reverse else 0)",
-        "0",
-        "in reverse the last product reaches the initial state of short sequences",
-    ),
-    Fault(
         "triton-finite-gates",
         "fastrnn/backends/triton/kernels/tiles.py",
         "if IS_LAST_UNBOUNDED and tl.float16 == DTYPE:",
