@@ -42,6 +42,7 @@ def call(environment: dict[str, str], numba_directory: str = "") -> str:
     return said(start(environment, numba_directory))
 
 
+@pytest.mark.exhaustive
 def test_compiled_once_and_kept(tmp_path: Path) -> None:
     environment = {"FASTRNN_CACHE_DIR": str(tmp_path)}
     first = call(environment)

@@ -16,6 +16,7 @@ from benchmarks import cuda, parity, precision, runner, timing, torchrl_triton
 from benchmarks.cases import SHAPES, Case, Shape, make_problem
 from benchmarks.contenders import FastRNN, NotServed, Run, TorchNN
 from benchmarks.torchrl_triton import TorchRL
+from tests.selection import exhaustive
 from tests.tools.benchmark_fakes import BRIEF, PNG_SIGNATURE, TINY, FakeClock, Planted, tiny
 
 
@@ -180,7 +181,7 @@ def fake_kernels() -> SimpleNamespace:
     return SimpleNamespace(lstm_triton=lstm_triton, gru_triton=gru_triton, _kernel=tuned)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", ["lstm", *exhaustive("gru")])
 @pytest.mark.parametrize("mode", ["inference", "training"])
 @pytest.mark.parametrize("options", [{"resets": 0.4}, {"layers": 2, "resets": 0.4}, {"dtype": "bfloat16"}], ids=str)
 def test_torchrl_is_called_as_its_documentation_says(
