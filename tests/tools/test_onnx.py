@@ -38,6 +38,19 @@ class Whole(nn.Module):
         return self.rnn(x, hx, lengths=lengths)
 
 
+def test_a_state_is_left_out_where_it_is_known_to_be_zero() -> None:
+    ir = pytest.importorskip("onnx_ir")
+
+    def node(kind: str, *inputs: Any) -> Any:
+        return ir.Node("", kind, inputs=inputs).outputs[0]
+
+    x, shape = ir.Value(name="x"), ir.Value(name="shape")
+    zeros = node("ConstantOfShape", shape)
+    assert fastrnn.onnx._is_zero(node("Expand", zeros, shape))
+    assert not fastrnn.onnx._is_zero(node("Sub", zeros, x))
+    assert not fastrnn.onnx._is_zero(node("Expand", x, shape))
+
+
 def export(model: Any, *args: Any, **options: Any) -> Any:
     pytest.importorskip("onnxscript")
     return fastrnn.onnx.export(model, args, verbose=False, **options)

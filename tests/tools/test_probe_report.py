@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 import fastrnn
+from fastrnn import probe_report
 from tests.tools.unrolled import Model, at_the_last_step
 from tests.torch_parity import BATCH, HIDDEN, INPUT, TIME, pair, random
 
@@ -42,6 +44,12 @@ def test_the_summary_says_what_stands_out() -> None:
     assert steady.summary() == steady["RNN"].summary()
     headers, row, *_ = steady.summary().splitlines()
     assert [headers.index("gradient a step"), "× 1"] == [row.index("× 1"), row[row.index("× 1") :]]
+
+
+def test_the_factor_of_a_step_is_a_geometric_mean() -> None:
+    """What gradients gain and lose again has no effect."""
+    figures: Any = SimpleNamespace(gradient_gains=torch.tensor([[4, 0.25, 4, 0.25, float("nan")]]))
+    assert probe_report._factor(figures, 0) == pytest.approx(1)
 
 
 def test_the_summary_of_what_went_wrong() -> None:

@@ -193,6 +193,7 @@ def test_every_kernel_once() -> None:
         (["--warm-up", "--cells", "lstn"], "argument --cells: invalid choice: 'lstn'"),
         (["--warm-up", "--dtype", "float16"], "argument --dtype: invalid choice: 'float16'"),
         (["--cells", "lstm"], "--cells and --dtype go with --warm-up"),
+        (["--dtype", "float64"], "--cells and --dtype go with --warm-up"),
     ],
 )
 def test_what_cannot_be_asked_for(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
