@@ -184,3 +184,25 @@ def test_recompute_and_dropout_take_the_usual_way(usual_way: list[str]) -> None:
     dropping = fastrnn.LSTM(INPUT, HIDDEN, num_layers=2, dropout=0.5, dtype=torch.float64)
     assert not torch.equal(dropping(x)[0], dropping(x)[0])
     assert len(usual_way) == 4
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("batch", [(3,), ()], ids=["batched", "unbatched"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loop_of_cells_is_repeated(kind: str, batch: tuple[int, ...], bias: bool, usual_way: list[str]) -> None:
+    """By torch's kernels, which `auto` prefers for a single step; the first call of a loop has no state."""
+    ours = getattr(fastrnn, f"{kind}Cell")(INPUT, HIDDEN, bias=bias, dtype=torch.float64)
+    theirs = getattr(nn, f"{kind}Cell")(INPUT, HIDDEN, bias=bias, dtype=torch.float64)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(STEPS, *batch, INPUT, dtype=torch.float64, requires_grad=True)
+
+    def loop(cell: nn.Module) -> list[Tensor]:
+        state = None
+        for row in x:
+            state = cell(row, state)
+        finals = state if isinstance(state, tuple) else (state,)
+        return [*finals, *torch.autograd.grad(sum(each.sum() for each in finals), [x, *cell.parameters()])]
+
+    for _ in range(3):
+        assert_close(loop(ours), loop(theirs), 1e-12)
+    assert len(usual_way) == 1
