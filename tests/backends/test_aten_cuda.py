@@ -227,6 +227,7 @@ def gru_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> fastrnn.GRU:
     return fastrnn.GRU(I, H, 2, backend="aten")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 def test_compiled_with_gradients(gru_on_a_gpu: fastrnn.GRU, training: bool) -> None:
     gru, x = gru_on_a_gpu.train(training), torch.randn(T, B, I)

@@ -1,8 +1,8 @@
 """The Triton kernels' machine code, without a GPU: nothing spills, W stays in registers, a step stays short.
 
 Every row of the table of tiles is compiled by the backend's own way, and the cubins are read. On sm_90 in every main
-variant, on sm_80 and sm_100 the widest layers, where room is scarcest, in the largest one; in the short run only these
-on sm_90. The counts were read with Triton 3.6.0 and the ptxas that it
+variant, on sm_80 and sm_100 in the largest one, and of the cells without gates only the widest layer; in the short run
+only the widest layers on sm_90, where room is scarcest. The counts were read with Triton 3.6.0 and the ptxas that it
 ships; another release may move them, and the table then has to be read again.
 """
 
@@ -126,7 +126,7 @@ def of_row(row: Row) -> Iterator[Kernel]:
                     continue
                 kernel = Kernel(direction, cell, precision, STORAGE[precision], row.units, tile, MASKED, MAIN)
                 is_widest = row.units == widest(cell, precision)
-                for capability in CAPABILITIES if is_widest else (MAIN,):
+                for capability in CAPABILITIES if is_widest or CELLS[cell].saved else (MAIN,):
                     for variant in variants(cell, direction, capability):
                         yield kernel._replace(variant=variant, capability=capability)
                 if precision in OTHER_STORAGE and is_widest:

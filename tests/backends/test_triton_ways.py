@@ -104,9 +104,16 @@ def test_tf32(cell: str, shape: Shape, backend: str) -> None:
         assert error <= FACTOR * measure + FLOOR[torch.float32], name
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize(
+    ("cell", "steps"),
+    [
+        pytest.param("lstm", False, id="lstm-persistent"),
+        pytest.param("gru", True, id="gru-steps"),
+        pytest.param("lstm", True, id="lstm-steps", marks=pytest.mark.exhaustive),
+        pytest.param("gru", False, id="gru-persistent", marks=pytest.mark.exhaustive),
+    ],
+)
 @pytest.mark.parametrize("dtype", [EXACT, *exhaustive(torch.bfloat16, torch.float16)], ids=str)
-@pytest.mark.parametrize("steps", [False, True], ids=["persistent", "steps"])
 def test_recomputed_gates(
     cell: str, dtype: torch.dtype, steps: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

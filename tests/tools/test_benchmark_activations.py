@@ -141,6 +141,7 @@ def test_what_is_joined() -> None:
     assert not high._replace(largest=4.01).passes
 
 
+@pytest.mark.exhaustive
 def test_the_command() -> None:
     """The kernels' own functions, at 43,000 arguments."""
     done = subprocess.run(

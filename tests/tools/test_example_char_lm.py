@@ -288,6 +288,7 @@ def run_script(*command: str) -> subprocess.CompletedProcess[str]:
     return result
 
 
+@pytest.mark.exhaustive
 def test_script_prints_plain_lines_where_there_is_no_terminal(arguments: Callable[..., list[str]]) -> None:
     result = run_script(str(SCRIPT), *arguments("--steps", "3"))
     assert result.stderr == ""

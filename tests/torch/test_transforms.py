@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
 import fastrnn
-from tests.torch_parity import operator_backends, skip_unless_projecting
+from tests.torch_parity import numba_first, skip_unless_projecting
 
 MODULES = [
     ("RNN", {"nonlinearity": "relu"}),
@@ -76,7 +76,7 @@ def test_a_named_backend_does_not_stand_in_the_way() -> None:
     torch.testing.assert_close(vmap(lambda x: module(x)[0])(x), torch.stack([module(a)[0] for a in x]))
 
 
-@operator_backends
+@numba_first
 @modules
 def test_vectorised_jacobian(name: str, options: dict[str, Any], backend: str) -> None:
     """Many gradients at once, as `torch.autograd.grad(..., is_grads_batched=True)` takes them."""
