@@ -102,10 +102,10 @@ def to_torch(model: Model, report: Report | None = None) -> Model:
     """Makes every fastrnn.RNN, GRU, LSTM, RNNCell, GRUCell and LSTMCell in `model` torch.nn's, in place.
 
     The reverse of `accelerate`, under the same conditions: a model that went there and back is what it was. Left are
-    classes that were derived from fastrnn's layers, whose methods would be lost. The
-    options `backend`, `recompute` and `prepacked` are lost, which the report notes. Calls with `lengths`, `resets` or
-    `return_states`, which torch's layers do not take, remain for the caller to change. A model that is saved whole, by
-    `torch.save(model, file)`, can be loaded without fastrnn afterwards; a `state_dict` can in any case.
+    classes that were derived from fastrnn's layers, whose methods would be lost. The options `backend`, `recompute`
+    and `prepacked` are lost, which the report notes. Calls with `lengths`, `resets` or `return_states`, which torch's
+    layers do not take, remain for the caller to change. A model that is saved whole, by `torch.save(model, file)`,
+    can be loaded without fastrnn afterwards; a `state_dict` can in any case.
 
     Args:
         model, report: as in `accelerate`. Without a report, what was lost is warned of, too.

@@ -43,25 +43,18 @@ lstm_first = pytest.mark.parametrize("name", [*exhaustive("RNN", "GRU"), "LSTM"]
 """The classes of layers where a case takes seconds: the short run has the one with most states, sizes and options."""
 
 
-def _backend_parameter(name: str) -> Any:
+def _backend_parameter(name: str, *marks: pytest.MarkDecorator) -> Any:
     """The backend's name, skipped where it cannot run or has no float64, in which modules are compared."""
     reason = why_not(name)
-    return pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=str(reason)))
+    return pytest.param(name, marks=[pytest.mark.skipif(reason is not None, reason=str(reason)), *marks])
 
 
 backends = pytest.mark.parametrize("backend", [_backend_parameter(name) for name in BACKENDS])
 operator_backends = pytest.mark.parametrize("backend", [_backend_parameter(name) for name in OPERATOR_BACKENDS])
 """Those that take lengths, resets and packed sequences, which `aten` refuses."""
-
-
 numba_first = pytest.mark.parametrize(
     "backend",
-    [
-        pytest.param(
-            *each.values, marks=[*each.marks, *([] if each.values == ("numba",) else [pytest.mark.exhaustive])]
-        )
-        for each in map(_backend_parameter, OPERATOR_BACKENDS)
-    ],
+    [_backend_parameter(name, *[pytest.mark.exhaustive] * (name != "numba")) for name in OPERATOR_BACKENDS],
 )
 """The same; in the short run the CPU's kernels alone, where the others take ten times as long."""
 

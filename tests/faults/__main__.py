@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks.checkout import ROOT
 from tests.faults.fault import Fault
 from tests.faults.planted import FAULTS
 from tests.faults.runner import NotHealthy, Outcome, search
 
-ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = ("fault", "found", "by", "s")
 
 
