@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from textwrap import indent
 from typing import Any, overload
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import backends, stack
+from fastrnn import backends
 from fastrnn.backends import aten
-from fastrnn.backends.call import Call
-from fastrnn.backends.layer import Layer
+from fastrnn.backends.stack import Stack
+from fastrnn.binding.bind import plan_of
+from fastrnn.binding.checked import check
+from fastrnn.gradients import needs_gradients
 from fastrnn.lengths import Lengths
 from fastrnn.module import eagerly, other_layers, recurrent_layers
 from fastrnn.nn import _Layers
 from fastrnn.nn_cells import _Cell
-from fastrnn.prepare import prepare, prepare_step
 
 
 @dataclass(frozen=True)
@@ -131,19 +132,17 @@ def _of_layers(
 
 def _of_cell(module: _Cell, input: Any, hx: Any = None) -> Explanation:
     states = hx if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
-    return _of_step(module, module._cell_name, input, states)
+    return _of_step(module, input, states)
 
 
 def _of_run(
     module: _Layers, input: Any, hx: Any, lengths: Lengths | None, resets: Tensor | None, return_states: bool
 ) -> Explanation:
-    prepared = prepare(module._options(), module._weights(), input, hx, lengths, resets)
-    return _of_call(replace(prepared.call, return_states=return_states), prepared.backend)
+    return _of_call(module, input, hx, lengths, resets, return_states)
 
 
-def _of_step(module: _Cell, cell_name: str, input: Any, states: Any) -> Explanation:
-    prepared = prepare_step(*module._checked(cell_name, input, states))
-    return _of_call(prepared.call, prepared.backend)
+def _of_step(module: _Cell, input: Any, states: Any) -> Explanation:
+    return _of_call(module, input, states, None, None, False)
 
 
 def _of_model(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ModelExplanation:
@@ -176,22 +175,27 @@ def _of_model(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, 
     return ModelExplanation(calls, [name for name in layers if name not in called], other_layers(model))
 
 
-def _of_call(call: Call, asked: str) -> Explanation:
-    first = call.layer(0, call.x)
-    training = stack.needs_gradients(*call.tensors())
+def _of_call(
+    module: Any, input: Any, hx: Any, lengths: Lengths | None, resets: Tensor | None, return_states: bool
+) -> Explanation:
+    weights = module._checked_weights(input, hx)
+    arguments = (module._configuration(), weights, input, hx, lengths, resets, return_states)
+    checked, stack = check(*arguments)
+    asked, first = checked.backend, stack.layer(0, stack.x)
+    training = needs_gradients(*stack.tensors())
     try:
-        layers = _serving(asked, call, first, training)
+        layers = plan_of(checked, stack).served_by(stack)
     except backends.CannotServe:
         layers = []
-    preferred = backends.why_aten(call, first, training)
+    preferred = backends.why_aten(stack, first, training)
     reasons = {}
     for name in backends.BACKENDS:
-        why_not = aten.supports(call) if name == "aten" else backends.module(name).supports(first)
+        why_not = aten.supports(stack) if name == "aten" else backends.module(name).supports(first)
         if why_not is not None:
             reasons[name] = f"cannot: {why_not}"
         elif name in layers:
             reasons[name] = f"taken: {preferred}" if (asked, name) == ("auto", "aten") else "taken"
-        elif asked == "auto" and training and name in _backward(call, layers):
+        elif asked == "auto" and training and name in _backward(stack, layers):
             reasons[name] = "taken for the backward"
         elif asked == "auto":
             reasons[name] = "could, but one that is preferred serves the call"
@@ -200,24 +204,8 @@ def _of_call(call: Call, asked: str) -> Explanation:
     return Explanation(asked, layers, reasons)
 
 
-def _backward(call: Call, layers: list[str]) -> list[str]:
-    """What `auto` takes for each layer's backward; torch's kernels keep to themselves."""
+def _backward(stack: Stack, layers: list[str]) -> list[str]:
+    """What `auto` takes for the backward of layers like the first; torch's kernels keep to themselves."""
     if "aten" in layers:
         return []
-    indices = range(call.num_layers)
-    return [backends.operator_backend("auto", call.layer(k, _input_of(call, k)), "backward") for k in indices]
-
-
-def _serving(asked: str, call: Call, first: Layer, training: bool) -> list[str]:
-    if backends.aten_serves(asked, call, first, training):
-        return ["aten"] * call.num_layers
-    return [backends.operator_backend(asked, call.layer(k, _input_of(call, k))) for k in range(call.num_layers)]
-
-
-def _input_of(call: Call, index: int) -> Tensor:
-    """A stand-in for layer number `index`'s input, without memory: (T, B, ·)."""
-    if index == 0:
-        return call.x
-    steps, batch = call.x.shape[:2]
-    width = call.directions * call.states0[0].shape[-1]
-    return call.x.new_empty(1).expand(steps, batch, width)
+    return [backends.operator_backend("auto", stack.layer(0, stack.x), "backward")]

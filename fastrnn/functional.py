@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import checks
-from fastrnn.cells import CELLS
+from fastrnn.binding.bind import results
+from fastrnn.binding.checked import Weights
+from fastrnn.binding.configuration import Configuration
 from fastrnn.lengths import Lengths
-from fastrnn.prepare import Options, Weights
-from fastrnn.stack import recurrent
 
 __all__ = ["gru", "lstm", "rnn"]
 
@@ -45,8 +45,10 @@ def rnn(
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
-    options = Options("RNN", f"rnn_{nonlinearity}", bidirectional, batch_first, dropout, training, recompute, backend)
-    output, *states = _checked_recurrent(options, weights, input, hx, lengths, resets, return_states)
+    configuration = Configuration(
+        "RNN", f"rnn_{nonlinearity}", bidirectional, batch_first, dropout, training, recompute, backend
+    )
+    output, *states = _checked_results(configuration, weights, input, hx, lengths, resets, return_states)
     return output, *(h for (h,) in states)
 
 
@@ -73,8 +75,8 @@ def gru(
         >>> module = fastrnn.GRU(3, 4)
         >>> output, hn = fastrnn.functional.gru(torch.zeros(5, 2, 3), None, module.all_weights)
     """
-    options = Options("GRU", "gru", bidirectional, batch_first, dropout, training, recompute, backend)
-    output, *states = _checked_recurrent(options, weights, input, hx, lengths, resets, return_states)
+    configuration = Configuration("GRU", "gru", bidirectional, batch_first, dropout, training, recompute, backend)
+    output, *states = _checked_results(configuration, weights, input, hx, lengths, resets, return_states)
     return output, *(h for (h,) in states)
 
 
@@ -127,12 +129,12 @@ def lstm(
         >>> torch.equal(output, module(x)[0])
         True
     """
-    options = Options("LSTM", "lstm", bidirectional, batch_first, dropout, training, recompute, backend)
-    return _checked_recurrent(options, weights, input, hx, lengths, resets, return_states)
+    configuration = Configuration("LSTM", "lstm", bidirectional, batch_first, dropout, training, recompute, backend)
+    return _checked_results(configuration, weights, input, hx, lengths, resets, return_states)
 
 
-def _checked_recurrent(options: Options, weights: Weights, *arguments: Any) -> tuple[Any, ...]:
-    """`recurrent`, after a check that a module's own parameters do not need."""
-    cell = CELLS[options.cell_name]
-    checks.weight_counts(options.label.lower(), weights, 1 + options.bidirectional, projection=cell.name == "lstm")
-    return recurrent(options, weights, *arguments)
+def _checked_results(configuration: Configuration, weights: Weights, *arguments: Any) -> tuple[Any, ...]:
+    """`results`, after a check that a module's own parameters do not need."""
+    projection = configuration.cell_name == "lstm"
+    checks.weight_counts(configuration.operator, weights, configuration.directions, projection=projection)
+    return results(configuration, weights, *arguments)

@@ -43,6 +43,23 @@ def on_device(operator: str, value: Any, batch: int | None, steps: int, device: 
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
+FEW = 64
+"""Lengths that are looked at one by one, which for so many takes less than torch's operations."""
+
+
+def in_range(operator: str, lengths: Tensor, steps: int) -> Tensor:
+    """Lengths (B,) that lie within [0, T]: looked at on the CPU, clamped where looking would synchronise.
+
+    Raises:
+        ValueError: one does not.
+    """
+    if not lengths.is_cpu:
+        return lengths.clamp(0, steps)
+    if lengths.shape[0] > FEW or any(not 0 <= length <= steps for length in lengths.tolist()):
+        checks.lengths_range(operator, lengths, steps)
+    return lengths
+
+
 def _as_tensor(operator: str, value: Any, batch: int | None, steps: int) -> Tensor:
     """Of what is no tensor, on the CPU whatever the default device is; shapes are not looked at."""
     if isinstance(value, np.ndarray):

@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from fastrnn.binding.plans import Watch
 from fastrnn.prepacking import Prepacking
-from fastrnn.stack import Watch
 
 watched: dict[nn.Module, Callable[[], Watch]] = {}
 """The modules that `fastrnn.probe` records, and what tells it of a call. Not kept in the modules, which are copied and

@@ -18,37 +18,22 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.types import Device
 
-from fastrnn import repeated, sizes, stack
-from fastrnn.backends import check_name, requested
+from fastrnn import sizes
+from fastrnn.backends import check_name
+from fastrnn.binding import door
+from fastrnn.binding.checked import Weights
+from fastrnn.binding.configuration import Configuration
 from fastrnn.cells import CELLS
 from fastrnn.lengths import Lengths
 from fastrnn.module import Module, watch_of
 from fastrnn.nn_cells import GRUCell as GRUCell
 from fastrnn.nn_cells import LSTMCell as LSTMCell
 from fastrnn.nn_cells import RNNCell as RNNCell
-from fastrnn.prepare import Options, Weights
-from fastrnn.remembered import Form
 
 Given = ParamSpec("Given")
 Input = TypeVar("Input", Tensor, PackedSequence)
 
 _MODES = {"RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}
-_attributes = attrgetter(
-    "mode",
-    "input_size",
-    "hidden_size",
-    "num_layers",
-    "bias",
-    "bidirectional",
-    "proj_size",
-    "batch_first",
-    "dropout",
-    "training",
-    "recompute",
-    "prepacked",
-    "_flat_weights_names",
-)
-"""All that a call of layers depends on beside its arguments, the backend and the parameters; see `repeated`."""
 
 
 def _refused_as_by_torch(signature: Callable[Given, None]) -> Callable[Given, None]:
@@ -70,6 +55,24 @@ class _Layers(Module, nn.RNNBase):
     """the class's name, for messages"""
     _cell_name: Any
     """of what it computes, as in `CELLS`"""
+    _attributes = staticmethod(
+        attrgetter(
+            "mode",
+            "input_size",
+            "hidden_size",
+            "num_layers",
+            "bias",
+            "bidirectional",
+            "proj_size",
+            "batch_first",
+            "dropout",
+            "training",
+            "recompute",
+            "prepacked",
+            "_flat_weights_names",
+        )
+    )
+    """All that a call depends on beside its arguments, the backend and the parameters; see `binding.memory`."""
 
     def _construct(self, *args: Any, backend: str | None = None, recompute: bool = False, **kwargs: Any) -> None:
         if "proj_size" in kwargs and self._label != "LSTM":
@@ -95,8 +98,14 @@ class _Layers(Module, nn.RNNBase):
     def _weights(self) -> Weights:
         return [[getattr(self, name) for name in names] for names in self._names()]
 
-    def _options(self) -> Options:
-        return Options(
+    def _checked_weights(self, input: Any, hx: Any) -> Weights:
+        """Raises where attributes do not fit the parameters, or the arguments them."""
+        weights = self._weights()
+        sizes.check(self, CELLS[self._cell_name], weights, input, hx)
+        return weights
+
+    def _configuration(self) -> Configuration:
+        return Configuration(
             self._label,
             self._cell_name,
             self.bidirectional,
@@ -105,41 +114,15 @@ class _Layers(Module, nn.RNNBase):
             self.training,
             self.recompute,
             self.backend,
+            self.prepacked,
         )
 
     def _run(
         self, input: Any, hx: Any, lengths: Lengths | None, resets: Tensor | None, return_states: bool
     ) -> tuple[Any, ...]:
+        states = hx if hx is None or self._label == "LSTM" else (hx,)
         watch = watch_of(self)
-        usual = return_states or watch is not None or lengths is not None or resets is not None
-        repeats = not usual and repeated.is_possible(input)
-        if repeats:
-            backend, attributes = requested(self.backend), _attributes(self)
-            before = hx if hx is None or self._label == "LSTM" else (hx,)
-            known = repeated.call(self, (backend, attributes), input, before)
-            if known is not None:
-                return known
-        weights = self._weights()
-        sizes.check(self, CELLS[self._cell_name], weights, input, hx)
-        results = stack.recurrent(self._options(), weights, input, hx, lengths, resets, return_states, watch)
-        if repeats and self._is_plain():
-            key = backend, (*attributes[:-1], list(attributes[-1]))  # the list of names may change
-            repeated.remember(self, key, self._form(backend), self._names(), input, before, results[1][0])
-        return results
-
-    def _is_plain(self) -> bool:
-        """Whether a call computes layers without projections, keeps all gates, and does no more than layers."""
-        return not (self.proj_size or self.recompute or (self.dropout and self.training and self.num_layers > 1))
-
-    def _form(self, backend: str) -> Form:
-        return Form(
-            self._cell_name,
-            2 if self.bidirectional else 1,
-            self.batch_first,
-            training=self.training,
-            backend=backend,
-            prepacked=self.prepacked,
-        )
+        return door.call(self, input, hx, states, lengths, resets, return_states, watch)
 
 
 def _without_tuples(results: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -5,30 +5,20 @@ Parameters are looked up by name at every call, and sizes are theirs: torch.nn's
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.types import Device
 
-from fastrnn import checks, repeated, sizes, stack
-from fastrnn.backends import check_name, requested
+from fastrnn import checks, sizes
+from fastrnn.backends import check_name
+from fastrnn.binding import door
+from fastrnn.binding.checked import Weights
+from fastrnn.binding.configuration import Configuration
 from fastrnn.module import Module, watch_of
-from fastrnn.prepare import Options
-from fastrnn.remembered import Form
 
 _PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
-class _Step(NamedTuple):
-    """What `prepare_step` is called with."""
-
-    options: Options
-    weights: list[Tensor]
-    input: Tensor
-    """(B, I)"""
-    states: tuple[Tensor, ...] | None
-    """(B, H) each"""
 
 
 class _Cell(Module, nn.RNNCellBase):
@@ -43,36 +33,30 @@ class _Cell(Module, nn.RNNCellBase):
         super().__init__(input_size, hidden_size, bias, chunks, device=device, dtype=dtype)
         self.backend = backend and check_name(backend)
 
-    def _step(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
-        watch = watch_of(self)
-        repeats = watch is None and repeated.is_possible(input)
-        if repeats:
-            backend = requested(self.backend)
-            unbiased = self._parameters.get("bias_ih", self) is None
-            key = backend, cell_name, self.hidden_size, self.prepacked, unbiased
-            known = repeated.call(self, key, input, hx)
-            if known is not None:
-                return known[1]
-        step = self._checked(cell_name, input, hx)
-        after = stack.step(*step, watch)
-        after = after if input.dim() == 2 else tuple(state.squeeze(0) for state in after)
-        if repeats:
-            form = Form(cell_name, cell=True, backend=backend, prepacked=self.prepacked)
-            repeated.remember(self, key, form, [_PARAMETERS[: len(step.weights)]], input, hx, after[0])
-        return after
+    def _step(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+        return door.call(self, input, hx, hx, None, None, False, watch_of(self))[1]  # type: ignore[no-any-return]
 
-    def _checked(self, cell_name: str, input: Tensor, hx: tuple[Tensor, ...] | None) -> _Step:
-        """A call that is not known yet, batched; raises what is wrong with its arguments."""
-        label = f"{cell_name.split('_')[0].upper()}Cell"
-        checks.cell_input(label, input, hx)
+    @staticmethod
+    def _attributes(cell: _Cell) -> tuple[Any, ...]:
+        """All that a step depends on beside its arguments, the backend and the parameters; see `binding.memory`."""
+        return cell._cell_name, cell.hidden_size, cell.prepacked, cell._parameters.get("bias_ih", cell) is None
+
+    def _configuration(self) -> Configuration:
+        label = f"{self._cell_name.split('_')[0].upper()}Cell"
+        return Configuration(label, self._cell_name, backend=self.backend, prepacked=self.prepacked, one_step=True)
+
+    def _names(self) -> list[tuple[str, ...]]:
+        return [_PARAMETERS[: 2 if self.bias_ih is None else 4]]
+
+    def _checked_weights(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> Weights:
+        """Raises where the arguments do not fit the parameters."""
+        checks.cell_input(self._configuration().label, input, hx)
         if input.dim() != 2:
             input, hx = input.unsqueeze(0), hx and tuple(state.unsqueeze(0) for state in hx)
         checks.cell_sizes(input, hx or (), self.weight_ih.shape[-1], self.weight_hh.shape[-1])
         if hx is None:
             sizes.check_cell(self)
-        biases = [] if self.bias_ih is None else [self.bias_ih, self.bias_hh]
-        options = Options(label, cell_name, backend=self.backend)
-        return _Step(options, [self.weight_ih, self.weight_hh, *biases], input, hx)
+        return [[getattr(self, name) for name in names] for names in self._names()]
 
 
 class RNNCell(_Cell):
@@ -117,7 +101,7 @@ class RNNCell(_Cell):
         """The next h: (B, I) and (B, H) -> (B, H), or all of them without B."""
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        return self._step(f"rnn_{self.nonlinearity}", input, None if hx is None else (hx,))[0]
+        return self._step(input, None if hx is None else (hx,))[0]
 
 
 class GRUCell(_Cell):
@@ -157,7 +141,7 @@ class GRUCell(_Cell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The next h: (B, I) and (B, H) -> (B, H), or all of them without B."""
-        return self._step("gru", input, None if hx is None else (hx,))[0]
+        return self._step(input, None if hx is None else (hx,))[0]
 
 
 class LSTMCell(_Cell):
@@ -200,5 +184,5 @@ class LSTMCell(_Cell):
         """The next h and c: (B, I) and a pair of (B, H) -> a pair of (B, H), or all of them without B."""
         if hx is not None:
             checks.count_of_states("LSTMCell", hx, ("h", "c"))
-        h, c = self._step("lstm", input, None if hx is None else tuple(hx))
+        h, c = self._step(input, None if hx is None else tuple(hx))
         return h, c

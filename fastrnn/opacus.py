@@ -24,10 +24,10 @@ from opacus.validators.errors import UnsupportedModuleError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from fastrnn.binding.bind import results
+from fastrnn.binding.configuration import Configuration
 from fastrnn.module import opacus_objection
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, _Layers
-from fastrnn.prepare import Options
-from fastrnn.stack import recurrent
 
 __all__ = ["PerSample"]
 
@@ -71,7 +71,7 @@ class PerSample(nn.Module):
         if not isinstance(layer, _Layers):
             raise TypeError(f"PerSample: layer must be a fastrnn RNN, GRU or LSTM, got {type(layer).__name__}")
         super().__init__()
-        self.options = layer._options()
+        self.options = layer._configuration()
         self.names = layer._names()
         for names in self.names:
             for name in names:
@@ -100,7 +100,7 @@ class PerSample(nn.Module):
         hn = tuple(torch.cat(parts) for parts in zip(*finals, strict=True))
         return x.transpose(0, 1) if self.options.batch_first else x, hn[0] if single else hn
 
-    def _layer(self, options: Options, names: Any, x: Tensor, states: Any, lengths: Any, resets: Any) -> Any:
+    def _layer(self, options: Configuration, names: Any, x: Tensor, states: Any, lengths: Any, resets: Any) -> Any:
         modules: list[Any] = [self.get_submodule(name) for each in names for name in each]
         call = _Call(options, [len(each) for each in names], len(states))
         if not (self.training and torch.is_grad_enabled()):
@@ -113,7 +113,7 @@ class PerSample(nn.Module):
 class _Call:
     """One layer as a function of its tensors: x, lengths, resets, the initial states if any, the weights."""
 
-    def __init__(self, options: Options, sizes: list[int], states: int) -> None:
+    def __init__(self, options: Configuration, sizes: list[int], states: int) -> None:
         self.options, self.sizes, self.states = options, sizes, states
 
     def __call__(self, x: Tensor, lengths: Any, resets: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -123,7 +123,7 @@ class _Call:
             (hx,) = hx
         each = iter(tensors[self.states :])
         weights = [[next(each) for _ in range(size)] for size in self.sizes]
-        output, finals = recurrent(self.options, weights, x, hx, lengths, resets)
+        output, finals = results(self.options, weights, x, hx, lengths, resets)
         return (output, *finals)
 
 

@@ -46,12 +46,12 @@ def forward(layer: Layer, *, history: bool, gates: bool, backend: str) -> Forwar
     Where nobody watches the dispatcher, what the operator does is called without it: that takes 30 µs less.
     """
     arguments = (*_layer_arguments(layer), history, gates, backend)
-    if _is_watched(arguments):
+    if is_watched(arguments):
         return Forward(*_operator(layer.cell, "forward")(*arguments))
     return _under_autograd(layer.cell, _forward_kernel(layer.cell, True), arguments)
 
 
-def _is_watched(arguments: Sequence[Any]) -> bool:
+def is_watched(arguments: Sequence[Any]) -> bool:
     """Whether the dispatcher has more to do than to call a kernel.
 
     So it is where a compiler, a tracer, a transform, a mode or the profiler must see operators, and where a tensor is
@@ -80,7 +80,7 @@ def dispatcher_is_watched() -> bool:
 
 def _below_autograd(cell: Cell, direction: str, arguments: Sequence[Any], checked: bool = True) -> Any:
     """What the operator does, for callers that have taken care of autograd; and of the arguments, if `checked`."""
-    if not _is_watched(arguments):
+    if not is_watched(arguments):
         return (_forward_kernel if direction == "forward" else _backward_kernel)(cell, checked)(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return _operator(cell, direction)(*arguments)
@@ -275,7 +275,7 @@ def _under_autograd(cell: Cell, compute: Callable[..., Any], arguments: Sequence
     tensors = [tensor for group in groups for tensor in group]
     if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
         return compute(*arguments)  # type: ignore[no-any-return]
-    return differentiable(cell, compute, (reverse, history, gates, backend), groups)
+    return _differentiable(cell, compute, (reverse, history, gates, backend), groups)
 
 
 def _autograd_kernel(cell: Cell) -> Callable[..., Forward]:
@@ -288,7 +288,14 @@ def _autograd_kernel(cell: Cell) -> Callable[..., Forward]:
     return kernel
 
 
-def differentiable(
+def differentiable(layer: Layer, run: Callable[[], Forward], *, history: bool, gates: bool, backend: str) -> Forward:
+    """What `run` gives for the layer, with the operator's gradients."""
+    *lists, reverse = _layer_arguments(layer)
+    groups = [one if isinstance(one, list) else [one] for one in lists]
+    return _differentiable(layer.cell, lambda *_: run(), (reverse, history, gates, backend), groups)
+
+
+def _differentiable(
     cell: Cell, compute: Callable[..., Any], flags: tuple[bool, bool, bool, str], groups: Sequence[Sequence[Any]]
 ) -> Forward:
     """What `compute` gives for the operator's arguments, with the operator's gradients.

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from fastrnn import repeated, watched_weights
+from fastrnn import watched_weights
+from fastrnn.binding import memory
 
 Module = TypeVar("Module", bound="Prepacking")
 
@@ -48,7 +49,7 @@ class Prepacking(nn.Module):
             ...     output, state = lstm(torch.randn(10, 1, 10))
         """
         self.prepacked = on
-        repeated.forget(self)
+        memory.forget(self)
         if on:
             watched_weights.count_optimizer_steps()
         return self

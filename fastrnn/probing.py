@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn import ops, stack
+from fastrnn import ops
 from fastrnn.backends.layer import Forward, Layer
+from fastrnn.binding.plans import Watch
+from fastrnn.gradients import is_transformed
 from fastrnn.module import eagerly, other_layers, recurrent_layers, watched
 from fastrnn.probe_figures import Figures, Thresholds, joined, of_backward, of_forward
-from fastrnn.stack import Watch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,7 +94,7 @@ class Record(Mapping[str, Figures]):
         """What is told of the layers of a call that begins now."""
         if torch.compiler.is_compiling():
             raise RuntimeError("fastrnn.probe: cannot look into a call that is being compiled; compile before or after")
-        if stack.is_transformed():
+        if is_transformed():
             raise RuntimeError("fastrnn.probe: cannot look into torch.func's transforms or forward-mode derivatives")
         call, last = _Call(type(module).__name__, thresholds, self._hooks), getattr(module, "num_layers", 1) - 1
 

@@ -45,8 +45,13 @@ def is_readable(tensor: Any) -> bool:
     )
 
 
+def are_readable(tensors: Sequence[Any]) -> bool:
+    """Whether all are such parameters, on one device and of one dtype."""
+    return all(is_readable(t) and t.device == tensors[0].device and t.dtype is tensors[0].dtype for t in tensors)
+
+
 class Parameters:
-    """A module's parameters of one dtype, all of which `is_readable` approves, as they are now."""
+    """A module's parameters, which `are_readable` approves, as they are now."""
 
     def __init__(self, named: Sequence[tuple[str, nn.Parameter]]):
         self.dtype = named[0][1].dtype

@@ -20,9 +20,9 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms ask of cuBLAS
 
-from fastrnn import stack
 from fastrnn.backends.numba import compile
 from fastrnn.backends.triton.interpreter import INTERPRETED  # after TRITON_INTERPRET, which it reads
+from fastrnn.binding import bind
 from tests.backends.triton_interpreter import patch_once
 from tests.devices import device_of, on_gpu, without_cudnn
 
@@ -134,14 +134,13 @@ def fresh_compiler() -> Iterator[None]:
 
 @pytest.fixture
 def usual_way(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A line for each call of a module that took the usual way, checks and all: see `fastrnn.repeated`."""
+    """A line for each call of a module that was bound, checks and all: see `fastrnn.binding`."""
     calls: list[str] = []
-    for name in ("recurrent", "step"):
-        usual = getattr(stack, name)
+    usual = bind.bind
 
-        def counted(*arguments: Any, usual: Any = usual, **options: Any) -> Any:
-            calls.append("usual")
-            return usual(*arguments, **options)
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append("bound")
+        return usual(*arguments, **options)
 
-        monkeypatch.setattr(stack, name, counted)
+    monkeypatch.setattr(bind, "bind", counted)
     return calls

@@ -5,9 +5,11 @@ A backend of the operators is a module with three functions over one `Layer`:
 - `ready() -> str | None`: why it cannot run on this machine, or None if it can;
 - `supports(layer) -> str | None`: why it cannot serve this layer, as a clause, or None if it can; a pure function of
   cell, shapes, dtypes, devices and flags;
-- `forward(layer, history=..., gates=...) -> Forward` and `backward(layer, kept, grads) -> Backward`.
+- `forward(layer, history=..., gates=...) -> Forward` and `backward(layer, kept, grads) -> Backward`;
+- `bind(layer, history=..., gates=...)`, if it has more to do than `forward` that is the same for all layers of one
+  signature: a function that computes the forward of any of them, with the weights of this one.
 
-`aten` differs: it serves a whole `Call` above the operators (see its module).
+`aten` differs: it serves a whole `Stack` above the operators (see its module).
 """
 
 from __future__ import annotations
@@ -15,18 +17,18 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 
 import torch
 
 from fastrnn.backends import aten, aten_cuda, preference_cuda, reference
-from fastrnn.backends.call import Call
-from fastrnn.backends.layer import Layer
+from fastrnn.backends.layer import Forward, Layer
 from fastrnn.backends.numba import unpacked
 from fastrnn.backends.preference import why_torch
+from fastrnn.backends.stack import Stack
 from fastrnn.first_use import undisturbed
 
 BACKENDS: tuple[str, ...] = ("numba", "triton", "cuda", "aten", "reference")
@@ -124,7 +126,20 @@ def operator_backend(name: str, layer: Layer, operation: str = "forward") -> str
     return name
 
 
-def aten_serves(name: str, call: Call, first: Layer, training: bool) -> bool:
+def bind(name: str, layer: Layer, *, history: bool, gates: bool) -> Callable[[Layer], Forward]:
+    """What computes the forward of layers like this one, with its weights, when the backend `name` was asked for.
+
+    Raises:
+        CannotServe: the backend that was asked for cannot serve the layer.
+    """
+    served_by = module(operator_backend(name, layer))
+    own = getattr(served_by, "bind", None)
+    if own is None:
+        return partial(served_by.forward, history=history, gates=gates)
+    return own(layer, history=history, gates=gates)  # type: ignore[no-any-return]
+
+
+def aten_serves(name: str, stack: Stack, first: Layer, training: bool) -> bool:
     """Whether torch's own kernels serve the whole call, whose first layer is `first`, when `name` was asked for.
 
     `training` is whether gradients are going to be computed.
@@ -134,12 +149,12 @@ def aten_serves(name: str, call: Call, first: Layer, training: bool) -> bool:
     """
     if name not in ("auto", "aten"):
         return False
-    reason = aten.supports(call)
-    if reason is None and training and call.cell_name == "lstm" and _is_compiled():
+    reason = aten.supports(stack)
+    if reason is None and training and stack.cell_name == "lstm" and _is_compiled():
         reason = "torch's LSTM kernel cannot be compiled with gradients: torch.no_grad() compiles it without"
     if name == "aten" and reason is not None:
-        raise cannot_serve(call.cell_name, name, reason)
-    return reason is None and (name == "aten" or why_aten(call, first, training) is not None)
+        raise cannot_serve(stack.cell_name, name, reason)
+    return reason is None and (name == "aten" or why_aten(stack, first, training) is not None)
 
 
 def _is_compiled() -> bool:
@@ -147,7 +162,7 @@ def _is_compiled() -> bool:
     return torch.compiler.is_compiling() and not torch.compiler.is_exporting()
 
 
-def why_aten(call: Call, first: Layer, training: bool) -> str | None:
+def why_aten(stack: Stack, first: Layer, training: bool) -> str | None:
     """Why `auto` takes torch's kernels for a call that they support, whose first layer is `first`, or None if not.
 
     It does so in eager mode only: compiled graphs keep to the operators, which are opaque to the compiler. A trace on
@@ -158,25 +173,25 @@ def why_aten(call: Call, first: Layer, training: bool) -> str | None:
     if torch._C._get_tracing_state() is not None and first.x.device.type == "cpu":
         return "torch.jit.trace is at work, whose readers know torch's kernels alone"
     if first.x.device.type == "cuda":
-        return _why_cudnn(call, first, training)
+        return _why_cudnn(stack, first, training)
     reason = module("numba").supports(first)
     if reason is not None:
         return f"numba cannot serve it: {reason}"
-    if not training and unpacked.serves(first):
+    if not training and (stack.prepacked or unpacked.serves(first)):
         return None
     return why_torch(first.cell_name, first.x.shape[0], first.hidden_size, first.x.dtype, training)
 
 
-def _why_cudnn(call: Call, first: Layer, training: bool) -> str | None:
+def _why_cudnn(stack: Stack, first: Layer, training: bool) -> str | None:
     """As `why_aten`, on a GPU."""
     taken = operator_backend("auto", first)
     if taken == "reference":
         return "no kernel of fastrnn's serves it"
     if taken == "triton" and not module("triton").is_persistent(first):
         return "the kernels of triton that serve it are launched for each step"
-    if training and call.training and call.dropout and call.num_layers > 1:
+    if training and stack.training and stack.dropout and stack.num_layers > 1:
         return None  # cuDNN's gradients cannot be differentiated again once it has drawn dropout
     reason = preference_cuda.why_torch(first, training)
     # cuDNN would copy weights that lie apart in every call; torch's own loop, in bfloat16, takes them as they are.
-    cheap = reason is not None and (not torch.backends.cudnn.is_acceptable(call.x) or aten_cuda.is_in_one_piece(call))
+    cheap = reason is not None and (not torch.backends.cudnn.is_acceptable(stack.x) or aten_cuda.is_in_one_piece(stack))
     return reason if cheap else None

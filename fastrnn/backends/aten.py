@@ -1,7 +1,7 @@
 """The aten backend: torch's own kernels (oneDNN, cuDNN, or a loop over steps) as an engine.
 
 They take a whole stack of layers and keep opaque state for backward, so that this backend stands above the operators:
-it serves a `Call`, not a `Layer`.
+it serves a `Stack`, not a `Layer`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import _VF, Tensor
 
 from fastrnn.backends import aten_cuda
-from fastrnn.backends.call import Call
+from fastrnn.backends.stack import Stack
 
 _ENGINES = {"rnn_tanh": _VF.rnn_tanh, "rnn_relu": _VF.rnn_relu, "lstm": _VF.lstm, "gru": _VF.gru}
 _CELL_ENGINES = {
@@ -30,51 +30,51 @@ def ready() -> str | None:
     return None
 
 
-def supports(call: Call) -> str | None:
+def supports(stack: Stack) -> str | None:
     """Why torch's kernels cannot serve the call, or None if they can."""
-    if call.lengths is not None and call.packed is None:
+    if stack.lengths is not None and stack.packed is None:
         return "torch's kernels take no lengths"
-    if call.resets is not None:
+    if stack.resets is not None:
         return "torch's kernels take no resets"
-    if call.recompute:
+    if stack.recompute:
         return "torch's kernels cannot recompute gates in backward"
-    if call.return_states:
+    if stack.return_states:
         return "torch's kernels do not give the states of every step"
-    if call.x.shape[0] == 0:
+    if stack.x.shape[0] == 0:
         return "torch's kernels take no empty sequence"
-    if any(w[1].dim() == 3 for w in call.weights):
+    if any(w[1].dim() == 3 for w in stack.weights):
         return "torch's kernels have no heads"
-    if call.x.dtype not in _FLOATING:
-        return f"torch's kernels take no {call.x.dtype}"
+    if stack.x.dtype not in _FLOATING:
+        return f"torch's kernels take no {stack.x.dtype}"
     return None
 
 
-def run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The output of the last layer and the final states, as `Call.states0`.
+def run(stack: Stack) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The output of the last layer and the final states, as `Stack.states0`.
 
     The output is (T, B, directions·P or directions·H), or, of a packed call, packed as its data.
     """
-    return aten_cuda.run(call, _run) if call.x.is_cuda and torch.backends.cudnn.enabled else _run(call)
+    return aten_cuda.run(stack, _run) if stack.x.is_cuda and torch.backends.cudnn.enabled else _run(stack)
 
 
-def _run(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
-    if call.is_one_step and torch._C._get_tracing_state() is None:  # a trace is run with other numbers of steps
-        return _single_step(call)
-    states0 = call.states0 if len(call.states0) > 1 else call.states0[0]
-    flat = [tensor for weights in call.weights for tensor in weights]
-    engine: Any = _ENGINES[call.cell_name]
-    options = (call.biased, call.num_layers, call.dropout, call.training, call.bidirectional)
-    if call.packed is not None:
-        output, *finals = engine(*call.packed, states0, flat, *options)
+def _run(stack: Stack) -> tuple[Tensor, tuple[Tensor, ...]]:
+    if stack.is_one_step and torch._C._get_tracing_state() is None:  # a trace is run with other numbers of steps
+        return _single_step(stack)
+    states0 = stack.states0 if len(stack.states0) > 1 else stack.states0[0]
+    flat = [tensor for weights in stack.weights for tensor in weights]
+    engine: Any = _ENGINES[stack.cell_name]
+    options = (stack.biased, stack.num_layers, stack.dropout, stack.training, stack.bidirectional)
+    if stack.packed is not None:
+        output, *finals = engine(*stack.packed, states0, flat, *options)
     else:
         batch_first = False
-        output, *finals = engine(call.x, states0, flat, *options, batch_first)
+        output, *finals = engine(stack.x, states0, flat, *options, batch_first)
     return output, tuple(finals)
 
 
-def _single_step(call: Call) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _single_step(stack: Stack) -> tuple[Tensor, tuple[Tensor, ...]]:
     """One step of one layer by torch's cell kernels, which take a third of the time of a sequence of length one."""
-    after = step(call.cell_name, call.x[0], [state[0] for state in call.states0], call.weights[0])
+    after = step(stack.cell_name, stack.x[0], [state[0] for state in stack.states0], stack.weights[0])
     finals = tuple(state.unsqueeze(0) for state in after)
     return finals[0].clone(), finals
 

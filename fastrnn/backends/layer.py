@@ -63,6 +63,9 @@ class Layer:
     reverse: bool
     """of a single direction: whether it runs from the end. Two directions are forward and reverse."""
 
+    def tensors(self) -> list[Tensor]:
+        return [self.x, *self.w_ih, *self.w_hh, *self.biases, *self.extras, *self.states0]
+
     @property
     def cell(self) -> Cell:
         return CELLS[self.cell_name]

@@ -14,7 +14,7 @@ pytest.importorskip("numba", exc_type=ImportError)
 
 from fastrnn.backends import numba as backend
 from fastrnn.backends.layer import Gradients, Layer, Residuals
-from fastrnn.backends.numba import forward_plan, launch, layer_backward, sharing, unpacked
+from fastrnn.backends.numba import forward_schedule, launch, layer_backward, sharing, unpacked
 from fastrnn.backends.numba.sharing import LONGEST, REST, SECOND_CHANCE, TRIALS, Pace
 from tests.random_layers import Shape, cast, random_layer
 
@@ -198,17 +198,17 @@ SHAPES = {
     "both directions": Shape(steps=12, batch=1, inputs=20, hidden=170, directions=2, resets=True),
     "few steps": Shape(steps=4, batch=2, inputs=160, hidden=200),
 }
-PLANS = (forward_plan.plan, layer_backward._plan, unpacked.plan)
+SCHEDULES = (forward_schedule.schedule, layer_backward._schedule, unpacked.schedule)
 
 
 @pytest.fixture
-def new_plans() -> Iterator[None]:
+def new_schedules() -> Iterator[None]:
     before = torch.get_num_threads()
-    for plan in PLANS:
-        plan.cache_clear()
+    for schedule in SCHEDULES:
+        schedule.cache_clear()
     yield
-    for plan in PLANS:
-        plan.cache_clear()
+    for schedule in SCHEDULES:
+        schedule.cache_clear()
     torch.set_num_threads(before)
 
 
@@ -227,7 +227,7 @@ def gradients(layer: Layer, kept: Residuals) -> list[Tensor]:
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize(("waits_at", "again"), [(0, True), (2, True), (2, False)])
 def test_a_team_that_waits_dissolves(
-    cell: str, shape: str, waits_at: int, again: bool, new_plans: None, monkeypatch: pytest.MonkeyPatch
+    cell: str, shape: str, waits_at: int, again: bool, new_schedules: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layer = cast(random_layer(cell, SHAPES[shape]), torch.float32)
     few, threads = shape == "few steps", 2 * SHAPES[shape].directions

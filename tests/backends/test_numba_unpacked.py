@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastrnn.backends import module, reference
+from fastrnn.backends import module, numba, reference
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.numba import launch, layer_forward, unpacked
+from fastrnn.backends.numba import launch, unpacked
 from fastrnn.cells import CELLS
 from tests.arithmetic import torchs_own
 from tests.random_layers import Shape, cast, cotangents, random_layer, rounded
@@ -52,9 +52,9 @@ def test_teams_give_the_same_bits(cell: str, threads: int, monkeypatch: pytest.M
     alone = unpacked.forward(layer)
     monkeypatch.setattr(unpacked, "TEAM_PRODUCTS", 0)
     monkeypatch.setattr(launch, "available_threads", lambda: threads)
-    unpacked.plan.cache_clear()
+    unpacked.schedule.cache_clear()
     together = unpacked.forward(layer)
-    unpacked.plan.cache_clear()
+    unpacked.schedule.cache_clear()
     for got, want in zip(together.states + together.finals, alone.states + alone.finals, strict=True):
         assert torch.equal(got, want)
 
@@ -123,6 +123,6 @@ def test_which_layers_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = cast(random_layer("gru", Shape(steps=2, batch=3)), torch.float32)
     assert not unpacked.serves(cast(layer, torch.bfloat16))
     monkeypatch.setattr(unpacked, "forward", lambda layer: "unpacked")
-    assert layer_forward.forward(layer, history=False, gates=False) == "unpacked"
+    assert numba.forward(layer, history=False, gates=False) == "unpacked"
     for keep in ({"history": True, "gates": False}, {"history": False, "gates": True}):
-        assert layer_forward.forward(layer, **keep) != "unpacked"
+        assert numba.forward(layer, **keep) != "unpacked"

@@ -10,8 +10,8 @@ import torch
 
 from fastrnn import backends
 from fastrnn.backends import aten_cuda, preference_cuda
-from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
+from fastrnn.backends.stack import Stack
 from fastrnn.backends.triton import configurations
 from fastrnn.cells import CELLS
 
@@ -114,9 +114,9 @@ def why_cudnn(
     named = {"cuda": cuda, "triton": triton}
     usual = backends.module
     monkeypatch.setattr(backends, "module", lambda name: named.get(name) or usual(name))
-    monkeypatch.setattr(aten_cuda, "is_in_one_piece", lambda call: flat)
-    call = Call(one.cell_name, one.x, tuple(one.states0), [[one.w_ih[0], one.w_hh[0][0]]] * 2, **options)
-    return backends._why_cudnn(call, one, training=True) or ""
+    monkeypatch.setattr(aten_cuda, "is_in_one_piece", lambda stack: flat)
+    stack = Stack(one.cell_name, one.x, tuple(one.states0), [[one.w_ih[0], one.w_hh[0][0]]] * 2, **options)
+    return backends._why_cudnn(stack, one, training=True) or ""
 
 
 def test_cudnn_serves_what_no_kernel_does(monkeypatch: pytest.MonkeyPatch) -> None:

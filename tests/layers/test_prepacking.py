@@ -22,9 +22,11 @@ from torch.optim.adam import adam
 import fastrnn
 from benchmarks import __main__ as command
 from benchmarks import runner
-from fastrnn import remembered, repeated, watched_weights
+from fastrnn import watched_weights
 from fastrnn.backends import module
-from fastrnn.backends.numba import layer_forward, packing, unpacked
+from fastrnn.backends.numba import panels, unpacked
+from fastrnn.backends.numba.layer_forward import ForwardLaunch
+from tests.plans import prepacked_plans_of
 
 pytestmark = pytest.mark.skipif(bool(module("numba").ready()), reason="no Numba")
 
@@ -37,13 +39,13 @@ assert not unpacked.pays(T, B, H)  # so that both lay them out, and results are 
 def laid_out(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Where weights were laid out."""
     places: list[int] = []
-    lay_out = packing.Packed.run
+    lay_out = panels.PanelsLaunch.run
 
-    def run(self: packing.Packed, memory: int) -> None:
+    def run(self: panels.PanelsLaunch, memory: int) -> None:
         places.append(memory)
         lay_out(self, memory)
 
-    monkeypatch.setattr(packing.Packed, "run", run)
+    monkeypatch.setattr(panels.PanelsLaunch, "run", run)
     return places
 
 
@@ -92,8 +94,7 @@ def test_cells_give_what_they_give_without(kind: str, batch: int, laid_out: list
     laid_out.clear()
     for found, expected in zip(repeat(prepacked, 2 * x), repeat(plain, 2 * x), strict=True):
         torch.testing.assert_close(found, expected)
-    prepacked_calls = repeated._calls[remembered.Inference][prepacked]
-    assert isinstance(prepacked_calls, remembered.Prepacked)
+    assert prepacked_plans_of(prepacked)
 
 
 def _replaced(net: nn.Module) -> None:
@@ -225,7 +226,7 @@ def test_changes_that_nobody_counts_are_seen(change: Callable[[nn.Module], None]
     plain, prepacked = pair("GRU", num_layers=2, dtype=dtype)
     x = torch.ones(T, B, I, dtype=dtype)
     before = repeat(prepacked, x)
-    assert type(repeated._calls[remembered.Inference][prepacked]) is remembered.Prepacked
+    assert prepacked_plans_of(prepacked)
     counted = [parameter._version for parameter in prepacked.parameters()]
     for net in (plain, prepacked):
         change(net)
@@ -313,14 +314,14 @@ def test_prepacking_again_sees_every_change(kind: str, off: bool) -> None:
 
 def test_what_changes_while_weights_are_laid_out_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, prepacked = pair("GRU")
-    x, keep = torch.ones(T, B, I), layer_forward.Prepared.keep_weights
+    x, keep = torch.ones(T, B, I), ForwardLaunch.keep_weights
 
-    def keep_and_change(self: layer_forward.Prepared) -> None:
+    def keep_and_change(self: ForwardLaunch) -> None:
         keep(self)
         monkeypatch.undo()
         prepacked.weight_hh_l0.mul_(2)
 
-    monkeypatch.setattr(layer_forward.Prepared, "keep_weights", keep_and_change)
+    monkeypatch.setattr(ForwardLaunch, "keep_weights", keep_and_change)
     repeat(prepacked, x)
     with torch.no_grad():
         plain.weight_hh_l0.mul_(2)
@@ -332,9 +333,9 @@ def test_calls_at_the_same_time_do_not_share_the_memory(monkeypatch: pytest.Monk
     inputs = [torch.randn(T, B, I) for _ in range(8)]
     expected = [repeat(plain, x) for x in inputs]
     repeat(prepacked, inputs[0])
-    launch, during = layer_forward.Prepared._launch, []
+    launch, during = ForwardLaunch._start, []
 
-    def meanwhile(self: layer_forward.Prepared, place: int, arrays: Any) -> None:
+    def meanwhile(self: ForwardLaunch, place: int, arrays: Any) -> None:
         if not during:
             during.append(place)
             with torch.no_grad():
@@ -344,7 +345,7 @@ def test_calls_at_the_same_time_do_not_share_the_memory(monkeypatch: pytest.Monk
         launch(self, place, arrays)
 
     again: list[Tensor] = []
-    monkeypatch.setattr(layer_forward.Prepared, "_launch", meanwhile)
+    monkeypatch.setattr(ForwardLaunch, "_start", meanwhile)
     found = repeat(prepacked, inputs[0])
     assert during[0] != during[1]
     assert during[0] == during[2] == during[3]

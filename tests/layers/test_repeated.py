@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn import remembered, repeated
+from fastrnn import backends
 from fastrnn.backends import module
+from fastrnn.binding import memory
+from fastrnn.binding.plans import Torch
+from tests.plans import plans_of
 from tests.torch_parity import assert_close
 
 pytestmark = [
@@ -89,10 +92,10 @@ def test_sequences(kind: str, options: dict[str, Any], steps: int, batch: int | 
 def test_torch_is_still_preferred(
     kind: str, options: dict[str, Any], batch: int | None, monkeypatch: pytest.MonkeyPatch, usual_way: list[str]
 ) -> None:
-    monkeypatch.setattr(repeated, "why_torch", lambda *_, **__: "it is faster")
+    monkeypatch.setattr(backends, "why_torch", lambda *_, **__: "it is faster")
     ours, theirs = like_torch(kind, **options)
     carry(ours, theirs, inputs(batch, 3, options, steps=40))
-    assert isinstance(repeated._calls[remembered.Inference][ours], remembered.Torch)
+    assert isinstance(plans_of(ours)[0], Torch)
     assert len(usual_way) == 1
 
 
@@ -120,7 +123,7 @@ def warm(kind: str = "LSTM", **options: Any) -> tuple[nn.Module, nn.Module, Tens
     ours, theirs = like_torch(kind, **options)
     x = inputs(2, 1, options)[0]
     ours(x)
-    assert repeated._calls[remembered.Inference][ours].serves(ours, x, ())
+    assert plans_of(ours)
     return ours, theirs, x
 
 
@@ -279,7 +282,7 @@ def test_modules_are_copied_and_saved_without_what_is_remembered() -> None:
         other.weight_ih_l0.mul_(0.5)
         assert not torch.equal(other(x)[0], ours(x)[0])
         assert_close(ours(x), theirs(x), 2e-6)
-    assert b"repeated" not in pickle.dumps(ours)
+    assert b"binding" not in pickle.dumps(ours)
 
 
 def test_another_backend_takes_effect(usual_way: list[str]) -> None:
@@ -301,9 +304,9 @@ def test_another_shape_is_kept_when_it_comes_twice(usual_way: list[str]) -> None
 
 def test_what_is_remembered_goes_with_the_module() -> None:
     ours, _, _ = warm()
-    count = len(repeated._calls[remembered.Inference])
+    count = len(memory._kept)
     del ours
-    assert len(repeated._calls[remembered.Inference]) == count - 1
+    assert len(memory._kept) == count - 1
 
 
 def test_hooks_run() -> None:

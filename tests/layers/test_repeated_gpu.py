@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn import remembered, repeated
+from fastrnn.binding import memory
+from fastrnn.binding.plans import Bound
 from tests.devices import device_of, why_not
+from tests.plans import plans_of
 
 BACKEND, DEVICE = "triton", device_of("triton")
 """No parameter names the backend: on a GPU that sets a mode for the device, and under modes no call is remembered."""
@@ -21,12 +23,6 @@ pytestmark = [
 kinds = pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 OPTIONS: list[dict[str, Any]] = [{}, {"bidirectional": True, "num_layers": 2, "batch_first": True}, {"bias": False}]
 INPUT, HIDDEN, STEPS, BATCH = 5, 19, 6, 3
-
-
-@pytest.fixture(autouse=True)
-def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    if DEVICE == "cpu":
-        monkeypatch.setattr(repeated, "_chosen", repeated._chosen_on_gpu)
 
 
 def make(kind: str, options: dict[str, Any], batch: int | None = BATCH) -> tuple[nn.Module, Tensor]:
@@ -65,8 +61,8 @@ def test_without_gradients(kind: str, options: dict[str, Any], batch: int | None
         finals = tuple(again[1:]) if kind == "LSTM" else again[1]
         with_states, usual = flat(module(x, finals)), len(usual_way)
         assert_same(again, first)
-        assert type(repeated._calls[remembered.Inference][module]) is remembered.OnGPU
-        repeated.forget(module)
+        assert type(plans_of(module)[0]) is Bound
+        memory.forget(module)
         assert_same(with_states, flat(module(x, finals)))
     assert usual == 1
 
@@ -77,7 +73,7 @@ def test_with_gradients(kind: str, options: dict[str, Any], usual_way: list[str]
     module, x = make(kind, options)
     first, again = (everything(module, x) for _ in range(2))
     assert len(usual_way) == 1
-    assert type(repeated._calls[remembered.Training][module]) is remembered.TrainingOnGPU
+    assert type(plans_of(module)[0]) is Bound
     assert_same(again, first)
 
 
@@ -88,12 +84,14 @@ def test_new_values_of_weights_take_effect(usual_way: list[str]) -> None:
         module.weight_hh_l0.mul_(0.5)
         after = module(x)[0]
         assert len(usual_way) == 1
-        repeated.forget(module)
+        memory.forget(module)
         assert torch.equal(after, module(x)[0])
     assert not torch.equal(after, before)
 
 
-def test_what_torch_allows_is_looked_at(usual_way: list[str]) -> None:
+def test_what_torch_allows_is_looked_at(usual_way: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, settings = torch.device("cuda"), memory._settings
+    monkeypatch.setattr(memory, "_settings", lambda device: settings(cuda))
     module, x = make("GRU", {})
     module, x = module.float(), x.float()
     with torch.no_grad():
@@ -109,7 +107,7 @@ def test_states_without_gradients_of_nothing_are_not_kept() -> None:
     module.requires_grad_(False)
     for _ in range(2):
         assert not any(result.requires_grad for result in flat(module(x)))
-    assert type(repeated._calls[remembered.Inference][module]) is remembered.OnGPU
+    assert type(plans_of(module)[0]) is Bound
 
 
 def test_second_derivatives() -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn import remembered, repeated
 from fastrnn.backends import module
+from fastrnn.binding.plans import Torch
+from tests.plans import plans_of
 from tests.torch_parity import assert_close
 
 pytestmark = pytest.mark.skipif(bool(module("numba").ready()), reason="no Numba")
@@ -88,7 +89,7 @@ def test_torchs_kernels_where_they_are_faster(kind: str, batch: int | None, step
         x, hx = arguments(kind, batch, {})
         x = x[:steps].detach().requires_grad_()
         assert_close(everything(ours, x, hx), everything(theirs, x, hx), 1e-12)
-    assert isinstance(repeated._calls[remembered.Training][ours], remembered.Torch)
+    assert isinstance(plans_of(ours)[0], Torch)
     assert len(usual_way) == 1
 
 
@@ -96,7 +97,7 @@ def warm(kind: str = "LSTM", **options: Any) -> tuple[nn.Module, nn.Module, Tens
     ours, theirs = pair(kind, **options)
     x, hx = arguments(kind, 2, options)
     ours(x, hx)
-    assert repeated._calls[remembered.Training][ours].serves(ours, x, ())
+    assert plans_of(ours)
     return ours, theirs, x, hx
 
 

@@ -15,9 +15,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 import fastrnn
-from fastrnn import repeated
 from fastrnn.backends import module as backend_module
-from fastrnn.remembered import Training
+from fastrnn.binding.plans import Bound
+from tests.plans import plans_of
 from tests.torch_parity import BATCH, INPUT, TIME, assert_close, classes, initial_state, random, tensors
 
 HIDDEN = 6
@@ -126,7 +126,7 @@ def test_the_remembered_call_is_meant(kind: str) -> None:
     if backend_module("numba").ready():
         pytest.skip("no Numba")
     module = Flat(kind, "numba", {}, remembered=True)
-    assert type(repeated._calls[Training][module.layer]) is Training
+    assert type(plans_of(module.layer)[0]) is Bound
 
 
 @layers

@@ -15,8 +15,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 import fastrnn
-from fastrnn import remembered, repeated, stack, watched_weights
+from fastrnn import backends, watched_weights
 from fastrnn.backends import module
+from fastrnn.binding import bind
+from fastrnn.binding.launches import Launches
+from fastrnn.binding.plans import Bound, Torch
+from tests.plans import plans_of, prepacked_plans_of
 from tests.torch_parity import assert_close, gradients
 
 pytestmark = pytest.mark.skipif(bool(module("numba").ready()), reason="no Numba")
@@ -198,8 +202,7 @@ def usual_way_raises(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise Usual
 
     def start() -> None:
-        monkeypatch.setattr(stack, "recurrent", usual)
-        monkeypatch.setattr(stack, "step", usual)
+        monkeypatch.setattr(bind, "bind", usual)
 
     return start
 
@@ -235,8 +238,7 @@ def test_arguments_without_memory_take_the_usual_way(
     if kind == "LSTMCell" and way in ("training", "torch"):
         pytest.skip("cells have no such calls")
     if way == "torch":
-        monkeypatch.setattr(repeated, "why_torch", lambda *_, **__: "it is faster")
-    expected = {"prepacked": remembered.Prepacked, "training": remembered.Training, "torch": remembered.Torch}
+        monkeypatch.setattr(backends, "why_torch", lambda *_, **__: "it is faster")
     x, states = sample_of(kind), states_of(kind)
     with torch.set_grad_enabled(way == "training"):
         net = warm(kind, x, given(states), backend=None if way == "torch" else "numba")
@@ -244,8 +246,8 @@ def test_arguments_without_memory_take_the_usual_way(
             net.prepack()
             for _ in range(CALLS):
                 net(x, given(states))
-        kept = repeated._calls[remembered.Training if way == "training" else remembered.Inference][net]
-        assert type(kept) is expected.get(way, remembered.Inference)
+        assert type(plans_of(net)[0]) is {"training": Bound, "torch": Torch}.get(way, Launches)
+        assert bool(prepacked_plans_of(net)) == (way == "prepacked")
         usual_way_raises()
         net(x, given(states))
         with pytest.raises(Usual):
@@ -271,7 +273,7 @@ def test_parameters_without_memory_take_the_usual_way(way: str, name: str, monke
         values, storage = parameter.detach().clone(), parameter.untyped_storage()
         storage.resize_(0)
         with monkeypatch.context() as patch:
-            patch.setattr(stack, "recurrent", lambda *_: pytest.fail("usual way"))
+            patch.setattr(bind, "bind", lambda *_: pytest.fail("usual way"))
             with pytest.raises(pytest.fail.Exception, match="usual way"):
                 net(x)
         storage.resize_(values.nbytes)

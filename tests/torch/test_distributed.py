@@ -1,7 +1,7 @@
 """Two processes on two halves of a batch, by DistributedDataParallel and FSDP2, against one process on all of it.
 
 Both processes are started once and go through all cases; float64 and shares of equal size leave rounding alone between
-them and the one. Evaluations between the steps repeat a call, as `fastrnn.repeated` remembers it, with weights that
+them and the one. Evaluations between the steps repeat a call, as `fastrnn.binding` keeps its plan, with weights that
 training has changed, and that FSDP2 has gathered anew, into other memory, and taken away again.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import fastrnn
-from fastrnn import stack
+from fastrnn.binding import bind
 from tests.selection import parameters_of_run
 from tests.torch_parity import assert_close
 
@@ -128,13 +128,13 @@ def work(rank: int, folder: str, cases: list[tuple[str, str]]) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES)
     torch.set_num_threads(1)
     calls: list[str] = []
-    usual = stack.recurrent
+    usual = bind.bind
 
     def counted(*arguments: Any, **options: Any) -> Any:
         calls.append("usual")
         return usual(*arguments, **options)
 
-    stack.recurrent = counted
+    bind.bind = counted
     trained = {}
     for name, way in cases:
         model, x = data(way, name)

@@ -12,7 +12,7 @@ from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
 import fastrnn
 from fastrnn import batching
-from fastrnn.backends.call import Call
+from fastrnn.backends.stack import Stack
 from tests.tolerances import assert_accurate
 from tests.torch.transformed import (
     BATCH,
@@ -91,12 +91,12 @@ def test_gradients_of_each_sample_by_a_backward_for_each(case: str, monkeypatch:
 
 @pytest.mark.parametrize(("batch", "hidden", "one"), [(1, 1000, True), (4, 64, True), (5, 64, False), (2, 256, False)])
 def test_one_backward_is_for_small_members(batch: int, hidden: int, one: bool) -> None:
-    def call_on(device: str) -> Call:
+    def stack_on(device: str) -> Stack:
         x, h = torch.empty(3, batch, 2, device=device), torch.empty(1, batch, hidden, device=device)
-        return Call("gru", x, (h,), [[torch.empty(3 * hidden, 2, device=device), h.new_empty(3 * hidden, hidden)]])
+        return Stack("gru", x, (h,), [[torch.empty(3 * hidden, 2, device=device), h.new_empty(3 * hidden, hidden)]])
 
-    call, elsewhere = call_on("cpu"), call_on("meta")
-    assert batching.prefers_one_backward(call.layer(0, call.x)) is one
+    stack, elsewhere = stack_on("cpu"), stack_on("meta")
+    assert batching.prefers_one_backward(stack.layer(0, stack.x)) is one
     assert batching.prefers_one_backward(elsewhere.layer(0, elsewhere.x))
 
 

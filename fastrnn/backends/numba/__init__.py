@@ -47,9 +47,12 @@ def supports(layer: Layer) -> str | None:
     return ready()
 
 
+bind = layer_forward.bind
+
+
 def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
     """One layer's outputs; see `Forward`."""
-    return layer_forward.forward(layer, history=history, gates=gates)
+    return bind(layer, history=history, gates=gates)(layer)
 
 
 def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:

@@ -14,23 +14,23 @@ from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
 from fastrnn.backends.numba import launch, weight_gradients, workspace
 from fastrnn.backends.numba.arguments import FIELDS, BackwardAddresses, BackwardShape
 from fastrnn.backends.numba.compile import kernel
-from fastrnn.backends.numba.forward_plan import PLANS
+from fastrnn.backends.numba.forward_schedule import SCHEDULES
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up
-from fastrnn.backends.numba.packing import Packing
+from fastrnn.backends.numba.panels import Panels, readable, source
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import split
-from fastrnn.backends.numba.tensors import cast, dense, dense_rows, direction_address, masks
+from fastrnn.backends.numba.tensors import dense, dense_rows, direction_address, masks
 from fastrnn.cells import CELLS
 from fastrnn.cells.lstm import unprojected_output
 
 _COUNTER = FIELDS["backward"].index("counter")
 
 
-class _Plan(NamedTuple):
+class _Schedule(NamedTuple):
     """What depends on sizes only."""
 
     kernel: int
-    packing: Packing
+    panels: Panels
     shapes: list[BackwardShape]
     memory: int
     """bytes"""
@@ -81,7 +81,7 @@ def _run(
     dtype, directions = layer.state_dtype, layer.directions
     steps, batch, _ = layer.x.shape
     hidden, outputs = layer.hidden_size, layer.output_size
-    plan = _plan(
+    cut = _schedule(
         layer.cell_name,
         dtype,
         steps,
@@ -98,8 +98,9 @@ def _run(
     dys, dhistory = (incoming + [None] * 2)[:2]
     d_last = [None if d is None else dense(d, dtype) for d in grads.finals]
     lengths, resets = masks(layer)
-    memory = workspace.take(plan.memory)
-    plan.packing.prepare([cast(w, dtype) for w in (*(w[0] for w in layer.w_hh), *layer.extras)]).run(memory.data_ptr())
+    memory = workspace.take(cut.memory)
+    weights = readable([*(w[0] for w in layer.w_hh), *layer.extras], dtype)
+    cut.panels.launch(map(source, weights)).run(memory.data_ptr())
     blocks = [
         shape
         + BackwardAddresses(
@@ -123,14 +124,14 @@ def _run(
             dc0=direction_address(d_states0[-1], direction),
             dh_out=direction_address(dh_out, direction),
         )
-        for direction, shape in enumerate(plan.shapes)
+        for direction, shape in enumerate(cut.shapes)
     ]
-    launch.run(plan.kernel, plan.threads, blocks, _COUNTER, plan.pace)
+    launch.run(cut.kernel, cut.threads, blocks, _COUNTER, cut.pace)
     workspace.give_back(memory)
 
 
-@lru_cache(PLANS)
-def _plan(
+@lru_cache(SCHEDULES)
+def _schedule(
     cell: str,
     dtype: torch.dtype,
     steps: int,
@@ -141,7 +142,7 @@ def _plan(
     reverse: bool,
     projected: bool,
     available: int,
-) -> _Plan:
+) -> _Schedule:
     gates, saves = len(CELLS[cell].gates), len(CELLS[cell].saved) or 1
     compiled, pack = kernel(cell, "backward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize
@@ -159,9 +160,9 @@ def _plan(
     }
     arena = Arena()
     scratch_at = arena.take(directions * slices * scratch.size)
-    packing = Packing(pack, arena, available)
-    w_hh = [packing.columns(gates * hidden, outputs) for _ in range(directions)]
-    w_hr = [packing.columns(outputs, hidden) if projected else 0 for _ in range(directions)]
+    laid_out = Panels(pack, arena, available)
+    w_hh = [laid_out.columns(gates * hidden, outputs) for _ in range(directions)]
+    w_hr = [laid_out.columns(outputs, hidden) if projected else 0 for _ in range(directions)]
     shapes = [
         BackwardShape(
             owners=directions * slices,
@@ -189,7 +190,7 @@ def _plan(
     ]
     kind = ("backward", cell, dtype, batch, hidden, outputs, directions)
     pace = Pace(kind, steps, directions * steps * batch * products * SECONDS_PER_PRODUCT, threads, team > 1)
-    return _Plan(compiled.address, packing, shapes, arena.size, threads, pace)
+    return _Schedule(compiled.address, laid_out, shapes, arena.size, threads, pace)
 
 
 def _weight_gradients(

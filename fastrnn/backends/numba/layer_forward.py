@@ -1,9 +1,10 @@
-"""The forward of a layer: memory, packed weights, and one launch or two."""
+"""The forward of a layer: memory for results, weights in panels, and one launch or two."""
 
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,136 +13,210 @@ from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Forward, Layer, as_gates
 from fastrnn.backends.numba import launch, unpacked, workspace
 from fastrnn.backends.numba.arguments import FIELDS, ForwardAddresses, ForwardArrays, ForwardShape
-from fastrnn.backends.numba.forward_plan import Plan, plan
-from fastrnn.backends.numba.packing import Packed
+from fastrnn.backends.numba.forward_schedule import Schedule, schedule
+from fastrnn.backends.numba.panels import PanelsLaunch, Source, readable, source
 from fastrnn.backends.numba.sharing import Pace
-from fastrnn.backends.numba.tensors import cast, dense, dense_rows, direction_address, masks
+from fastrnn.backends.numba.tensors import cast, dense, dense_rows, masks
+from fastrnn.cells import CELLS
 
 _COUNTER = FIELDS["forward"].index("counter")
 _ADDRESSES = launch.HEADER + len(ForwardShape._fields)
 """Where in a launch's memory they begin."""
+_BLOCK = len(FIELDS["forward"])
 
 
-class Prepared(NamedTuple):
-    """A layer's forward but for the arrays, which change from call to call."""
+class _Strides(NamedTuple):
+    """The bytes between what belongs to one direction and what belongs to the other."""
 
-    plan: Plan
-    packed: Packed
+    h: int
+    c: int
+    ys: int
+    history: int
+    saved: int
+
+
+class ForwardLaunch(NamedTuple):
+    """A layer's forward with these weights, but for the addresses of what changes from call to call."""
+
+    schedule: Schedule
+    panels: PanelsLaunch
     launches: list[tuple[int, array[int], Pace]]
     """how many threads, a launch's memory with the shape of each direction, and how long it took"""
+    strides: _Strides
+    directions: range
+    no_bias: Tensor | None
+    """zeros, where the layer has no biases"""
     kept: list[Tensor]
     """one piece of memory at most, in which the weights are laid out already, but for the time that a call uses it"""
 
     def keep_weights(self) -> None:
         """Lays the weights out once for all calls; one at the same time as another lays them out for itself."""
-        memory = torch.empty(self.plan.memory, dtype=torch.uint8)
-        self.packed.run(memory.data_ptr())
+        memory = torch.empty(self.schedule.memory, dtype=torch.uint8)
+        self.panels.run(memory.data_ptr())
         self.kept.append(memory)
 
-    def run(self, arrays: list[ForwardArrays]) -> None:
-        """Computes everything, with the arrays of each direction. Several threads may do so at the same time."""
+    def run(
+        self,
+        x: int,
+        x_step: int,
+        x_row: int,
+        h0: int,
+        c0: int,
+        ys: int,
+        h_last: int,
+        c_last: int,
+        history: int = 0,
+        saved: int = 0,
+        lengths: int = 0,
+        resets: int = 0,
+    ) -> None:
+        """Computes everything, with these addresses. Several threads may do so at the same time.
+
+        x (T, B, I) has dense rows, `x_step` and `x_row` elements apart. The states (directions, B, P or H) are dense,
+        as are the output (T, B, directions·P or directions·H), every c, if asked for (T, B, directions·H), and what the
+        cell saves, if asked for (directions, T, B, S·H). Where the cell has no c, its addresses are those of h.
+        """
+        h_, c_, ys_, history_, saved_ = self.strides
+        arrays = [
+            ForwardArrays(
+                lengths=lengths,
+                resets=resets,
+                x=x,
+                x_step=x_step,
+                x_row=x_row,
+                h0=h0 + direction * h_,
+                c0=c0 + direction * c_,
+                ys=ys + direction * ys_,
+                history=history and history + direction * history_,
+                saved=saved and saved + direction * saved_,
+                h_last=h_last + direction * h_,
+                c_last=c_last + direction * c_,
+            )
+            for direction in self.directions
+        ]
         try:
             memory = self.kept.pop()
         except IndexError:
-            memory = workspace.take(self.plan.memory)
-            self.packed.run(memory.data_ptr())
-            self._launch(memory.data_ptr(), arrays)
+            memory = workspace.take(self.schedule.memory)
+            self.panels.run(memory.data_ptr())
+            self._start(memory.data_ptr(), arrays)
             workspace.give_back(memory)
         else:
-            self._launch(memory.data_ptr(), arrays)
+            self._start(memory.data_ptr(), arrays)
             self.kept.append(memory)
 
-    def _launch(self, place: int, arrays: list[ForwardArrays]) -> None:
+    def _start(self, place: int, arrays: list[ForwardArrays]) -> None:
         for threads, shapes, pace in self.launches:
             blocks = shapes[:]
             for direction, each in enumerate(arrays):
-                first = _ADDRESSES + direction * len(FIELDS["forward"])
+                first = _ADDRESSES + direction * _BLOCK
                 values = array("q", (*ForwardAddresses(counter=0, memory=place), *each))
                 blocks[first : first + len(values)] = values
-            launch.start(self.plan.kernel, threads, blocks, _COUNTER, pace)
+            launch.start(self.schedule.kernel, threads, blocks, _COUNTER, pace)
 
 
-def prepare(made: Plan, w_ih: list[Tensor], w_hh: list[Tensor], biases: list[Tensor], extras: list[Tensor]) -> Prepared:
-    """A forward with these weights, in the state dtype: for each direction (G·H, I), (G·H, H or P), then its two
-    (G·H,), if any, and its (P, H), if any."""
-    no_bias = None if biases else torch.zeros((w_ih[0].shape[0], 1), dtype=w_ih[0].dtype)
-    sources = []
-    for direction in range(len(w_ih)):
-        b_ih, b_hh = (
-            (no_bias, no_bias)
-            if no_bias is not None
-            # Detached: a view would hold on to the parameter, which torch then refuses to exchange for another.
-            else (b.detach()[:, None] for b in biases[2 * direction : 2 * direction + 2])
-        )
-        sources += [w_ih[direction], b_ih, w_hh[direction], b_hh, *extras[direction : direction + 1]]
+def forward_launch(
+    cell: str,
+    x_shape: tuple[int, ...],
+    w_ih: Sequence[Tensor],
+    w_hh: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    extras: Sequence[Tensor],
+    reverse: bool,
+) -> ForwardLaunch:
+    """The forward over x (T, B, I) with these weights, which are read where they are; the caller keeps them.
+
+    For each direction (G·H, I), (G·H, H or P), then its two (G·H,), if any, and its (P, H), if any, as `readable` gives
+    them.
+    """
+    steps, batch, _ = x_shape
+    dtype, directions, projected = w_ih[0].dtype, len(w_ih), len(extras) > 0
+    hidden, outputs = w_ih[0].shape[0] // len(CELLS[cell].gates), w_hh[0].shape[1]
+    cut = schedule(cell, dtype, x_shape, hidden, outputs, directions, reverse, projected, launch.available_threads())
+    no_bias = None if biases else torch.zeros(w_ih[0].shape[0], dtype=dtype)
+    sources: list[Source] = []
+    for direction in range(directions):
+        b_ih, b_hh = biases[2 * direction : 2 * direction + 2] if no_bias is None else (no_bias, no_bias)
+        one_way = slice(direction, direction + 1)
+        sources += map(source, (w_ih[direction], b_ih, w_hh[direction], b_hh, *extras[one_way]))
     launches = []
-    for threads, shapes, pace in made.launches:
+    for threads, shapes, pace in cut.launches:
         blocks = launch.no_blocks()
         for shape in shapes:
-            blocks.extend((*shape, *[0] * (len(FIELDS["forward"]) - len(shape))))
+            blocks.extend((*shape, *[0] * (_BLOCK - len(shape))))
         launches.append((threads, blocks, pace))
-    return Prepared(made, made.packing.prepare(sources), launches, [])
+    h, c = outputs * dtype.itemsize, hidden * dtype.itemsize
+    strides = _Strides(batch * h, batch * c, h, c, steps * batch * len(CELLS[cell].saved) * c)
+    return ForwardLaunch(cut, cut.panels.launch(sources), launches, strides, range(directions), no_bias, [])
 
 
-def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
-    """One layer's outputs; see `Forward`."""
-    if not history and not gates and unpacked.serves(layer):
-        return unpacked.forward(layer)
-    dtype, storage, directions = layer.state_dtype, layer.x.dtype, layer.directions
-    steps, batch, _ = layer.x.shape
-    hidden, saves = layer.hidden_size, len(layer.cell.saved)
-    has_c = len(layer.states0) > 1
-    ys = workspace.empty((steps, batch, directions * layer.output_size), dtype)
-    c_history = workspace.empty((steps, batch, directions * hidden), dtype) if history and has_c else None
-    saved = workspace.empty((directions, steps, batch, saves * hidden), dtype) if gates and saves else None
-    if batch == 0 or steps == 0:
-        finals = [state.clone(memory_format=torch.contiguous_format) for state in layer.states0]
-    else:
-        last = [torch.empty(state.shape, dtype=dtype) for state in layer.states0]
-        _run(layer, ys, c_history, saved, last)
-        finals = [cast(state, storage) for state in last]
-    histories = [] if c_history is None else [c_history]
-    return Forward(
-        [cast(ys, storage), *histories], finals, [] if saved is None else [as_gates(saved, layer.gate_dtype)]
-    )
+class BoundForward:
+    """A layer's forward for calls of one signature: see `bind`."""
 
+    def __init__(self, layer: Layer, history: bool, gates: bool) -> None:
+        steps, batch, _ = layer.x.shape
+        dtype, directions, hidden = layer.state_dtype, layer.directions, layer.hidden_size
+        self.dtype, self.shape = dtype, tuple(layer.x.shape)
+        self.output = (steps, batch, directions * layer.output_size)
+        self.history = (steps, batch, directions * hidden) if history and len(layer.states0) > 1 else None
+        saves = len(layer.cell.saved)
+        self.saved = (directions, steps, batch, saves * hidden) if gates and saves else None
+        self.is_empty = batch == 0 or steps == 0
+        in_place = dtype == layer.x.dtype and all(w.is_contiguous() for w in _weights(layer))
+        self.launch = self._launch(layer)[0] if in_place and not self.is_empty else None
+        """with weights that are read where they lie; those that do not lie as kernels need them are copied in each
+        call"""
 
-def _run(layer: Layer, ys: Tensor, c_history: Tensor | None, saved: Tensor | None, last: list[Tensor]) -> None:
-    """Fills ys and c_history (T, B, directions·F), saved (directions, T, B, S·H) and last (directions, B, F)."""
-    dtype, directions = layer.state_dtype, layer.directions
-    hidden, outputs = layer.hidden_size, layer.output_size
-    made = plan(
-        layer.cell_name,
-        dtype,
-        tuple(layer.x.shape),
-        hidden,
-        outputs,
-        directions,
-        layer.reverse,
-        layer.projected,
-        launch.available_threads(),
-    )
-    w_hh = [w[0] for w in layer.w_hh]
-    weights = [[cast(w, dtype) for w in group] for group in (layer.w_ih, w_hh, layer.biases, layer.extras)]
-    x = dense_rows(layer.x, dtype)
-    states0 = [dense(state, dtype) for state in layer.states0]
-    lengths, resets = masks(layer)
-    prepare(made, *weights).run(
-        [
-            ForwardArrays(
-                lengths=address(lengths),
-                resets=address(resets),
-                x=address(x),
-                x_step=x.stride(0),
-                x_row=x.stride(1),
-                h0=direction_address(states0[0], direction),
-                c0=direction_address(states0[-1], direction),
-                ys=address(ys, direction * outputs),
-                history=address(c_history, direction * hidden),
-                saved=direction_address(saved, direction),
-                h_last=direction_address(last[0], direction),
-                c_last=direction_address(last[-1], direction),
+    def _launch(self, layer: Layer) -> tuple[ForwardLaunch, Sequence[Any]]:
+        """And what is to be kept for it."""
+        w_hh = [w[0] for w in layer.w_hh]
+        groups = (layer.w_ih, w_hh, layer.biases, layer.extras)
+        weights = w_ih, w_hh, biases, extras = [readable(group, self.dtype) for group in groups]
+        return forward_launch(layer.cell_name, self.shape, w_ih, w_hh, biases, extras, layer.reverse), weights
+
+    def __call__(self, layer: Layer) -> Forward:
+        """The results for a layer of this signature, with the weights that it was bound with."""
+        dtype, storage = self.dtype, layer.x.dtype
+        ys = workspace.empty(self.output, dtype)
+        c_history = None if self.history is None else workspace.empty(self.history, dtype)
+        saved = None if self.saved is None else workspace.empty(self.saved, dtype)
+        if self.is_empty:
+            finals = [state.clone(memory_format=torch.contiguous_format) for state in layer.states0]
+        else:
+            last = [torch.empty(state.shape, dtype=dtype) for state in layer.states0]
+            x, states0 = dense_rows(layer.x, dtype), [dense(state, dtype) for state in layer.states0]
+            lengths, resets = masks(layer)
+            bound, _weights = (self.launch, None) if self.launch is not None else self._launch(layer)
+            bound.run(
+                address(x),
+                x.stride(0),
+                x.stride(1),
+                address(states0[0]),
+                address(states0[-1]),
+                address(ys),
+                address(last[0]),
+                address(last[-1]),
+                address(c_history),
+                address(saved),
+                address(lengths),
+                address(resets),
             )
-            for direction in range(directions)
-        ]
-    )
+            finals = [cast(state, storage) for state in last]
+        histories = [] if c_history is None else [c_history]
+        return Forward(
+            [cast(ys, storage), *histories], finals, [] if saved is None else [as_gates(saved, layer.gate_dtype)]
+        )
+
+
+def _weights(layer: Layer) -> list[Tensor]:
+    return [*layer.w_ih, *layer.w_hh, *layer.biases, *layer.extras]
+
+
+def bind(layer: Layer, *, history: bool, gates: bool) -> Callable[[Layer], Forward]:
+    """What computes the forward of layers like this one: of its cell, shapes and dtypes, with its weights.
+
+    The weights must not move; their values may change.
+    """
+    if not history and not gates and unpacked.serves(layer):
+        return unpacked.forward
+    return BoundForward(layer, history, gates)

@@ -27,7 +27,7 @@ the weights, up to 1.1 at the edges, for 64 to 1024 units on 2 cores with AVX-51
 KEPT_ROWS = 2
 """Up to so many rows of all steps together it is faster than weights that were laid out before the call."""
 DTYPES = (torch.float32, torch.float64)
-PLANS = 512
+SCHEDULES = 512
 """How many are kept."""
 _COUNTER = FIELDS["unpacked"].index("counter")
 _X, _H0, _C0, _YS, _H, _C = (
@@ -36,7 +36,7 @@ _X, _H0, _C0, _YS, _H, _C = (
 """Where in a launch's memory."""
 
 
-class Plan(NamedTuple):
+class Schedule(NamedTuple):
     """What depends on sizes only."""
 
     kernel: int
@@ -45,24 +45,25 @@ class Plan(NamedTuple):
     pace: Pace
 
 
-class Launch(NamedTuple):
+class UnpackedLaunch(NamedTuple):
     """A launch but for the addresses of what changes from call to call."""
 
-    plan: Plan
+    schedule: Schedule
     memory: array[int]
 
-    def run(self, x: int, h0: int, c0: int, ys: int, h_last: int, c_last: int) -> None:
-        """Starts the kernel with these addresses. Several threads may do so at the same time."""
+    def run(self, x: int, x_step: int, x_row: int, h0: int, c0: int, ys: int, h_last: int, c_last: int) -> None:
+        """Starts the kernel with these addresses, as `ForwardLaunch.run`; x is dense, so that its steps and rows are
+        known. Several threads may do so at the same time."""
         memory = self.memory[:]
         memory[_X], memory[_H0], memory[_C0] = x, h0, c0
         memory[_YS], memory[_H], memory[_C] = ys, h_last, c_last
-        launch.start(self.plan.kernel, self.plan.threads, memory, _COUNTER, self.plan.pace)
+        launch.start(self.schedule.kernel, self.schedule.threads, memory, _COUNTER, self.schedule.pace)
 
 
-@lru_cache(PLANS)
-def plan(
+@lru_cache(SCHEDULES)
+def schedule(
     cell: str, dtype: torch.dtype, steps: int, batch: int, inputs: int, hidden: int, reverse: bool, available: int
-) -> Plan:
+) -> Schedule:
     """For x (steps, batch, inputs), with up to `available` threads."""
     compiled = kernel(cell, "unpacked", dtype)
     products = batch * len(CELLS[cell].gates) * hidden * (inputs + hidden)
@@ -78,11 +79,21 @@ def plan(
     )
     kind = ("unpacked", cell, dtype, batch, inputs, hidden)
     pace = Pace(kind, steps, steps * products * SECONDS_PER_PRODUCT, team, steps > 1)
-    return Plan(compiled.address, team, shape, pace)
+    return Schedule(compiled.address, team, shape, pace)
 
 
-def prepare(plan: Plan, w_ih: Tensor, w_hh: Tensor, biases: Sequence[Tensor]) -> Launch:
-    """A launch with these weights: (G·H, I), (G·H, H), and two (G·H,) or none; contiguous, in the state dtype."""
+def unpacked_launch(
+    cell: str,
+    x_shape: tuple[int, ...],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    biases: Sequence[Tensor],
+    reverse: bool = False,
+) -> UnpackedLaunch:
+    """A launch with these weights, which the caller keeps: (G·H, I), (G·H, H), and two (G·H,) or none; contiguous."""
+    hidden, available = w_hh.shape[1], launch.available_threads()
+    steps, batch, inputs = x_shape
+    cut = schedule(cell, w_ih.dtype, steps, batch, inputs, hidden, reverse, available)
     b_ih, b_hh = biases or (None, None)
     addresses = UnpackedAddresses(
         counter=0,
@@ -98,8 +109,8 @@ def prepare(plan: Plan, w_ih: Tensor, w_hh: Tensor, biases: Sequence[Tensor]) ->
         c_last=0,
     )
     memory = launch.no_blocks()
-    memory.extend((*plan.shape, *addresses))
-    return Launch(plan, memory)
+    memory.extend((*cut.shape, *addresses))
+    return UnpackedLaunch(cut, memory)
 
 
 def pays(steps: int, batch: int, hidden: int) -> bool:
@@ -129,11 +140,9 @@ def forward(layer: Layer) -> Forward:
     w_ih, w_hh = layer.w_ih[0].contiguous(), layer.w_hh[0][0].contiguous()
     biases = [bias.contiguous() for bias in layer.biases]
     states0 = [state.contiguous() for state in layer.states0]
-    available = launch.available_threads()
-    made = plan(layer.cell_name, x.dtype, *x.shape, layer.hidden_size, layer.reverse, available)
     ys = x.new_empty((*x.shape[:2], layer.hidden_size))
     last = [torch.empty_like(state) for state in states0]
-    prepare(made, w_ih, w_hh, biases).run(
-        *(address(tensor) for tensor in (x, states0[0], states0[-1], ys, last[0], last[-1]))
-    )
+    places = [address(tensor) for tensor in (states0[0], states0[-1], ys, last[0], last[-1])]
+    bound = unpacked_launch(layer.cell_name, tuple(x.shape), w_ih, w_hh, biases, layer.reverse)
+    bound.run(address(x), x.stride(0), x.stride(1), *places)
     return Forward([ys], last, [])

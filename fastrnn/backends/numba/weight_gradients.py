@@ -23,7 +23,7 @@ from fastrnn.backends.numba.split import WORK_PER_THREAD
 from fastrnn.backends.numba.tensors import cast, dense, direction_address
 from fastrnn.cells import CELLS
 
-PLANS = 512
+SCHEDULES = 512
 """How many are kept."""
 RESULT_BYTES = 768 * 1024
 """Of a task: they stay in a second-level cache of 2 MB beside a chunk of rows."""
@@ -48,7 +48,7 @@ class _Job(NamedTuple):
     """of the gradient"""
 
 
-class _Plan(NamedTuple):
+class _Schedule(NamedTuple):
     """What depends on sizes only."""
 
     kernel: int
@@ -86,7 +86,7 @@ def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Ten
     x, h0 = dense(layer.x, dtype), dense(layer.states0[0], dtype)
     results = [[w.new_empty(w.shape, dtype=dtype) for w in group] for group in (layer.w_ih, layer.w_hh, layer.biases)]
     d_w_ih, d_w_hh, d_biases = results
-    made = _plan(
+    cut = _schedule(
         layer.cell_name,
         dtype,
         tuple(x.shape),
@@ -95,10 +95,10 @@ def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Ten
         layer.reverse,
         launch.available_threads(),
     )
-    memory = workspace.take(made.memory)
+    memory = workspace.take(cut.memory)
     item = x.itemsize
     blocks = []
-    for job in made.jobs:
+    for job in cut.jobs:
         d = direction_address(dgates, job.direction)
         to, source = (d_w_hh, ys) if job.recurrent else (d_w_ih, x)
         d_bias = 0
@@ -115,13 +115,13 @@ def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Ten
             d_bias=d_bias,
         )
         blocks.append(job.shape + addresses)
-    launch.run(made.kernel, made.threads, blocks, _COUNTER, made.pace)
+    launch.run(cut.kernel, cut.threads, blocks, _COUNTER, cut.pace)
     workspace.give_back(memory)
     return tuple([cast(d, storage) for d in group] for group in results)  # type: ignore[return-value]
 
 
-@lru_cache(PLANS)
-def _plan(
+@lru_cache(SCHEDULES)
+def _schedule(
     cell: str,
     dtype: torch.dtype,
     x_shape: tuple[int, int, int],
@@ -129,7 +129,7 @@ def _plan(
     directions: int,
     reverse: bool,
     available: int,
-) -> _Plan:
+) -> _Schedule:
     steps, batch, inputs = x_shape
     compiled = kernel("", "weights", dtype)
     columns, gates_row = len(CELLS[cell].gates) * hidden, (len(CELLS[cell].saved) or 1) * hidden
@@ -163,7 +163,7 @@ def _plan(
     jobs[0] = jobs[0]._replace(shape=jobs[0].shape._replace(jobs=len(jobs)))
     kind = ("weights", cell, dtype, batch, inputs, hidden, directions)
     pace = Pace(kind, steps, work * SECONDS_PER_PRODUCT, threads)
-    return _Plan(compiled.address, threads, jobs, arena.size, pace)
+    return _Schedule(compiled.address, threads, jobs, arena.size, pace)
 
 
 def _shape(

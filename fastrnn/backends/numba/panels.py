@@ -1,11 +1,12 @@
-"""Weights in panels, for one call: one launch lays out all of a layer's matrices."""
+"""Weights in panels: one launch lays out all of a layer's matrices."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastrnn.backends.addresses import address
@@ -14,6 +15,7 @@ from fastrnn.backends.numba.arguments import FIELDS, PackAddresses, PackShape
 from fastrnn.backends.numba.compile import Kernel
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, Geometry, panel_units
 from fastrnn.backends.numba.sharing import Pace
+from fastrnn.backends.numba.tensors import cast, dense_rows
 
 PACK_PER_THREAD = 64 * 1024
 """Numbers: below this, waking a second thread costs as much as it saves."""
@@ -24,8 +26,22 @@ _MEMORY = launch.HEADER + FIELDS["pack"].index("memory")
 """Where in a launch's memory."""
 
 
-class Packing:
-    """Plans where the panels of a layer's matrices will lie, and lays them out in each call."""
+Source = tuple[int, int]
+"""A matrix whose rows are dense: its address, and how many elements its rows lie apart."""
+
+
+def source(matrix: Tensor) -> Source:
+    """Of a (rows, columns) with dense rows, or of a (rows,) as a single column."""
+    return address(matrix), matrix.stride(0)
+
+
+def readable(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The tensors as `source` takes them, in `dtype`: themselves where they are so already."""
+    return [dense_rows(t, dtype) if t.dim() > 1 else cast(t, dtype) for t in tensors]
+
+
+class Panels:
+    """Where the panels of a layer's matrices will lie: what depends on sizes only."""
 
     def __init__(self, kernel: Kernel, arena: Arena, threads: int) -> None:
         self._kernel = kernel
@@ -56,28 +72,26 @@ class Packing:
         self._jobs[0] = self._jobs[0]._replace(jobs=len(self._jobs), tasks=tasks)
         return target
 
-    def prepare(self, sources: Iterable[Tensor]) -> Packed:
-        """What packs the matrices, in the order in which they were planned for."""
-        kept = [source if source.stride(1) == 1 else source.contiguous() for source in sources]
+    def launch(self, sources: Iterable[Source]) -> PanelsLaunch:
+        """What lays out the matrices that are there, in the order in which they were planned for."""
         blocks = launch.no_blocks()
-        for job, source in zip(self._jobs, kept, strict=True):
-            blocks.extend((*job, *PackAddresses(0, 0, address(source), source.stride(0))))
+        for job, source in zip(self._jobs, sources, strict=True):
+            blocks.extend((*job, *PackAddresses(0, 0, *source)))
         threads = max(1, min(self._threads, self._numbers // PACK_PER_THREAD))
         pace = Pace(("pack", self._numbers), 1, self._numbers * SECONDS_PER_NUMBER, threads)
-        return Packed(self._kernel.address, threads, blocks, kept, pace)
+        return PanelsLaunch(self._kernel.address, threads, blocks, pace)
 
 
-class Packed(NamedTuple):
-    """A launch that packs matrices, but for the memory into which."""
+class PanelsLaunch(NamedTuple):
+    """A launch that lays out matrices, but for the memory into which. What it reads is kept by who made it."""
 
     kernel: int
     threads: int
     blocks: array[int]
-    sources: list[Tensor]
     pace: Pace
 
     def run(self, memory: int) -> None:
-        """Packs them into the memory at this address. Several threads may do so at the same time."""
+        """Lays them out in the memory at this address. Several threads may do so at the same time."""
         blocks = self.blocks[:]
         blocks[_MEMORY] = memory
         launch.start(self.kernel, self.threads, blocks, _COUNTER, self.pace)

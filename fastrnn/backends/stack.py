@@ -1,4 +1,4 @@
-"""What a module or function was called with, once it is checked: a stack of layers over padded or packed input."""
+"""A stack of layers: what a module or function was called with, once it is checked and laid out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastrnn.cells import CELLS, Cell
 
 
 @dataclass(frozen=True)
-class Call:
+class Stack:
     """The arguments of a whole stack of layers, time first and batched, checked and cast."""
 
     cell_name: str
@@ -30,6 +30,8 @@ class Call:
     resets: Tensor | None = None
     """(T, B) bool"""
     recompute: bool = False
+    prepacked: bool = False
+    """whether inference may lay the weights out once"""
     return_states: bool = False
     """whether the states of every step are asked for"""
     packed: tuple[Tensor, Tensor] | None = None

@@ -11,7 +11,7 @@ from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import ForwardShape
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up, panel_units
-from fastrnn.backends.numba.packing import Packing
+from fastrnn.backends.numba.panels import Panels
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import WORK_PER_THREAD, split
 from fastrnn.cells import CELLS
@@ -21,33 +21,33 @@ GX_BYTES = 384 * 1024
 SPREAD_BYTES = 16 * 1024 * 1024
 """Up to this much, where there are more threads than rows but no teams, the input's product is computed by all threads
 beforehand: a tenth less time for an LSTM of 256 units at B = 1, T = 100 on 2 cores."""
-PLANS = 512
+SCHEDULES = 512
 """How many are kept."""
 
 
-class Plan(NamedTuple):
+class Schedule(NamedTuple):
     """What depends on sizes only."""
 
     kernel: int
-    packing: Packing
+    panels: Panels
     launches: list[tuple[int, list[ForwardShape], Pace]]
     """how many threads, a shape for each direction, and how long it took"""
     memory: int
     """bytes"""
 
 
-@lru_cache(PLANS)
-def plan(
+@lru_cache(SCHEDULES)
+def schedule(
     cell: str,
     dtype: torch.dtype,
-    x_shape: tuple[int, int, int],
+    x_shape: tuple[int, ...],
     hidden: int,
     outputs: int,
     directions: int,
     reverse: bool,
     projected: bool,
     available: int,
-) -> Plan:
+) -> Schedule:
     steps, batch, inputs = x_shape
     gates = len(CELLS[cell].gates)
     units = panel_units(gates)
@@ -80,7 +80,7 @@ def plan(
     }
     arena = Arena()
     scratch_at = arena.take(owners * scratch.size)
-    packing = Packing(pack, arena, available)
+    laid_out = Panels(pack, arena, available)
     shapes = [
         ForwardShape(
             owners=owners,
@@ -100,11 +100,11 @@ def plan(
             team=team,
             **launch.team_functions(),
             tile_size=geometry.tile_bytes,
-            w_ih_at=packing.rows(hidden, inputs, gates),
-            bias_ih_at=packing.rows(hidden, 1, gates),
-            w_hh_at=packing.rows(hidden, outputs, gates),
-            bias_hh_at=packing.rows(hidden, 1, gates),
-            w_hr_at=packing.rows(outputs, hidden, 1) if projected else 0,
+            w_ih_at=laid_out.rows(hidden, inputs, gates),
+            bias_ih_at=laid_out.rows(hidden, 1, gates),
+            w_hh_at=laid_out.rows(hidden, outputs, gates),
+            bias_hh_at=laid_out.rows(hidden, 1, gates),
+            w_hr_at=laid_out.rows(outputs, hidden, 1) if projected else 0,
             scratch_at=scratch_at,
             scratch_size=scratch.size,
             **offsets,
@@ -118,4 +118,4 @@ def plan(
         share = 1 - recurrent / products
         pace = Pace(("inputs", *kind), steps, likely * share, spread)
         launches.insert(0, (spread, [shape._replace(parts=parts) for shape in shapes], pace))
-    return Plan(compiled.address, packing, launches, arena.size)
+    return Schedule(compiled.address, laid_out, launches, arena.size)

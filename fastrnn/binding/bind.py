@@ -1,0 +1,90 @@
+"""`bind`: a call's arguments are checked, and how calls like it are computed is decided, once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+from torch.nn.utils.rnn import PackedSequence
+
+from fastrnn import flops, ops
+from fastrnn.backends import aten_serves, operator_backend
+from fastrnn.backends.stack import Stack
+from fastrnn.binding import launches
+from fastrnn.binding.checked import Checked, Weights, check
+from fastrnn.binding.configuration import Configuration
+from fastrnn.binding.plans import Bound, ByOperators, Plan, Results, Torch, TorchStep, Transformed, Watch
+from fastrnn.gradients import is_transformed, needs_gradients
+from fastrnn.lengths import Lengths
+
+
+def bind(
+    configuration: Configuration,
+    weights: Weights,
+    input: Tensor | PackedSequence,
+    hx: Any = None,
+    lengths: Lengths | None = None,
+    resets: Tensor | None = None,
+    return_states: bool = False,
+    watch: Watch | None = None,
+) -> tuple[Plan, Stack]:
+    """The plan of calls like this one, and this one laid out: `plan.results(stack)` computes it.
+
+    Raises:
+        ValueError, RuntimeError, TypeError: what is wrong with an argument; nothing has been computed then.
+        CannotServe: the backend that was asked for cannot serve the call.
+    """
+    checked, stack = check(configuration, weights, input, hx, lengths, resets, return_states)
+    return plan_of(checked, stack, watch), stack
+
+
+def plan_of(checked: Checked, stack: Stack, watch: Watch | None = None) -> Plan:
+    """How calls like a checked one are computed.
+
+    Raises:
+        CannotServe: torch's kernels were asked for and cannot serve the call.
+    """
+    if is_transformed():
+        return Transformed(checked, watch)
+    first, tensors = stack.layer(0, stack.x), stack.tensors()
+    differentiable = needs_gradients(*tensors)
+    if (
+        (watch is None or checked.return_states)
+        and aten_serves(checked.backend, stack, first, differentiable)
+        and (checked.backend == "aten" or not flops.are_counted())
+    ):
+        return TorchStep(checked) if checked.configuration.one_step and stack.x.is_cpu else Torch(checked)
+    if ops.is_watched([*tensors, stack.lengths, stack.resets]):
+        return ByOperators(checked, watch)
+    if (
+        not differentiable
+        and watch is None
+        and launches.serves(checked, stack)
+        and operator_backend(checked.backend, first) == "numba"
+    ):
+        return launches.Launches(checked, stack)
+    return Bound(checked, watch)
+
+
+def results(
+    configuration: Configuration,
+    weights: Weights,
+    input: Tensor | PackedSequence,
+    hx: Any = None,
+    lengths: Lengths | None = None,
+    resets: Tensor | None = None,
+    return_states: bool = False,
+    watch: Watch | None = None,
+) -> Results:
+    """Of a call that is bound and run once."""
+    if torch.compiler.is_compiling() and isinstance(input, PackedSequence) and input.sorted_indices is None:
+        # Only the data tell how many sequences there are.
+        return _outside_graphs(configuration, weights, input, hx, lengths, resets, return_states, watch)
+    plan, stack = bind(configuration, weights, input, hx, lengths, resets, return_states, watch)
+    return plan.results(stack)
+
+
+_outside_graphs = _disable_dynamo(results)
+"""What a compiler calls without looking into it."""

@@ -1,0 +1,153 @@
+"""A plan for the CPU, without gradients: from addresses straight to launches of kernels."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends.numba import layer_forward, unpacked
+from fastrnn.backends.stack import Stack
+from fastrnn.binding.checked import Checked
+from fastrnn.binding.layouts import PackedLayout, States
+from fastrnn.binding.plans import Plan, Results
+from fastrnn.lengths import Lengths, in_range
+from fastrnn.watched_weights import is_freed
+
+SMALL = 1 << 14
+"""Elements of an output of which a tensor like it is kept, to make others by."""
+Launch = layer_forward.ForwardLaunch | unpacked.UnpackedLaunch
+
+
+def serves(checked: Checked, stack: Stack) -> bool:
+    """Whether nothing is to be kept but the output and the final states, and all lies where kernels can read it."""
+    configuration = checked.configuration
+    return (
+        stack.x.dtype in unpacked.DTYPES
+        and checked.dtype is None
+        and not checked.return_states
+        and not isinstance(checked.layout, PackedLayout)
+        and not (configuration.dropout and configuration.training and stack.num_layers > 1)
+        and len(stack.weights[0]) % 2 == 0  # a projection's states are of two sizes
+        and stack.x.numel() > 0
+        and stack.x.stride(2) == 1
+        and all(state.is_contiguous() for state in stack.states0)
+        and all(tensor.is_contiguous() for tensors in stack.weights for tensor in tensors)
+    )
+
+
+class Launches(Plan):
+    """Each layer a launch whose memory is filled in but for addresses."""
+
+    def __init__(self, checked: Checked, stack: Stack) -> None:
+        super().__init__(checked)
+        x, layout, self.lays_out_weights = stack.x, checked.layout, checked.configuration.prepacked
+        (self.steps, self.batch, inputs), self.device = x.shape, x.device
+        self.directions, self.hidden = stack.directions, stack.hidden_size
+        self.cell_name, self.states = stack.cell_name, len(stack.cell.states)
+        width = self.directions * self.hidden
+        above = [(self.steps, self.batch, width)] * (stack.num_layers - 1)
+        self.inputs = [(self.steps, self.batch, inputs), *above]
+        self.strides = [(x.stride(0), x.stride(1)), *[(self.batch * width, width)] * len(above)]
+        self.dense = x.is_contiguous()
+        zeros = torch.zeros((len(stack.weights), self.batch, self.hidden), dtype=x.dtype, device=x.device)
+        (self.zeros,) = layout.finals((zeros,))
+        self.zeros_address = self.zeros.data_ptr()
+        self.state_bytes = self.directions * self.batch * self.hidden * x.itemsize
+        self.output_shape = (self.steps, self.batch, width) if layout.batched else (self.steps, width)
+        self.like_output = self.zeros.new_empty(self.output_shape) if prod(self.output_shape) <= SMALL else None
+        self.masked = stack.lengths is not None or stack.resets is not None
+        # In a single step a layer's output is its h, but where there was no step.
+        self.one_step = self.steps == 1 and self.directions == 1 and not self.masked
+        self.launches: list[Launch] = []
+
+    def _launches(self, keep_weights: bool) -> list[Launch]:
+        """One for each layer."""
+        groups = self.checked.weights
+        made: list[Launch] = []
+        for index, x_shape in enumerate(self.inputs):
+            weights = groups[index * self.directions : (index + 1) * self.directions]
+            w_ih, w_hh = [w[0] for w in weights], [w[1] for w in weights]
+            biases = [bias for w in weights for bias in w[2:]]
+            rows = self.steps * self.batch
+            few = rows <= unpacked.KEPT_ROWS if keep_weights else unpacked.pays(self.steps, self.batch, self.hidden)
+            if few and self.directions == 1 and not self.masked and (self.dense or index):
+                made.append(unpacked.unpacked_launch(self.cell_name, x_shape, w_ih[0], w_hh[0], biases))
+                continue
+            laying_out = layer_forward.forward_launch(self.cell_name, x_shape, w_ih, w_hh, biases, (), False)
+            if keep_weights:
+                laying_out.keep_weights()
+            made.append(laying_out)
+        return made
+
+    def served_by(self, stack: Stack) -> list[str]:
+        """As `Plan.served_by`."""
+        return ["numba"] * stack.num_layers
+
+    def keep_weights(self) -> None:
+        """As `Plan.keep_weights`."""
+        self.launches = self._launches(keep_weights=True)
+
+    def run(
+        self, input: Tensor, states: States | None, lengths: Lengths | None, resets: Tensor | None
+    ) -> Results | None:
+        """As `Plan.run`."""
+        x = input.data_ptr()
+        if states is None:
+            h0 = c0 = self.zeros_address
+            freed = is_freed(input, x)
+        else:
+            h0, c0 = states[0].data_ptr(), states[-1].data_ptr()
+            freed = is_freed(input, x) or is_freed(states[0], h0) or is_freed(states[-1], c0)
+        if freed:
+            return None
+        if not self.masked:
+            return self._start(x, h0, c0)
+        layout = self.checked.layout
+        for mask in (lengths, resets):
+            if isinstance(mask, Tensor) and is_freed(mask, mask.data_ptr()):
+                return None
+        ready_resets = layout.resets(resets, input)
+        ready_lengths = layout.lengths(lengths, layout.x(input))
+        return self._masked(x, h0, c0, ready_lengths, ready_resets)
+
+    def results(self, stack: Stack) -> Results:
+        """As `Plan.results`."""
+        self.launches = self.launches or self._launches(keep_weights=False)
+        x, (h0, *_), c0 = stack.x, stack.states0, stack.states0[-1]
+        places = x.data_ptr(), h0.data_ptr(), c0.data_ptr()
+        return self._masked(*places, stack.lengths, stack.resets) if self.masked else self._start(*places)
+
+    def _masked(self, x: int, h0: int, c0: int, lengths: Tensor | None, resets: Tensor | None) -> Results:
+        places = [0, 0]
+        if lengths is not None:
+            lengths = in_range(self.cell_name, lengths, self.steps).contiguous()
+            places[0] = lengths.data_ptr()
+        if resets is not None:
+            resets = resets.contiguous()
+            places[1] = resets.data_ptr()
+        return self._start(x, h0, c0, 0, 0, *places)
+
+    def _start(self, x: int, h0: int, c0: int, *optional: int) -> Results:
+        """`optional` are the last arguments of a launch, none where there are no masks."""
+        after = tuple([torch.empty_like(self.zeros) for _ in range(self.states)])
+        h, c = after[0].data_ptr(), after[-1].data_ptr()
+        configuration, launches, size = self.checked.configuration, self.launches, self.state_bytes
+        output, last = None, launches[-1]
+        for (x_step, x_row), one in zip(self.strides, launches, strict=True):
+            below = output  # which this layer reads
+            needless = self.one_step and (one is not last or configuration.one_step)
+            output = None if needless else self._new_output()
+            ys = h if output is None else output.data_ptr()
+            one.run(x, x_step, x_row, h0, c0, ys, h, c, *optional)
+            x, h0, c0, h, c = ys, h0 + size, c0 + size, h + size, c + size
+        del below
+        if configuration.one_step:
+            return None, after
+        return output.transpose(0, 1) if self.checked.layout.swaps else output, after  # type: ignore[union-attr]
+
+    def _new_output(self) -> Tensor:
+        if self.like_output is None:
+            return self.zeros.new_empty(self.output_shape)
+        return torch.empty_like(self.like_output)  # half a microsecond sooner
