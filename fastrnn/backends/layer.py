@@ -35,7 +35,7 @@ def as_gates(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(dtype)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Layer:
     """The arguments of one layer. Lists hold one tensor for each direction, the forward one first.
 

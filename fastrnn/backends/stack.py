@@ -11,9 +11,9 @@ from fastrnn.backends.layer import Layer
 from fastrnn.cells import CELLS, Cell
 
 
-@dataclass(frozen=True)
+@dataclass  # frozen ones take longer to make
 class Stack:
-    """The arguments of a whole stack of layers, time first and batched, checked and cast."""
+    """The arguments of a whole stack of layers, time first and batched, checked and cast. None is ever changed."""
 
     cell_name: str
     x: Tensor

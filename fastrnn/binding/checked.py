@@ -35,6 +35,10 @@ class Checked:
     """autocast's, where it converts"""
     return_states: bool
 
+    def zeros(self, x: Tensor) -> States:
+        """What a call without states begins with."""
+        return tuple(x.new_zeros(shape) for shape in self.state_shapes)
+
     def stack(self, x: Tensor, states: States | None, lengths: Tensor | None, resets: Tensor | None) -> Stack:
         """The whole call, from what `layout` gives."""
         dtype, weights = self.dtype, self.weights
@@ -48,7 +52,7 @@ class Checked:
         return Stack(
             cell_name=configuration.cell_name,
             x=x,
-            states0=states or tuple(x.new_zeros(shape) for shape in self.state_shapes),
+            states0=states or self.zeros(x),
             weights=weights,
             bidirectional=configuration.bidirectional,
             dropout=configuration.dropout,

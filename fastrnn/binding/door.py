@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastrnn.binding import bind, memory
@@ -27,7 +26,7 @@ def call(
     `states` are the tensors of `hx`, if it is as it should be.
     """
     signature = None
-    if watch is None and not torch.compiler.is_compiling():
+    if watch is None:
         signature = memory.signature(module, input, states, lengths, resets, return_states)
         if signature is not None:
             plan = memory.find(module, *signature)

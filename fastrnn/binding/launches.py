@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -17,7 +18,6 @@ from fastrnn.watched_weights import is_freed
 
 SMALL = 1 << 14
 """Elements of an output of which a tensor like it is kept, to make others by."""
-Launch = layer_forward.ForwardLaunch | unpacked.UnpackedLaunch
 
 
 def serves(checked: Checked, stack: Stack) -> bool:
@@ -52,20 +52,21 @@ class Launches(Plan):
         self.strides = [(x.stride(0), x.stride(1)), *[(self.batch * width, width)] * len(above)]
         self.dense = x.is_contiguous()
         zeros = torch.zeros((len(stack.weights), self.batch, self.hidden), dtype=x.dtype, device=x.device)
-        (self.zeros,) = layout.finals((zeros,))
-        self.zeros_address = self.zeros.data_ptr()
+        (self.like_state,) = layout.finals((zeros,))
+        self.zeros_address = self.like_state.data_ptr()
         self.state_bytes = self.directions * self.batch * self.hidden * x.itemsize
         self.output_shape = (self.steps, self.batch, width) if layout.batched else (self.steps, width)
-        self.like_output = self.zeros.new_empty(self.output_shape) if prod(self.output_shape) <= SMALL else None
+        self.like_output = self.like_state.new_empty(self.output_shape) if prod(self.output_shape) <= SMALL else None
         self.masked = stack.lengths is not None or stack.resets is not None
         # In a single step a layer's output is its h, but where there was no step.
         self.one_step = self.steps == 1 and self.directions == 1 and not self.masked
-        self.launches: list[Launch] = []
+        self.is_cell, self.swaps = checked.configuration.one_step, layout.swaps
+        self.launches: list[tuple[Callable[..., None], int, int]] = []
+        """of each layer, its launch's `run` and the distances between steps and rows of its input"""
 
-    def _launches(self, keep_weights: bool) -> list[Launch]:
-        """One for each layer."""
+    def _launches(self, keep_weights: bool) -> list[tuple[Callable[..., None], int, int]]:
         groups = self.checked.weights
-        made: list[Launch] = []
+        made: list[tuple[Callable[..., None], int, int]] = []
         for index, x_shape in enumerate(self.inputs):
             weights = groups[index * self.directions : (index + 1) * self.directions]
             w_ih, w_hh = [w[0] for w in weights], [w[1] for w in weights]
@@ -73,12 +74,13 @@ class Launches(Plan):
             rows = self.steps * self.batch
             few = rows <= unpacked.KEPT_ROWS if keep_weights else unpacked.pays(self.steps, self.batch, self.hidden)
             if few and self.directions == 1 and not self.masked and (self.dense or index):
-                made.append(unpacked.unpacked_launch(self.cell_name, x_shape, w_ih[0], w_hh[0], biases))
+                reading = unpacked.unpacked_launch(self.cell_name, x_shape, w_ih[0], w_hh[0], biases)
+                made.append((reading.run, *self.strides[index]))
                 continue
             laying_out = layer_forward.forward_launch(self.cell_name, x_shape, w_ih, w_hh, biases, (), False)
             if keep_weights:
                 laying_out.keep_weights()
-            made.append(laying_out)
+            made.append((laying_out.run, *self.strides[index]))
         return made
 
     def served_by(self, stack: Stack) -> list[str]:
@@ -131,23 +133,24 @@ class Launches(Plan):
 
     def _start(self, x: int, h0: int, c0: int, *optional: int) -> Results:
         """`optional` are the last arguments of a launch, none where there are no masks."""
-        after = tuple([torch.empty_like(self.zeros) for _ in range(self.states)])
+        after = tuple([torch.empty_like(self.like_state) for _ in range(self.states)])
         h, c = after[0].data_ptr(), after[-1].data_ptr()
-        configuration, launches, size = self.checked.configuration, self.launches, self.state_bytes
-        output, last = None, launches[-1]
-        for (x_step, x_row), one in zip(self.strides, launches, strict=True):
+        if self.is_cell:
+            one, x_step, x_row = self.launches[0]
+            one(x, x_step, x_row, h0, c0, h, h, c)
+            return None, after
+        output, last, size = None, self.launches[-1], self.state_bytes
+        for layer in self.launches:
+            one, x_step, x_row = layer
             below = output  # which this layer reads
-            needless = self.one_step and (one is not last or configuration.one_step)
-            output = None if needless else self._new_output()
+            output = None if self.one_step and layer is not last else self._new_output()
             ys = h if output is None else output.data_ptr()
-            one.run(x, x_step, x_row, h0, c0, ys, h, c, *optional)
+            one(x, x_step, x_row, h0, c0, ys, h, c, *optional)
             x, h0, c0, h, c = ys, h0 + size, c0 + size, h + size, c + size
         del below
-        if configuration.one_step:
-            return None, after
-        return output.transpose(0, 1) if self.checked.layout.swaps else output, after  # type: ignore[union-attr]
+        return output.transpose(0, 1) if self.swaps else output, after  # type: ignore[union-attr]
 
     def _new_output(self) -> Tensor:
         if self.like_output is None:
-            return self.zeros.new_empty(self.output_shape)
+            return self.like_state.new_empty(self.output_shape)
         return torch.empty_like(self.like_output)  # half a microsecond sooner

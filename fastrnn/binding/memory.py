@@ -72,29 +72,36 @@ def signature(
     gradients matter, and of arguments that are no plain tensors.
     """
     if (
-        type(input) not in checks.PLAIN
-        or ops.dispatcher_is_watched()
+        ops.dispatcher_is_watched()  # by a compiler, for one, which looks no further then
+        or type(input) not in checks.PLAIN
         or torch.autograd.forward_ad._current_level >= 0
         or not (lengths is None or _is_plain(lengths))
         or not (resets is None or _is_plain(resets))
     ):
         return None
-    form, device, given = _form(input), input.device, None
+    form, given = _form(input), None
     if states is not None:
         if type(states) is not tuple:
             return None
         given = tuple([_form(state) for state in states])
-    if form is None or (given is not None and None in given) or device.type not in ("cpu", "cuda"):
+    if form is None or (given is not None and None in given):
+        return None
+    settings: Any
+    if input.is_cpu:
+        settings = torch.get_num_threads()
+    elif input.is_cuda:
+        settings = _gpu_settings()
+    else:
         return None
     autocast = torch._C._is_any_autocast_enabled() and (checks.autocast_dtype(input),)
     differentiable = torch.is_grad_enabled() and _requires_gradients(module, input, states)
     flags = (lengths is None, resets is None, return_states, differentiable, autocast)
-    return (form, flags, _settings(device), requested(module.backend), module._attributes(module)), given
+    return (form, flags, settings, requested(module.backend), module._attributes(module)), given
 
 
-def _settings(device: torch.device) -> Any:
-    """What a plan depends on of torch's settings."""
-    return torch.get_num_threads() if device.type == "cpu" else (tf32.allowed(), torch.backends.cudnn.enabled)
+def _gpu_settings() -> tuple[bool, ...]:
+    """On which of torch's settings a plan depends there."""
+    return tf32.allowed(), torch.backends.cudnn.enabled
 
 
 def _form(tensor: Any) -> Form | None:
@@ -135,6 +142,11 @@ def find(module: nn.Module, key: Key, states: tuple[Form | None, ...] | None) ->
     return None
 
 
+def _is_differentiable(key: Key) -> bool:
+    *_, differentiable, _ = key[1]
+    return bool(differentiable)
+
+
 def keep(
     module: nn.Module,
     key: Key,
@@ -143,7 +155,7 @@ def keep(
     names: Sequence[str],
     finals: Sequence[Tensor],
 ) -> None:
-    """Keeps the plan of a call that has succeeded: a module's first, and others once they have come twice.
+    """Keeps the plan of a call that has succeeded: the first with and without gradients, others once they came twice.
 
     `names` are those of the parameters, `finals` the call's final states, which look as states before the first step
     are to look.
@@ -156,7 +168,7 @@ def keep(
     # Attributes may be lists, which change.
     key = (key[0], *rest, tuple([list(one) if type(one) is list else one for one in attributes]))
     known = _kept.get(module, ())
-    if known:
+    if any(_is_differentiable(one.key) == _is_differentiable(key) for one in known):
         seen = _seen.get(module, ())
         if key not in seen:
             _seen[module] = (key, *seen[: MOST - 1])

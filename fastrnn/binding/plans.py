@@ -37,6 +37,9 @@ class Plan:
 
     def __init__(self, checked: Checked) -> None:
         self.checked = checked
+        self.zeros: States | None = None
+        """what calls without states begin with, on the CPU; on a GPU another stream, or a graph that is captured, must
+        not depend on this memory"""
 
     def run(
         self, input: Tensor, states: States | None, lengths: Lengths | None, resets: Tensor | None
@@ -45,6 +48,10 @@ class Plan:
         masks = [mask for mask in (lengths, resets) if isinstance(mask, Tensor)]
         if any_freed(input, *(states or ()), *masks):
             return None
+        if states is None and input.is_cpu:
+            if self.zeros is None:
+                self.zeros = self.checked.layout.finals(self.checked.zeros(input))
+            states = self.zeros
         return self.results(self.checked.laid_out(input, states, lengths, resets))
 
     def results(self, stack: Stack) -> Results:
@@ -90,11 +97,12 @@ class TorchStep(Torch):
     ) -> Results | None:
         """As `Plan.run`."""
         checked = self.checked
-        if states is None or checked.dtype is not None or input.dim() != 2:
+        if (states is None and self.zeros is None) or checked.dtype is not None or input.dim() != 2:
             return super().run(input, states, lengths, resets)
-        if any_freed(input, *states):
+        if any_freed(input, *(states or ())):
             return None
-        return None, aten.step(checked.configuration.cell_name, input, states, checked.weights[0])
+        before = self.zeros if states is None else states
+        return None, aten.step(checked.configuration.cell_name, input, before, checked.weights[0])  # type: ignore[arg-type]
 
     def results(self, stack: Stack) -> Results:
         """As `Plan.results`."""
@@ -193,9 +201,17 @@ class Bound(Layers):
         bound = self.bound.get((index, kept))
         if bound is None:
             bound = backends.bind(self.backend, layer, history=history, gates=gates)
+            if self.checked.dtype is not None:
+                bound = partial(_without_autocast, bound)
             self.bound[index, kept] = bound
         if kept:
             return ops.differentiable(layer, partial(bound, layer), history=history, gates=gates, backend=self.backend)
+        return bound(layer)
+
+
+def _without_autocast(bound: Callable[[Layer], Forward], layer: Layer) -> Forward:
+    """Autocast has been applied: what a backend computes in is its own affair."""
+    with torch.autocast(layer.x.device.type, enabled=False):
         return bound(layer)
 
 

@@ -296,7 +296,7 @@ def test_another_backend_takes_effect(usual_way: list[str]) -> None:
 
 def test_another_shape_is_kept_when_it_comes_twice(usual_way: list[str]) -> None:
     ours, theirs, _ = warm()
-    for steps, calls in ((3, 2), (4, 3), (5, 4), (5, 5), (5, 5), (1, 6)):
+    for steps, calls in ((3, 2), (4, 3), (5, 4), (5, 5), (5, 5), (1, 5), (3, 6), (3, 6)):
         x = inputs(2, 1, {}, steps)[0]
         assert_close(ours(x), theirs(x), 2e-6)
         assert len(usual_way) == calls
