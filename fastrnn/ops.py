@@ -100,7 +100,7 @@ def _layer_arguments(layer: Layer) -> tuple[Any, ...]:
     )
 
 
-def _autocast_off(x: Tensor) -> AbstractContextManager[Any]:
+def autocast_off(x: Tensor) -> AbstractContextManager[Any]:
     """What a backend computes in is its own affair: autocast has been applied to its arguments already."""
     off = checks.autocast_dtype(x) is None
     return nullcontext() if off else torch.autocast(x.device.type, enabled=False)
@@ -128,7 +128,7 @@ def _forward_kernel(cell: Cell, checked: bool) -> Callable[..., Forward]:
         if not checked:
             operator_checks.forward(layer, backend)
         layer = _checked(layer)
-        with _autocast_off(layer.x):
+        with autocast_off(layer.x):
             return module(operator_backend(backend, layer)).forward(layer, history=history, gates=gates)  # type: ignore[no-any-return]
 
     return kernel
@@ -156,7 +156,7 @@ def _backward_kernel(cell: Cell, checked: bool) -> Callable[..., Backward]:
             operator_checks.backward(layer, kept, gradients, backend)
         operator_checks.memory_of_backward(layer, kept, gradients)
         layer, gradients = _checked(layer), _resolved(gradients)
-        with _autocast_off(layer.x):
+        with autocast_off(layer.x):
             # What was named has served the layer already, whatever torch allows by now.
             served_by = module(operator_backend(backend, layer, "backward") if backend == "auto" else backend)
             return served_by.backward(layer, kept, gradients)  # type: ignore[no-any-return]
@@ -227,11 +227,11 @@ class _Recurrence(torch.autograd.Function):
         need_x, need_rest = ctx.needs_input_grad[first], ctx.needs_input_grad[first + 1 :]
         need_weights = any(need_rest[: sum(map(len, lists[:4]))])
         create_graph = torch.is_grad_enabled()
-        if create_graph or torch.autograd.forward_ad._current_level >= 0 or any(map(_is_batched, grads)):
+        if create_graph or torch.autograd.forward_ad._current_level >= 0 or any(map(is_batched, grads)):
             layer = Layer(ctx.cell.name, *arguments)
             operator_checks.memory(layer, grads)
-            with _autocast_off(x):
-                gradients = _differentiable_gradients(layer, d_states, d_finals, create_graph)
+            with autocast_off(x):
+                gradients = differentiable_gradients(layer, d_states, d_finals, create_graph)
         else:
             if len(states) < len(ctx.cell.states):
                 # The call of a graph that was traced without gradients: what it did not keep is computed again.
@@ -250,7 +250,7 @@ class _Recurrence(torch.autograd.Function):
         return (*([None] * first), *flat, None, None)
 
 
-def _is_batched(grad: Tensor | None) -> bool:
+def is_batched(grad: Tensor | None) -> bool:
     """Whether a gradient stands for many: in a vectorised Jacobian, or under `is_grads_batched`."""
     return grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad)
 
@@ -310,7 +310,7 @@ def _differentiable(
 
 
 @torch.enable_grad()
-def _differentiable_gradients(
+def differentiable_gradients(
     layer: Layer, d_states: Sequence[Tensor | None], d_finals: Sequence[Tensor | None], create_graph: bool
 ) -> Backward:
     """The gradients through the reference backend: as a function that can be differentiated or batched again."""

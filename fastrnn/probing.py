@@ -124,7 +124,7 @@ class _Call:
     def add(self, layer: Layer, result: Forward) -> None:
         # Detached: what a hook holds must not hold the graph that holds the hook.
         layer, histories = _detached(layer), [state.detach() for state in result.states]
-        with torch.no_grad(), ops._autocast_off(layer.x):
+        with torch.no_grad(), ops.autocast_off(layer.x):
             self._layers.append(of_forward(self._label, layer, histories, self._thresholds))
         node = result.states[0].grad_fn
         if node is not None:
@@ -133,10 +133,10 @@ class _Call:
 
     def _backward(self, index: int, layer: Layer, histories: list[Tensor], grads: Sequence[Tensor | None]) -> None:
         """Is told, before the layer's own backward, the gradients of all results of its operator."""
-        if any(grad is not None and ops._is_batched(grad) for grad in grads):
+        if any(grad is not None and ops.is_batched(grad) for grad in grads):
             raise RuntimeError("fastrnn.probe: cannot look into a backward of many gradients at once")
         states, finals = len(histories), len(layer.states0)
-        with torch.no_grad(), ops._autocast_off(layer.x):
+        with torch.no_grad(), ops.autocast_off(layer.x):
             norms, gains = of_backward(layer, histories, grads[:states], grads[states : states + finals])
         self._layers[index] = replace(self._layers[index], gradient_norms=norms, gradient_gains=gains)
 

@@ -143,7 +143,7 @@ def _as_list(group: Any) -> Sequence[Any]:
 
 
 def _reference(layer: Layer, history: bool) -> Forward:
-    with ops._autocast_off(layer.x):
+    with ops.autocast_off(layer.x):
         return reference.forward(layer, history=history, gates=False)
 
 
@@ -336,7 +336,7 @@ def _gradients_of_each(request: _Request, tensors: Sequence[Tensor | None], x: T
     members = x.shape[0]
     d_states, d_finals, states, saved, layer_tensors = request.split(tensors)
     layer = request.form.layer(layer_tensors)
-    with ops._autocast_off(layer.x):
+    with ops.autocast_off(layer.x):
         cut_x, w_ih, biases = batching.cut_before_input(layer)
         lists = (w_ih, layer.w_hh, biases, layer.extras, layer.states0)
         cut = [cut_x, *(tensor for tensors in lists for tensor in tensors), layer.lengths, layer.resets]
@@ -372,7 +372,7 @@ def _pulled_back(
     function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Any], cotangents: Sequence[Tensor | None]
 ) -> tuple[Tensor, ...]:
     """The gradients of the inputs; a cotangent that is None is zero."""
-    with ops._autocast_off(inputs[0]):
+    with ops.autocast_off(inputs[0]):
         outputs, pull = torch.func.vjp(function, *inputs)[:2]
         given = (torch.zeros_like(y) if d is None else d for y, d in zip(outputs, cotangents, strict=True))
         return pull(tuple(given))  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn import flops, ops
 from fastrnn.backends import aten_serves, operator_backend
 from fastrnn.backends.stack import Stack
-from fastrnn.binding import launches
+from fastrnn.binding import launches, training_step
 from fastrnn.binding.checked import Checked, Weights, check
 from fastrnn.binding.configuration import Configuration
 from fastrnn.binding.plans import Bound, ByOperators, Plan, Results, Torch, TorchStep, Transformed, Watch
@@ -58,13 +58,11 @@ def plan_of(checked: Checked, stack: Stack, watch: Watch | None = None) -> Plan:
         return TorchStep(checked) if checked.configuration.one_step and stack.x.is_cpu else Torch(checked)
     if ops.is_watched([*tensors, stack.lengths, stack.resets]):
         return ByOperators(checked, watch)
-    if (
-        not differentiable
-        and watch is None
-        and launches.serves(checked, stack)
-        and operator_backend(checked.backend, first) == "numba"
-    ):
-        return launches.Launches(checked, stack)
+    if watch is None and operator_backend(checked.backend, first) == "numba":
+        if not differentiable and launches.serves(checked, stack):
+            return launches.Launches(checked, stack)
+        if differentiable and training_step.serves(checked, stack):
+            return training_step.TrainingStep(checked)
     return Bound(checked, watch)
 
 

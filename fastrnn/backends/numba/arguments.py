@@ -205,6 +205,35 @@ class WeightsAddresses(NamedTuple):
     d_bias: int  # (columns,), written
 
 
+class Pointwise(NamedTuple):
+    """A cell's single step, all of it dense."""
+
+    batch: int
+    hidden: int
+    gx: int  # (B, G·H), with its bias, as gh
+    gh: int  # (B, G·H)
+    h: int  # (B, H)
+    c: int  # (B, H)
+    h_new: int  # (B, H), written
+    c_new: int  # (B, H), written
+    saved: int  # (B, S·H), written
+
+
+class PointwiseBackward(NamedTuple):
+    """Its derivative."""
+
+    batch: int
+    hidden: int
+    saved: int  # (B, S·H)
+    before: int  # (B, H): c before the step where there is one, else h
+    after: int  # (B, H)
+    dh: int  # (B, H)
+    dc: int  # (B, H)
+    dgates: int  # (B, S·H), or (B, H) where the cell saves nothing, written
+    dh0: int  # (B, H): what reaches the h before directly, written
+    dc0: int  # (B, H), written
+
+
 class ParallelArguments(NamedTuple):
     """A launch that threads share."""
 
@@ -223,5 +252,7 @@ FIELDS = {
     "unpacked": UnpackedShape._fields + UnpackedAddresses._fields,
     "backward": BackwardShape._fields + BackwardAddresses._fields,
     "weights": WeightsShape._fields + WeightsAddresses._fields,
+    "pointwise": Pointwise._fields,
+    "pointwise_backward": PointwiseBackward._fields,
 }
 """A block's fields for each kind of kernel."""

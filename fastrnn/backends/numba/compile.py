@@ -29,7 +29,7 @@ _kernels: dict[tuple[str, str, torch.dtype], Kernel] = {}
 
 
 def kernel(cell: str, task: str, dtype: torch.dtype) -> Kernel:
-    """The kernel for a cell's `task` ("forward", "unpacked", "backward"), or for one of `SHARED`, in `dtype`.
+    """The kernel for a cell's `task` ("forward", "unpacked", "backward", ...), or for one of `SHARED`, in `dtype`.
 
     The first call in a process loads it from disk, or compiles it and says so on stderr. Thread-safe.
     """
@@ -47,6 +47,7 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     from fastrnn.backends.numba.kernels.forward import forward_kernel
     from fastrnn.backends.numba.kernels.pack import pack_kernel
     from fastrnn.backends.numba.kernels.parallel import parallel_kernel
+    from fastrnn.backends.numba.kernels.pointwise import pointwise_backward_kernel, pointwise_kernel
     from fastrnn.backends.numba.kernels.unpacked import unpacked_kernel
     from fastrnn.backends.numba.kernels.weights import weights_kernel
 
@@ -63,6 +64,10 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
         function = forward_kernel(CELL_KERNELS[cell], gates, panel_units(gates), PANEL_VECTORS, number)
     elif task == "unpacked":
         function = unpacked_kernel(CELL_KERNELS[cell], gates, number)
+    elif task == "pointwise":
+        function = pointwise_kernel(CELL_KERNELS[cell], gates, number)
+    elif task == "pointwise_backward":
+        function = pointwise_backward_kernel(CELL_KERNELS[cell], number)
     else:
         function = backward_kernel(CELL_KERNELS[cell], PANEL_VECTORS, number)
     _name_apart(function, name)

@@ -13,7 +13,7 @@ import ctypes
 import os
 import sys
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from time import perf_counter
 
@@ -89,6 +89,12 @@ def available_threads() -> int:
 def can_share() -> bool:
     """Whether there is an OpenMP runtime, and this process may use it."""
     return not _forked and runtime_address("GOMP_parallel") != 0
+
+
+def alone(address: int, block: Sequence[int]) -> None:
+    """Calls a kernel that one thread computes, with its only block of arguments; the GIL is released meanwhile."""
+    memory = array("q", block)
+    _callable(address)(memory.buffer_info()[0])
 
 
 def run(address: int, threads: int, blocks: Iterable[Iterable[int]], counter_field: int, pace: Pace) -> None:
