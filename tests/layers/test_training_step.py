@@ -1,4 +1,4 @@
-"""Cells that train on the CPU: loops of steps whose weights' gradients are one product, however they are differentiated."""
+"""Cells that train on the CPU: loops of steps whose weights' gradients are one product, differentiated in many ways."""
 
 from __future__ import annotations
 
