@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -210,19 +211,21 @@ class ByLayers(Known):
         """Of the layer with that number, x (T, B, ·) and the states (directions, B, H) before the first step."""
         raise NotImplementedError
 
-    def groups(self, number: int, x: Tensor, states0: Sequence[Tensor]) -> list[Sequence[Any]]:
-        """The operator's tensors, each in a list."""
+    def as_layer(self, number: int, x: Tensor, states0: Sequence[Tensor]) -> Layer:
+        """What the operators are called with."""
         weights = self.weights[number]
-        return [
-            [x],
-            [w[0] for w in weights],
-            [w[1].unsqueeze(0) for w in weights],
-            [bias for w in weights for bias in w[2:]],
-            [],
-            states0,
-            [None],
-            [None],
-        ]
+        return Layer(
+            self.form.cell_name,
+            x,
+            w_ih=[w[0] for w in weights],
+            w_hh=[w[1].unsqueeze(0) for w in weights],
+            biases=[bias for w in weights for bias in w[2:]],
+            extras=[],
+            states0=list(states0),
+            lengths=None,
+            resets=None,
+            reverse=False,
+        )
 
 
 class Training(ByLayers):
@@ -241,8 +244,7 @@ class Training(ByLayers):
         one, cell, directions = self.launches[number], self.cell, self.form.directions
         steps, batch, hidden = self.sizes.steps, self.sizes.batch, self.hidden
 
-        def compute(x: Tensor, *lists: Any) -> Forward:
-            states0 = lists[4]
+        def run() -> Forward:
             outputs = [workspace.empty((steps, batch, directions * hidden), x.dtype) for _ in cell.states]
             finals = [torch.empty_like(state, memory_format=torch.contiguous_format) for state in states0]
             kept = (directions, steps, batch, len(cell.saved) * hidden)
@@ -259,7 +261,8 @@ class Training(ByLayers):
             )
             return Forward(outputs, finals, saved)
 
-        return ops.differentiable(cell, compute, (False, True, True, "numba"), self.groups(number, x, states0))
+        layer = self.as_layer(number, x, states0)
+        return ops.differentiable(layer, run, history=True, gates=True, backend="numba")
 
 
 class OnGPU(ByLayers):
@@ -277,12 +280,9 @@ class OnGPU(ByLayers):
 
     def layer(self, number: int, x: Tensor, states0: Sequence[Tensor]) -> Forward:
         """Nothing is kept."""
-        (x,), *lists, _, _ = self.groups(number, x, states0)
-        return self._compute(x, lists, gradients=False)
+        return self._compute(self.as_layer(number, x, states0), gradients=False)
 
-    def _compute(self, x: Tensor, lists: Sequence[Any], gradients: bool) -> Forward:
-        w_ih, w_hh, biases, extras, states0 = lists
-        layer = Layer(self.form.cell_name, x, w_ih, w_hh, biases, extras, states0, None, None, reverse=False)
+    def _compute(self, layer: Layer, gradients: bool) -> Forward:
         return self.backend.forward(layer, history=gradients, gates=gradients)  # type: ignore[no-any-return]
 
 
@@ -291,12 +291,9 @@ class TrainingOnGPU(OnGPU):
 
     def layer(self, number: int, x: Tensor, states0: Sequence[Tensor]) -> Forward:
         """With what backward needs."""
-
-        def compute(x: Tensor, *lists: Any) -> Forward:
-            return self._compute(x, lists[:5], gradients=True)
-
-        flags = (False, True, True, self.form.backend)
-        return ops.differentiable(CELLS[self.form.cell_name], compute, flags, self.groups(number, x, states0))
+        layer = self.as_layer(number, x, states0)
+        run = partial(self._compute, layer, gradients=True)
+        return ops.differentiable(layer, run, history=True, gates=True, backend=self.form.backend)
 
 
 def _settings() -> tuple[bool, ...]:

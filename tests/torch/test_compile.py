@@ -18,7 +18,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fastrnn
-from fastrnn import ops
 from fastrnn.backends import reference
 from fastrnn.cells import CELLS
 from tests.random_layers import Shape, cast, random_layer
@@ -327,7 +326,7 @@ def test_results_lie_in_memory_as_compilers_are_told(cell: str, shape: Shape, ba
     layer = cast(layer, torch.float32)
     names = ("w_ih", "w_hh", "biases", "extras", "states0")
     lists = {name: [strided(tensor) for tensor in getattr(layer, name)] for name in names}
-    arguments = ops._layer_arguments(replace(layer, x=strided(layer.x), **lists))
+    arguments = replace(layer, x=strided(layer.x), **lists).arguments()
 
     def check(direction: str, *arguments: Any) -> Any:
         operator, mode = getattr(torch.ops.fastrnn, f"{cell}_{direction}"), FakeTensorMode()

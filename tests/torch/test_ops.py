@@ -47,7 +47,7 @@ def test_forward_operator_passes_opcheck(cell: str, training: bool, shape: Shape
     layer = finite_layer(cell, shape)
     if training:
         layer = cast(layer, torch.float64)
-    arguments = (*ops._layer_arguments(layer), training, training, "reference")
+    arguments = (*layer.arguments(), training, training, "reference")
     torch.library.opcheck(getattr(torch.ops.fastrnn, f"{cell}_forward").default, arguments)
 
 
@@ -60,7 +60,7 @@ def test_backward_operator_passes_opcheck(cell: str, needs: tuple[bool, bool]) -
         [torch.randn_like(state) for state in result.states],
         [None for _ in result.finals],
     )
-    arguments = (*gradients, result.states, result.saved, *ops._layer_arguments(layer), *needs, "reference")
+    arguments = (*gradients, result.states, result.saved, *layer.arguments(), *needs, "reference")
     torch.library.opcheck(getattr(torch.ops.fastrnn, f"{cell}_backward").default, arguments)
 
 
