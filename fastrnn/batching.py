@@ -19,6 +19,9 @@ from fastrnn.backends.layer import Layer
 Dims = Sequence[int | None]
 """Where tensors have their members, None where they have none."""
 
+_WITH_PRODUCTS = ("x", "w_ih", "w_hh", "biases", "states0", "lengths", "resets")
+"""The arguments with which `weight_gradients` gives all gradients of weights."""
+
 SMALL = 256
 """Sequences times units of a member: see `prefers_one_backward`."""
 
@@ -76,7 +79,8 @@ def prefers_one_backward(layer: Layer) -> bool:
     CPU, in float32, for 16 or 256 members of 16 to 512 units, it took 0.07 to 1.3 of the time of a backward for each
     where a member has one sequence or `SMALL` units in all, and 0.7 to 2.5 beyond. On a GPU each is several launches.
     """
-    if layer.projected or not (layer.cell.adds_pre_activations or layer.cell.name == "gru"):
+    others = [name for name, group in layer.groups().items() if group and name not in _WITH_PRODUCTS]
+    if others or not (layer.cell.adds_pre_activations or layer.cell.name == "gru"):
         return False
     batch = layer.x.shape[1]
     return layer.x.device.type != "cpu" or batch == 1 or batch * layer.hidden_size <= SMALL

@@ -12,13 +12,12 @@ from torch import Tensor
 
 import fastrnn
 from fastrnn import operator_checks
-from fastrnn.backends.layer import Layer
+from fastrnn.backends.layer import ARGUMENTS, Layer
 from tests.random_layers import Shape, cast, random_layer
 from tests.tolerances import relative_error
 from tests.torch_parity import error_of
 
 Arguments = dict[str, Any]
-FORWARD = ("x", "w_ih", "w_hh", "biases", "extras", "states0", "lengths", "resets", "reverse")
 BACKWARD = ("d_states", "d_finals", "states", "saved")
 LAYERS = {
     "lstm": ("lstm", Shape()),
@@ -35,7 +34,7 @@ def arguments(cell: str, shape: Shape, dtype: torch.dtype = torch.float32) -> tu
     """A forward's arguments by name, and what a backward takes beside them."""
     layer = cast(random_layer(cell, shape), dtype)
     layer.x.data.nan_to_num_()
-    given = dict(zip(FORWARD, map(detached, layer.arguments()), strict=True))
+    given = dict(zip([row.name for row in ARGUMENTS], map(detached, layer.arguments()), strict=True))
     states, finals, saved = forward(cell, given, "reference")
     gradients = [[torch.randn_like(tensor) for tensor in group] for group in (states, finals)]
     return given, dict(zip(BACKWARD, (*gradients, states, saved), strict=True))

@@ -66,19 +66,12 @@ def test_backward_operator_passes_opcheck(cell: str, needs: tuple[bool, bool]) -
 
 def outputs_of(cell: str, layer: Any) -> Any:
     """The operator as a function of its differentiable tensors, for the checkers of derivatives."""
-    names = list(parameters(layer))
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(names, tensors, strict=True))
-
-        def group(name: str) -> list[Tensor]:
-            return [tensor for key, tensor in given.items() if key.startswith(f"{name}[")]
-
+        each = iter(tensors)
+        given = layer.with_tensors(lambda tensor: next(each) if tensor.is_floating_point() else tensor)
         operator = getattr(torch.ops.fastrnn, f"{cell}_forward")
-        lists = [group(name) for name in ("w_ih", "w_hh", "biases", "extras", "states0")]
-        states, finals, _ = operator(
-            given["x"], *lists, layer.lengths, layer.resets, layer.reverse, True, True, "reference"
-        )
+        states, finals, _ = operator(*given.arguments(), True, True, "reference")
         return (*states, *finals)
 
     return function
