@@ -26,18 +26,19 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
 
 
 def _launch(kernel: Callable[..., None], layer: Layer, named: Named, **flags: bool) -> None:
-    steps, batch, _ = layer.x.shape
-    values: dict[str, Any] = {name: _addresses(each) for name, each in named.items()}
-    values |= {"T": steps, "B": batch, "H": layer.hidden_size, "heads": layer.heads, "directions": layer.directions}
-    device, stream = _place(layer.x.device)
-    kernel(layer.cell_name, ELEMENTS[layer.x.dtype], {**values, "reverse": layer.reverse, **flags}, device, stream)
+    values: dict[str, Any] = {
+        name: _pair(value) if isinstance(value, list) else address(value) for name, value in named.items()
+    }
+    values["T"], values["B"], _ = layer.x.shape
+    values["H"], values["heads"], values["directions"] = layer.hidden_size, layer.heads, layer.directions
+    values["reverse"] = layer.reverse
+    values.update(flags)
+    kernel(layer.cell_name, ELEMENTS[layer.x.dtype], values, *_place(layer.x.device))
 
 
-def _addresses(one_or_pair: Tensor | list[Tensor] | None) -> int | tuple[int, int]:
-    """Of one tensor, or of up to two; 0 for each that there is not."""
-    if not isinstance(one_or_pair, list):
-        return address(one_or_pair)
-    first, second = both(one_or_pair)
+def _pair(tensors: list[Tensor]) -> tuple[int, int]:
+    """Of up to two tensors, 0 for each that there is not."""
+    first, second = both(tensors)
     return address(first), address(second)
 
 
