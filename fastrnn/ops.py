@@ -52,8 +52,11 @@ def forward(layer: Layer, *, history: bool, gates: bool, backend: str) -> Forwar
 
     Where nobody watches the dispatcher, what the operator does is called without it: that takes 30 µs less.
     """
-    if dispatcher_is_watched() or _are_unusual(layer.tensors()):
+    if dispatcher_is_watched() or _are_unusual(tensors := layer.tensors()):
         return Forward(*_operator(layer.cell, "forward")(*layer.arguments(), history, gates, backend))
+    if any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors)):
+        # Of a transform of torch.func that has ended: what it holds is a tensor like others.
+        layer = layer.with_tensors(torch._C._functorch.unwrap_if_dead)
     return _under_autograd(layer, partial(_forward, layer, history, gates, backend), history, gates, backend)
 
 
