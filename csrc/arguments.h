@@ -13,44 +13,60 @@ enum class CellKind { FASTRNN_CELLS(FASTRNN_KIND) };
 
 enum class ElementKind { kBfloat16, kFloat16, kTf32 };  // the storage dtype; tf32: float32, multiplied as TF32
 
-// Pointers that depend on the direction are pairs: the first direction's, and the second's or null.
-struct ForwardArguments {
-  const void* gx;          // (directions, T, B, G, H): x W_ihᵀ + b_ih
-  const void* w_hh[2];     // (N, G·D, D)
-  const void* b_hh[2];     // (G, H), or null where it is part of gx
-  const void* h0;          // (directions, B, H)
-  const void* c0;          // as h0, or null for a cell with one state
-  const int64_t* lengths;  // (B,), or null
-  const uint8_t* resets;   // (T, B), or null
-  void* ys;                // (T, B, directions·H): written
-  float* cs;               // (T, B, directions·H): written, or null
-  void* gates;             // (directions, T, B, S, H) float16, for tf32 float32: written, or null
-  void* h_last;            // (directions, B, H): written
-  void* c_last;            // as h_last, or null
-  int T, B, H, heads, directions;
-  bool reverse;  // whether the first direction runs from the end; the second always does
-};
+using Pair = const void* [2];  // of the first direction, and of the second or null
 
-struct BackwardArguments {
-  const void* w_hh[2];  // (N, G·D, D)
-  const void* ys;       // (T, B, directions·H)
-  const float* cs;      // (T, B, directions·H), or null
-  const void* gates;    // (directions, T, B, S, H): what forward saved, or preactivations in the storage dtype
-  bool are_preactivations;
-  const void* h0;          // (directions, B, H)
-  const void* c0;          // as h0, or null
-  const int64_t* lengths;  // (B,), or null
-  const uint8_t* resets;   // (T, B), or null
-  const void* dys;         // (T, B, directions·H), or null for zero
-  const float* dcs;        // (T, B, directions·H), or null for zero
-  const void* dh_last;     // (directions, B, H), or null for zero
-  const void* dc_last;     // as dh_last, or null
-  void* dgates;            // (directions, T, B, max(S, G), H): written, in the storage dtype, zero at t >= length
-  void* dh0;               // (directions, B, H): written
-  void* dc0;               // as dh0, or null
-  int T, B, H, heads, directions;
-  bool reverse;
+// The fields of what a kernel is handed, X(type, name) each. The names are the only thing that the Python side knows of
+// them: module.cpp sets each from the value of its name.
+#define FASTRNN_SIZES(X) \
+  X(int, T)              \
+  X(int, B)              \
+  X(int, H)              \
+  X(int, heads)          \
+  X(int, directions)     \
+  X(bool, reverse) /* whether the first direction runs from the end; the second always does */
+
+#define FASTRNN_FORWARD(X)                                                                              \
+  X(const void*, gx)         /* (directions, T, B, G, H): x W_ihᵀ + b_ih */                             \
+  X(Pair, w_hh)              /* (N, G·D, D) */                                                          \
+  X(Pair, b_hh)              /* (G, H), or null where it is part of gx */                               \
+  X(const void*, h0)         /* (directions, B, H) */                                                   \
+  X(const void*, c0)         /* as h0, or null for a cell with one state */                             \
+  X(const int64_t*, lengths) /* (B,), or null */                                                        \
+  X(const uint8_t*, resets)  /* (T, B), or null */                                                      \
+  X(void*, ys)               /* (T, B, directions·H): written */                                        \
+  X(float*, cs)              /* (T, B, directions·H): written, or null */                               \
+  X(void*, gates)            /* (directions, T, B, S, H) float16, for tf32 float32: written, or null */ \
+  X(void*, h_last)           /* (directions, B, H): written */                                          \
+  X(void*, c_last)           /* as h_last, or null */                                                   \
+  FASTRNN_SIZES(X)
+
+#define FASTRNN_BACKWARD(X)                                                                                        \
+  X(Pair, w_hh)         /* (N, G·D, D) */                                                                          \
+  X(const void*, ys)    /* (T, B, directions·H) */                                                                 \
+  X(const float*, cs)   /* (T, B, directions·H), or null */                                                        \
+  X(const void*, gates) /* (directions, T, B, S, H): what forward saved, or preactivations in the storage dtype */ \
+  X(bool, are_preactivations)                                                                                      \
+  X(const void*, h0)         /* (directions, B, H) */                                                              \
+  X(const void*, c0)         /* as h0, or null */                                                                  \
+  X(const int64_t*, lengths) /* (B,), or null */                                                                   \
+  X(const uint8_t*, resets)  /* (T, B), or null */                                                                 \
+  X(const void*, dys)        /* (T, B, directions·H), or null for zero */                                          \
+  X(const float*, dcs)       /* (T, B, directions·H), or null for zero */                                          \
+  X(const void*, dh_last)    /* (directions, B, H), or null for zero */                                            \
+  X(const void*, dc_last)    /* as dh_last, or null */                                                             \
+  X(void*, dgates) /* (directions, T, B, max(S, G), H): written, in the storage dtype, zero at t >= length */      \
+  X(void*, dh0)    /* (directions, B, H): written */                                                               \
+  X(void*, dc0)    /* as dh0, or null */                                                                           \
+  FASTRNN_SIZES(X)
+
+#define FASTRNN_FIELD(Type, name) Type name;
+struct ForwardArguments {
+  FASTRNN_FORWARD(FASTRNN_FIELD)
 };
+struct BackwardArguments {
+  FASTRNN_BACKWARD(FASTRNN_FIELD)
+};
+#undef FASTRNN_FIELD
 
 // How the blocks of a grid divide a recurrence. A team, `blocks` consecutive ones, has the weights of one head and
 // direction and computes up to `tiles` tiles of the batch, of eight sequences each, in turn within every step.

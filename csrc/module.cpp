@@ -5,6 +5,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <initializer_list>
+#include <limits>
 #include <string>
 
 #include "launch.h"
@@ -22,74 +25,92 @@ namespace py = pybind11;
 namespace fastrnn {
 namespace {
 
-using Address = uintptr_t;  // what torch's data_ptr() gives; 0 is null
+// The values of a kernel's arguments by name, for which each is looked up.
+class Values {
+ public:
+  Values(const char* operation, const py::dict& given) : operation_(operation), given_(given) {}
 
-const void* input(Address address) { return reinterpret_cast<const void*>(address); }
-void* output(Address address) { return reinterpret_cast<void*>(address); }
-template <class T>
-T* typed(Address address) {
-  return reinterpret_cast<T*>(address);
+  // Addresses are what torch's data_ptr() gives; 0 is null.
+  template <class T>
+  void set(T*& field, PyObject* name) {
+    field = static_cast<T*>(address(at(name), name));
+  }
+  void set(Pair& field, PyObject* name) {
+    PyObject* pair = at(name);
+    if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) refuse(name, "must be two addresses");
+    for (int direction : {0, 1}) field[direction] = address(PyTuple_GET_ITEM(pair, direction), name);
+  }
+  void set(int& field, PyObject* name) {
+    int overflow = 0;
+    PyObject* given = at(name);
+    const long value = PyLong_Check(given) ? PyLong_AsLongAndOverflow(given, &overflow) : -1;
+    if (value < 0 || value > std::numeric_limits<int>::max()) refuse(name, "must be a size below 2^31");
+    field = static_cast<int>(value);
+  }
+  void set(bool& field, PyObject* name) {
+    PyObject* given = at(name);
+    if (!PyBool_Check(given)) refuse(name, "must be a bool");
+    field = given == Py_True;
+  }
+
+  // That there are no others than `names`, of each of which a field was set.
+  void end(std::initializer_list<const char*> names) const {
+    if (given_.size() == names.size()) return;
+    for (const auto& item : given_) {
+      const auto name = item.first.cast<std::string>();
+      if (std::find(names.begin(), names.end(), name) == names.end()) refuse(item.first.ptr(), "is no argument");
+    }
+  }
+
+ private:
+  PyObject* at(PyObject* name) const {
+    PyObject* value = PyDict_GetItemWithError(given_.ptr(), name);
+    if (value == nullptr) refuse(name, "is missing");
+    return value;
+  }
+
+  void* address(PyObject* value, PyObject* name) const {
+    if (!PyLong_Check(value)) refuse(name, "must be an address");
+    void* result = PyLong_AsVoidPtr(value);
+    if (PyErr_Occurred()) throw py::error_already_set();
+    return result;
+  }
+
+  [[noreturn]] void refuse(PyObject* name, const char* why) const {
+    PyErr_Clear();
+    throw py::type_error(std::string(operation_) + ": " + py::cast<std::string>(py::handle(name)) + " " + why);
+  }
+
+  const char* operation_;
+  const py::dict& given_;
+};
+
+#define FASTRNN_NAME(Type, name) #name,
+#define FASTRNN_SET(Type, name)                                     \
+  {                                                                 \
+    static PyObject* const key = PyUnicode_InternFromString(#name); \
+    values.set(a.name, key);                                        \
+  }
+
+// `given` has a value for each field of ForwardArguments: the addresses of its tensors, and its sizes and flags.
+void forward(const std::string& cell, const std::string& element, const py::dict& given, int device, uintptr_t stream) {
+  ForwardArguments a;
+  Values values("forward", given);
+  FASTRNN_FORWARD(FASTRNN_SET)
+  values.end({FASTRNN_FORWARD(FASTRNN_NAME)});
+  const py::gil_scoped_release unlocked;
+  launch_forward(parse_cell(cell), parse_element(element), a, {device, reinterpret_cast<void*>(stream)});
 }
 
-// The arguments after the dtype are those of ForwardArguments, in its order.
-void forward(const std::string& cell, const std::string& element, Address gx, Address w_first, Address w_second,
-             Address b_first, Address b_second, Address h0, Address c0, Address lengths, Address resets, Address ys,
-             Address cs, Address gates, Address h_last, Address c_last, int T, int B, int H, int heads, int directions,
-             bool reverse, int device, Address stream) {
-  ForwardArguments a{};
-  a.gx = input(gx);
-  a.w_hh[0] = input(w_first);
-  a.w_hh[1] = input(w_second);
-  a.b_hh[0] = input(b_first);
-  a.b_hh[1] = input(b_second);
-  a.h0 = input(h0);
-  a.c0 = input(c0);
-  a.lengths = typed<const int64_t>(lengths);
-  a.resets = typed<const uint8_t>(resets);
-  a.ys = output(ys);
-  a.cs = typed<float>(cs);
-  a.gates = output(gates);
-  a.h_last = output(h_last);
-  a.c_last = output(c_last);
-  a.T = T;
-  a.B = B;
-  a.H = H;
-  a.heads = heads;
-  a.directions = directions;
-  a.reverse = reverse;
-  launch_forward(parse_cell(cell), parse_element(element), a, {device, output(stream)});
-}
-
-// The arguments after the dtype are those of BackwardArguments, in its order.
-void backward(const std::string& cell, const std::string& element, Address w_first, Address w_second, Address ys,
-              Address cs, Address gates, bool are_preactivations, Address h0, Address c0, Address lengths,
-              Address resets, Address dys, Address dcs, Address dh_last, Address dc_last, Address dgates, Address dh0,
-              Address dc0, int T, int B, int H, int heads, int directions, bool reverse, int device, Address stream) {
-  BackwardArguments a{};
-  a.w_hh[0] = input(w_first);
-  a.w_hh[1] = input(w_second);
-  a.ys = input(ys);
-  a.cs = typed<const float>(cs);
-  a.gates = input(gates);
-  a.are_preactivations = are_preactivations;
-  a.h0 = input(h0);
-  a.c0 = input(c0);
-  a.lengths = typed<const int64_t>(lengths);
-  a.resets = typed<const uint8_t>(resets);
-  a.dys = input(dys);
-  a.dcs = typed<const float>(dcs);
-  a.dh_last = input(dh_last);
-  a.dc_last = input(dc_last);
-  a.dgates = output(dgates);
-  a.dh0 = output(dh0);
-  a.dc0 = output(dc0);
-  a.T = T;
-  a.B = B;
-  a.H = H;
-  a.heads = heads;
-  a.directions = directions;
-  a.reverse = reverse;
-  launch_backward(parse_cell(cell), parse_element(element), a, {device, output(stream)});
+// As `forward`, for BackwardArguments.
+void backward(const std::string& cell, const std::string& element, const py::dict& given, int device,
+              uintptr_t stream) {
+  BackwardArguments a;
+  Values values("backward", given);
+  FASTRNN_BACKWARD(FASTRNN_SET)
+  values.end({FASTRNN_BACKWARD(FASTRNN_NAME)});
+  const py::gil_scoped_release unlocked;
+  launch_backward(parse_cell(cell), parse_element(element), a, {device, reinterpret_cast<void*>(stream)});
 }
 
 py::dict geometry(const Geometry& one) {
@@ -188,7 +209,6 @@ py::dict device(int index) {
 }  // namespace fastrnn
 
 PYBIND11_MODULE(_C, module) {
-  using Unlocked = py::call_guard<py::gil_scoped_release>;
   module.attr("architectures") = fastrnn::architectures();
   module.def("kernels", &fastrnn::kernels);
   module.def("plan", &fastrnn::plan_for, py::kw_only(), py::arg("operation"), py::arg("cell"), py::arg("element"),
@@ -197,11 +217,12 @@ PYBIND11_MODULE(_C, module) {
              py::arg("way") = py::none());
   module.def("limits", &fastrnn::limits_of, py::arg("device"));
   module.def("why_not", &fastrnn::why_not);
-  module.def("forward", &fastrnn::forward, Unlocked());
-  module.def("backward", &fastrnn::backward, Unlocked());
+  module.def("forward", &fastrnn::forward);
+  module.def("backward", &fastrnn::backward);
 #ifdef FASTRNN_HOST
   module.attr("host") = true;
 #else
+  using Unlocked = py::call_guard<py::gil_scoped_release>;
   module.attr("host") = false;
   module.attr("runtime_version") = CUDART_VERSION;
   module.def("driver_version", &fastrnn::driver_version);

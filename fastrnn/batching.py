@@ -5,7 +5,9 @@ Members are what vmap maps over, V of them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from fastrnn.backends.layer import Layer
 
 Dims = Sequence[int | None]
 """Where tensors have their members, None where they have none."""
+
+_WITH_PRODUCTS = ("x", "w_ih", "w_hh", "biases", "states0", "lengths", "resets")
+"""The arguments with which `weight_gradients` gives all gradients of weights."""
 
 SMALL = 256
 """Sequences times units of a member: see `prefers_one_backward`."""
@@ -40,13 +45,17 @@ def folded(members: int, tensors: Sequence[Tensor | None], dims: Dims, batch: Di
     return [fold(*each) for each in zip(tensors, dims, batch, strict=True)]
 
 
-def unfolded(members: int, tensors: Sequence[Tensor], places: Sequence[int]) -> tuple[tuple[Tensor, ...], Any]:
-    """The other way round, with where the members are: (..., V·B, ...) -> (..., V, B, ...)."""
-    parted = [tensor.unflatten(place, (members, -1)) for tensor, place in zip(tensors, places, strict=True)]
-    return tuple(parted), tuple(places)
+def unfolded(members: int, tensors: Sequence[Tensor], batch: Dims) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """The other way round, with where the members are: (..., V·B, ...) -> (..., V, B, ...).
+
+    What has no batch, as `batch` says, has its members already, in front.
+    """
+    each = zip(tensors, batch, strict=True)
+    parted = [tensor if place is None else tensor.unflatten(place, (members, -1)) for tensor, place in each]
+    return tuple(parted), tuple(place or 0 for place in batch)
 
 
-def member(index: int, tensors: Sequence[Tensor | None], dims: Dims) -> list[Tensor | None]:
+def member(index: int, tensors: Sequence[Tensor | None], dims: Dims) -> list[Any]:
     """The tensors of one member."""
     return [
         tensor if tensor is None or dim is None else tensor.select(dim, index)
@@ -70,21 +79,23 @@ def prefers_one_backward(layer: Layer) -> bool:
     CPU, in float32, for 16 or 256 members of 16 to 512 units, it took 0.07 to 1.3 of the time of a backward for each
     where a member has one sequence or `SMALL` units in all, and 0.7 to 2.5 beyond. On a GPU each is several launches.
     """
-    if layer.projected or not (layer.cell.adds_pre_activations or layer.cell.name == "gru"):
+    others = [name for name, group in layer.groups().items() if group and name not in _WITH_PRODUCTS]
+    if others or not (layer.cell.adds_pre_activations or layer.cell.name == "gru"):
         return False
     batch = layer.x.shape[1]
     return layer.x.device.type != "cpu" or batch == 1 or batch * layer.hidden_size <= SMALL
 
 
-def cut_before_input(layer: Layer) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """x, w_ih and biases of the same layer behind its input's products, so that d_x is dgx (T, B, directions·G·H).
+def cut_before_input(layer: Layer) -> Layer:
+    """The same layer behind its input's products, so that its d_x is dgx (T, B, directions·G·H).
 
     The products are the input, (T, B, directions·G·H), and the weights are the identity, divided among the directions.
     """
     gx = [products.input_product(layer, direction, layer.state_dtype) for direction in range(layer.directions)]
     x = _side_by_side([part.flatten(2) for part in gx]).to(layer.x.dtype)
     w_ih = list(torch.eye(x.shape[-1], dtype=x.dtype, device=x.device).chunk(layer.directions))
-    return x, w_ih, [b if index % 2 else torch.zeros_like(b) for index, b in enumerate(layer.biases)]
+    biases = [b if index % 2 else torch.zeros_like(b) for index, b in enumerate(layer.biases)]
+    return replace(layer, x=x, w_ih=w_ih, biases=biases)
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:
@@ -97,18 +108,21 @@ def input_gradient(layer: Layer, dgx: Tensor) -> Tensor:
     return (rows @ torch.cat(layer.w_ih).to(rows.dtype)).to(layer.x.dtype)
 
 
-def weight_gradients(layer: Layer, x: Tensor, dgx: Tensor, ys: Tensor) -> list[Tensor]:
-    """The gradients of w_ih, w_hh and the biases of each of V members, whose batches the layer joins.
+def weight_gradients(
+    layer: Layer, x: Tensor, dgx: Tensor, ys: Tensor
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """The gradients of w_ih, w_hh and the biases of each of V members, whose batches the layer joins, (V, ...) each.
 
-    In the order of the operators' arguments, (V, ...) each. x is (V, T, B, I), zero beyond the lengths, dgx
-    (T, V·B, directions·G·H), and ys (T, V·B, directions·H) the layer's output.
+    x is (V, T, B, I), zero beyond the lengths, dgx (T, V·B, directions·G·H), and ys (T, V·B, directions·H) the layer's
+    output.
     """
     found = [
         _of_direction(layer, direction, x.to(layer.state_dtype), part.to(layer.state_dtype), ys)
         for direction, part in enumerate(dgx.chunk(layer.directions, -1))
     ]
-    w_ih, w_hh, biases = zip(*found, strict=True)
-    return [d.to(layer.x.dtype) for d in (*w_ih, *w_hh, *(bias for pair in biases for bias in pair))]
+    w_ih, w_hh, pairs = zip(*found, strict=True)
+    each = ([d.to(layer.x.dtype) for d in group] for group in (w_ih, w_hh, itertools.chain(*pairs)))
+    return tuple(each)  # type: ignore[return-value]
 
 
 def _of_direction(

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from fastrnn import ops
 from fastrnn.backends import products, reference
-from fastrnn.backends.layer import Forward, Layer, as_gates
+from fastrnn.backends.layer import Forward, Layer, as_gates, grouped
 from fastrnn.cells import CELLS
 
 __all__ = ["decompositions"]
@@ -60,8 +59,8 @@ def decompositions(*, unroll: bool = False) -> dict[Any, Callable[..., Forward]]
 
 def _decomposed(cell_name: str, unroll: bool, *arguments: Any) -> Forward:
     """What a forward operator computes from its arguments, by torch's operators."""
-    *layer_arguments, history, gates, _ = arguments
-    layer = Layer(cell_name, *layer_arguments)
+    *of_layer, history, gates, _ = arguments
+    layer = Layer(cell_name, *of_layer)
     steps = layer.x.shape[0]
     if isinstance(steps, int) and (unroll or steps <= 1):
         return reference.forward(layer, history=history, gates=gates)
@@ -95,7 +94,7 @@ def _scanned(layer: Layer, direction: int, history: bool) -> tuple[list[Tensor],
 
     # A step views none of the tensors it is given: ExecuTorch 1.5 reads such views from memory that nobody wrote.
     def step(*tensors: Tensor) -> list[Tensor]:
-        states, (gx, *rows), (w_hh, *rest) = ops._grouped(tensors, [many, len(in_time), len(weights)])
+        states, (gx, *rows), (w_hh, *rest) = grouped(tensors, [many, len(in_time), len(weights)])
         own = replace(layer, w_hh=[w_hh], biases=rest[: len(biases)], extras=rest[len(biases) :])
         each = iter(rows)
         live, cut = (None if mask is None else next(each) for mask in masks)

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from fastrnn.backends.layer import ARGUMENTS
 from fastrnn.cells import CELLS, Cell
 
 _MODULE = "torch.utils.flop_counter"
@@ -26,33 +27,23 @@ _MODULE = "torch.utils.flop_counter"
 Shapes = Sequence[Sequence[int]]
 
 
-def of_forward(
-    x: Sequence[int], w_ih: Shapes, w_hh: Shapes, biases: Shapes, extras: Shapes, *_: Any, out_shape: Any = None
-) -> int:
-    """Of a forward operator, from its arguments' shapes: a product with each weight in every step."""
-    return _product(x, w_ih, w_hh, extras)
+def of_forward(*arguments: Any, out_shape: Any = None) -> int:
+    """Of a forward operator, from its arguments, tensors as shapes: a product with each weight in every step."""
+    given = _by_name(arguments[: len(ARGUMENTS)])
+    return _product(given["x"], given["w_ih"], given["w_hh"], given["extras"])
 
 
 def of_backward(
-    cell: Cell,
-    d_states: Any,
-    d_finals: Any,
-    states: Any,
-    saved: Shapes,
-    x: Sequence[int],
-    w_ih: Shapes,
-    w_hh: Shapes,
-    biases: Shapes,
-    extras: Shapes,
-    *others: Any,
-    out_shape: Any = None,
+    cell: Cell, d_states: Any, d_finals: Any, states: Any, saved: Shapes, *others: Any, out_shape: Any = None
 ) -> int:
     """Of a backward operator, from its arguments, tensors as shapes.
 
     The states' gradients take a product with w_hh, and w_hr, in every step, those of x one with w_ih, those of weights
     one each, and gates that were not kept those of the forward again.
     """
-    *_, need_x, need_weights, _ = others
+    *of_layer, need_x, need_weights, _ = others
+    given = _by_name(of_layer)
+    x, w_ih, w_hh, extras = given["x"], given["w_ih"], given["w_hh"], given["extras"]
     count = _product(x, w_hh, extras)
     if need_x:
         count += _product(x, w_ih)
@@ -61,6 +52,11 @@ def of_backward(
     if cell.saved and not saved:
         count += _product(x, w_ih, w_hh)
     return count
+
+
+def _by_name(arguments: Sequence[Any]) -> dict[str, Any]:
+    """A layer's."""
+    return {row.name: value for row, value in zip(ARGUMENTS, arguments, strict=True)}
 
 
 def _product(x: Sequence[int], *weights: Shapes) -> int:

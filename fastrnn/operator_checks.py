@@ -14,22 +14,22 @@ from torch import Tensor
 
 from fastrnn import checks
 from fastrnn.backends import OPERATOR_BACKENDS, cannot_serve, module
-from fastrnn.backends.layer import Form, Gradients, Layer, Residuals
+from fastrnn.backends.layer import ARGUMENTS, Gradients, Layer, Residuals, ShapeAndDtype
 
 _NAMES = ("auto", *OPERATOR_BACKENDS)
 _MOST = 512
 """Layers' sizes that are remembered: telling that they fit each other takes longer than finding that they did."""
 
 
-class _Forms(NamedTuple):
-    """Of what belongs to a layer beside its arguments."""
+class _Others(NamedTuple):
+    """Shapes and dtypes of what belongs to a layer beside its arguments."""
 
-    histories: list[Form]
-    finals: list[Form]
-    saved: list[Form]
+    histories: list[ShapeAndDtype]
+    finals: list[ShapeAndDtype]
+    saved: list[ShapeAndDtype]
 
 
-_known: dict[tuple[Any, ...], _Forms] = {}
+_known: dict[tuple[Any, ...], _Others] = {}
 
 
 def forward(layer: Layer, backend: str) -> None:
@@ -40,7 +40,7 @@ def forward(layer: Layer, backend: str) -> None:
         RuntimeError: for shapes, dtypes, devices and layouts, and where a tensor has not the memory that it needs.
         TypeError: where the input is not floating point and real.
     """
-    _forms(layer, backend)
+    _checked(layer, backend)
     memory(layer)
 
 
@@ -52,7 +52,7 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients, backend: str) -> N
     Raises:
         ValueError, RuntimeError, TypeError: as `forward`, and RuntimeError where the named backend cannot serve it.
     """
-    name, forms = layer.cell_name, _forms(layer, backend)
+    name, forms = layer.cell_name, _checked(layer, backend)
     states, saves = len(forms.finals), len(forms.saved)
     numbers = (len(grads.states), len(grads.finals), len(kept.states), len(kept.gates))
     if not 1 <= numbers[0] <= states or numbers[1:3] != (states, states) or numbers[3] > saves:
@@ -79,64 +79,64 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients, backend: str) -> N
             raise cannot_serve(name, backend, reason)
 
 
-def _forms(layer: Layer, backend: str) -> _Forms:
+def _checked(layer: Layer, backend: str) -> _Others:
     """Checks all but memory."""
     if backend not in _NAMES:
         names = ", ".join(map(repr, _NAMES))
         raise ValueError(f"{layer.cell_name}: unknown backend {backend!r}; the operators take {names}")
-    lists = (layer.w_ih, layer.w_hh, layer.biases, layer.extras, layer.states0)
-    tensors = (layer.x, *lists[0], *lists[1], *lists[2], *lists[3], *lists[4])
-    dtype = layer.x.dtype
-    key = (layer.cell_name, dtype, tuple(map(len, lists)), tuple([tensor.shape for tensor in tensors]))
-    forms = _known.get(key)
-    if forms is None:
+    dtype, (outline, tensors) = layer.x.dtype, layer.parts()
+    key = (outline, dtype, tuple([tensor.shape for tensor in tensors]))
+    others = _known.get(key)
+    if others is None:
         _numbers(layer)
         _shapes(layer)
-        forms = _Forms(layer.history_forms, [(tuple(h.shape), dtype) for h in layer.states0], layer.saved_forms)
+        finals: list[ShapeAndDtype] = [(tuple(h.shape), dtype) for h in layer.states0]
+        others = _Others(layer.history_forms, finals, layer.saved_forms)
         if len(_known) >= _MOST:
             _known.clear()
-        _known[key] = forms
+        _known[key] = others
+    floating = [tensor for tensor, row in zip(tensors, outline.rows, strict=True) if row.dtype is None]
     # Nothing is converted here, whatever autocast would do.
-    checks.same_device_and_dtype(layer.x, layer.states0, tensors[1:], converts=False)
-    return forms
+    checks.same_device_and_dtype(layer.x, layer.states0, floating[1:], converts=False)
+    return others
 
 
 def _numbers(layer: Layer) -> None:
     """One direction or two, and as many tensors in each list."""
-    directions = layer.directions
-    projections = (0, directions) if layer.cell_name == "lstm" else (0,)
-    lists: tuple[tuple[str, Sequence[Tensor], tuple[int, ...]], ...] = (
-        ("w_ih", layer.w_ih, (1, 2)),
-        ("w_hh", layer.w_hh, (directions,)),
-        ("biases", layer.biases, (0, 2 * directions)),
-        ("extras", layer.extras, projections),
-        ("states0", layer.states0, (len(layer.cell.states),)),
-    )
-    for argument, tensors, numbers in lists:
-        if len(tensors) not in numbers:
-            allowed = " or ".join(map(str, numbers))
-            raise ValueError(f"{layer.cell_name}: {argument} must hold {allowed} tensors, got {len(tensors)}")
+    groups = layer.groups()
+    for row in ARGUMENTS:
+        if row.type == "Tensor[]" and len(groups[row.name]) not in row.numbers(layer):
+            allowed = " or ".join(map(str, row.numbers(layer)))
+            got = len(groups[row.name])
+            raise ValueError(f"{layer.cell_name}: {row.name} must hold {allowed} tensors, got {got}")
 
 
 def _shapes(layer: Layer) -> None:
     """That all sizes fit each other."""
-    name, x, w_ih, w_hh = layer.cell_name, layer.x, layer.w_ih, layer.w_hh
-    for argument, tensors, dims in (("x", [x], 3), ("w_ih", w_ih, 2), ("w_hh", w_hh, 3), ("extras", layer.extras, 2)):
-        if any(tensor.dim() != dims for tensor in tensors):
-            got = [tensor.dim() for tensor in tensors]
-            raise RuntimeError(f"{name}: {argument} must have {dims} dimensions, got {got}")
-    groups = [
-        (w_ih[d], w_hh[d], *layer.biases[2 * d : 2 * d + 2], *layer.extras[d : d + 1]) for d in range(layer.directions)
+    name, groups = layer.cell_name, layer.groups()
+    rows = [row for row in ARGUMENTS if row.gradient]  # lengths and resets are looked at wherever they come from
+    for row in rows:
+        dims = [tensor.dim() for tensor in groups[row.name]]
+        if any(got != len(row.sizes) for got in dims):
+            raise RuntimeError(f"{name}: {row.name} must have {len(row.sizes)} dimensions, got {dims}")
+    weights = [
+        (layer.w_ih[d], layer.w_hh[d], *layer.biases[2 * d : 2 * d + 2], *layer.extras[d : d + 1])
+        for d in range(layer.directions)
     ]
-    checks.weight_shapes(name, len(layer.cell.gates), layer.directions, x.shape[2], groups)
-    checks.state_sizes(layer.states0, checks.state_shapes(layer.cell, groups, x.shape[1]))
+    checks.weight_shapes(name, len(layer.cell.gates), layer.directions, layer.x.shape[2], weights)
+    checks.state_sizes(layer.states0, checks.state_shapes(layer.cell, weights, layer.x.shape[1]))
+    for row in rows:
+        known = [layer.sizes.get(letter) for letter in row.sizes]
+        for index, tensor in enumerate(groups[row.name]):
+            if any(size not in (None, got) for size, got in zip(known, tensor.shape, strict=True)):
+                raise RuntimeError(
+                    f"{name}: {row.name}[{index}] must be of shape {row.shape}, got {tuple(tensor.shape)}"
+                )
 
 
 def memory(layer: Layer, grads: Sequence[Tensor | None] = ()) -> None:
     """Memory behind every tensor of a layer and every gradient that reaches it; see `checks.memory`."""
-    weights = (*layer.w_ih, *layer.w_hh, *layer.biases, *layer.extras)
-    tensors = (layer.x, *weights, *layer.states0, layer.lengths, layer.resets, *grads)
-    checks.memory(layer.cell_name, tensors, lambda: _named(layer, grads))
+    checks.memory(layer.cell_name, (*layer.tensors(), *grads), lambda: _named(layer, grads))
 
 
 def memory_of_backward(layer: Layer, kept: Residuals, grads: Gradients) -> None:
@@ -144,16 +144,13 @@ def memory_of_backward(layer: Layer, kept: Residuals, grads: Gradients) -> None:
 
     Where gates were kept, biases are not read, nor is what only gradients need that nobody asked for.
     """
-    recomputes = not kept.gates and len(layer.cell.saved) > 0
-    tensors: list[Tensor | None] = [*layer.w_hh, *layer.extras, *layer.states0, layer.lengths, layer.resets]
-    if recomputes or grads.need_weights:
-        tensors.append(layer.x)
-    if recomputes or grads.need_x:
-        tensors += layer.w_ih
-    if recomputes:
-        tensors += layer.biases
-    tensors += [*kept.states, *kept.gates, *grads.states, *grads.finals]
-    checks.memory(layer.cell_name, tensors, lambda: _named(layer, (*grads.states, *grads.finals), kept))
+    unread: tuple[str, ...] = ()
+    if kept.gates or not layer.cell.saved:
+        unread = ("biases", *(() if grads.need_weights else ("x",)), *(() if grads.need_x else ("w_ih",)))
+    incoming = (*grads.states, *grads.finals)
+    tensors = [tensor for name, group in layer.groups().items() if name not in unread for tensor in group]
+    everything = (*tensors, *kept.states, *kept.gates, *incoming)
+    checks.memory(layer.cell_name, everything, lambda: _named(layer, incoming, kept))
 
 
 def _named(
@@ -162,14 +159,7 @@ def _named(
     """Tensors by what users call them."""
     states, gates = ([], []) if kept is None else (kept.states, kept.gates)
     return {
-        "the input": (layer.x,),
-        "weight_ih": layer.w_ih,
-        "weight_hh": layer.w_hh,
-        "a bias": layer.biases,
-        "weight_hr": layer.extras,
-        "the initial state": layer.states0,
-        "lengths": (layer.lengths,),
-        "resets": (layer.resets,),
+        **{row.called: layer.groups()[row.name] for row in ARGUMENTS if row.called},
         "the output, which backward reads,": states[:1],
         "what forward kept for backward": (*states, *gates),
         "an incoming gradient": grads,

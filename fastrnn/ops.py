@@ -8,10 +8,10 @@ the gradient is taken through the reference backend instead, which autograd can 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,25 +19,32 @@ from torch import Tensor
 
 from fastrnn import checks, flops, operator_checks
 from fastrnn.backends import module, operator_backend, reference
-from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
+from fastrnn.backends.layer import (
+    ARGUMENTS,
+    DIFFERENTIABLE,
+    INPUT,
+    WEIGHTS,
+    Backward,
+    Forward,
+    Gradients,
+    Layer,
+    Outline,
+    Residuals,
+    grouped,
+)
 from fastrnn.cells import CELLS, Cell
 
 LIBRARY = torch.library.Library("fastrnn", "DEF")
 
-_LAYER_SCHEMA = (
-    "Tensor x, Tensor[] w_ih, Tensor[] w_hh, Tensor[] biases, Tensor[] extras, Tensor[] states0, "
-    "Tensor? lengths, Tensor? resets, bool reverse"
-)
-_FORWARD_LISTS, _BACKWARD_LISTS = slice(1, 6), slice(2, 10)
-"""Where the operators' arguments are lists of tensors."""
-_FORWARD_SCHEMA = (
-    f"({_LAYER_SCHEMA}, bool history, bool gates, str backend) -> (Tensor[] states, Tensor[] finals, Tensor[] saved)"
-)
-_BACKWARD_SCHEMA = (
-    "(Tensor?[] d_states, Tensor?[] d_finals, Tensor[] states, Tensor[] saved, "
-    f"{_LAYER_SCHEMA}, bool need_x, bool need_weights, str backend) -> "
-    "(Tensor[] d_x, Tensor[] d_w_ih, Tensor[] d_w_hh, Tensor[] d_biases, Tensor[] d_extras, Tensor[] d_states0)"
-)
+_LAYER = [f"{row.type} {row.name}" for row in ARGUMENTS]
+_FORWARD = [*_LAYER, "bool history", "bool gates", "str backend"]
+_BACKWARD = [
+    *("Tensor?[] d_states", "Tensor?[] d_finals", "Tensor[] states", "Tensor[] saved"),
+    *_LAYER,
+    *("bool need_x", "bool need_weights", "str backend"),
+]
+_FORWARD_RESULTS = [f"Tensor[] {name}" for name in Forward._fields]
+_BACKWARD_RESULTS = [f"Tensor[] d_{name}" for name in Backward._fields]
 
 
 def forward(layer: Layer, *, history: bool, gates: bool, backend: str) -> Forward:
@@ -45,25 +52,26 @@ def forward(layer: Layer, *, history: bool, gates: bool, backend: str) -> Forwar
 
     Where nobody watches the dispatcher, what the operator does is called without it: that takes 30 µs less.
     """
-    arguments = (*_layer_arguments(layer), history, gates, backend)
-    if is_watched(arguments):
-        return Forward(*_operator(layer.cell, "forward")(*arguments))
-    return _under_autograd(layer.cell, _forward_kernel(layer.cell, True), arguments)
+    if dispatcher_is_watched() or _are_unusual(tensors := layer.tensors()):
+        return Forward(*_operator(layer.cell, "forward")(*layer.arguments(), history, gates, backend))
+    if any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors)):
+        # Of a transform of torch.func that has ended: what it holds is a tensor like others.
+        layer = layer.with_tensors(torch._C._functorch.unwrap_if_dead)
+    return _under_autograd(layer, partial(_forward, layer, history, gates, backend), history, gates, backend)
 
 
-def is_watched(arguments: Sequence[Any]) -> bool:
-    """Whether the dispatcher has more to do than to call a kernel.
+def is_watched(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether the dispatcher has more to do, with these tensors, than to call a kernel.
 
-    So it is where a compiler, a tracer, a transform, a mode or the profiler must see operators, and where a tensor is
-    of a class of its own or a negative view, whose memory does not hold its values.
+    So it is where somebody must see operators, and of tensors that are not what they hold.
     """
-    if dispatcher_is_watched():
-        return True
-    for argument in arguments:
-        for one in argument if type(argument) is list else (argument,):
-            if isinstance(one, Tensor) and (type(one) not in checks.PLAIN or one.is_neg()):
-                return True
-    return False
+    return dispatcher_is_watched() or _are_unusual(tensors)
+
+
+def _are_unusual(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether one is of a class of its own or a negative view, whose memory does not hold its values."""
+    found = [t for t in tensors if t is not None and (type(t) not in checks.PLAIN or t.is_neg())]
+    return len(found) > 0
 
 
 def dispatcher_is_watched() -> bool:
@@ -78,26 +86,24 @@ def dispatcher_is_watched() -> bool:
     )
 
 
-def _below_autograd(cell: Cell, direction: str, arguments: Sequence[Any], checked: bool = True) -> Any:
+def forward_below_autograd(layer: Layer, history: bool, gates: bool, backend: str, *, checked: bool = True) -> Forward:
     """What the operator does, for callers that have taken care of autograd; and of the arguments, if `checked`."""
-    if not is_watched(arguments):
-        return (_forward_kernel if direction == "forward" else _backward_kernel)(cell, checked)(*arguments)
+    if not is_watched(layer.tensors()):
+        return _forward(layer, history, gates, backend, checked=checked)
     with torch._C._AutoDispatchBelowAutograd():
-        return _operator(cell, direction)(*arguments)
+        return Forward(*_operator(layer.cell, "forward")(*layer.arguments(), history, gates, backend))
 
 
-def _layer_arguments(layer: Layer) -> tuple[Any, ...]:
-    return (
-        layer.x,
-        layer.w_ih,
-        layer.w_hh,
-        layer.biases,
-        layer.extras,
-        layer.states0,
-        layer.lengths,
-        layer.resets,
-        layer.reverse,
-    )
+def backward_below_autograd(
+    layer: Layer, kept: Residuals, grads: Gradients, backend: str, tensors: Iterable[Tensor | None]
+) -> Backward:
+    """As `forward_below_autograd`, of arguments that were checked; `tensors` are those of all of them."""
+    if not is_watched(tensors):
+        return _backward(layer, kept, grads, backend)
+    given = (grads.states, grads.finals, kept.states, kept.gates, *layer.arguments())
+    with torch._C._AutoDispatchBelowAutograd():
+        operator = _operator(layer.cell, "backward")
+        return Backward(*operator(*given, grads.need_x, grads.need_weights, backend))
 
 
 def autocast_off(x: Tensor) -> AbstractContextManager[Any]:
@@ -120,48 +126,30 @@ def _checked(layer: Layer) -> Layer:
     return replace(layer, lengths=layer.lengths.clamp(0, steps).to(torch.int64))
 
 
-@cache
-def _forward_kernel(cell: Cell, checked: bool) -> Callable[..., Forward]:
-    def kernel(*arguments: Any) -> Forward:
-        *layer_arguments, history, gates, backend = arguments
-        layer = Layer(cell.name, *layer_arguments)
-        if not checked:
-            operator_checks.forward(layer, backend)
-        layer = _checked(layer)
-        with autocast_off(layer.x):
-            return module(operator_backend(backend, layer)).forward(layer, history=history, gates=gates)  # type: ignore[no-any-return]
-
-    return kernel
+def _forward(layer: Layer, history: bool, gates: bool, backend: str, checked: bool = True) -> Forward:
+    if not checked:
+        operator_checks.forward(layer, backend)
+    layer = _checked(layer)
+    with autocast_off(layer.x):
+        return module(operator_backend(backend, layer)).forward(layer, history=history, gates=gates)  # type: ignore[no-any-return]
 
 
-def _forward_fake(cell: Cell) -> Callable[..., Forward]:
-    def fake(*arguments: Any) -> Forward:
-        *layer_arguments, history, gates, _ = arguments
-        layer = Layer(cell.name, *layer_arguments)
-        histories, kept = layer.history_forms, layer.saved_forms if gates else []
-        states = [layer.x.new_empty(shape, dtype=dtype) for shape, dtype in (histories if history else histories[:1])]
-        finals = [layer.x.new_empty(state.shape) for state in layer.states0]
-        return Forward(states, finals, [layer.x.new_empty(shape, dtype=dtype) for shape, dtype in kept])
-
-    return fake
+def _forward_fake(layer: Layer, history: bool, gates: bool, backend: str) -> Forward:
+    histories, kept = layer.history_forms, layer.saved_forms if gates else []
+    states = [layer.x.new_empty(shape, dtype=dtype) for shape, dtype in (histories if history else histories[:1])]
+    finals = [layer.x.new_empty(state.shape) for state in layer.states0]
+    return Forward(states, finals, [layer.x.new_empty(shape, dtype=dtype) for shape, dtype in kept])
 
 
-@cache
-def _backward_kernel(cell: Cell, checked: bool) -> Callable[..., Backward]:
-    def kernel(*arguments: Any) -> Backward:
-        d_states, d_finals, states, saved, *layer_arguments, need_x, need_weights, backend = arguments
-        layer, kept = Layer(cell.name, *layer_arguments), Residuals(states, saved)
-        gradients = Gradients(d_states, d_finals, need_x, need_weights)
-        if not checked:
-            operator_checks.backward(layer, kept, gradients, backend)
-        operator_checks.memory_of_backward(layer, kept, gradients)
-        layer, gradients = _checked(layer), _resolved(gradients)
-        with autocast_off(layer.x):
-            # What was named has served the layer already, whatever torch allows by now.
-            served_by = module(operator_backend(backend, layer, "backward") if backend == "auto" else backend)
-            return served_by.backward(layer, kept, gradients)  # type: ignore[no-any-return]
-
-    return kernel
+def _backward(layer: Layer, kept: Residuals, grads: Gradients, backend: str, checked: bool = True) -> Backward:
+    if not checked:
+        operator_checks.backward(layer, kept, grads, backend)
+    operator_checks.memory_of_backward(layer, kept, grads)
+    layer, grads = _checked(layer), _resolved(grads)
+    with autocast_off(layer.x):
+        # What was named has served the layer already, whatever torch allows by now.
+        served_by = module(operator_backend(backend, layer, "backward") if backend == "auto" else backend)
+        return served_by.backward(layer, kept, grads)  # type: ignore[no-any-return]
 
 
 def _resolved(grads: Gradients) -> Gradients:
@@ -172,24 +160,10 @@ def _resolved(grads: Gradients) -> Gradients:
     return replace(grads, states=states, finals=finals)
 
 
-def _backward_fake(cell: Cell) -> Callable[..., Backward]:
-    def fake(*arguments: Any) -> Backward:
-        *_, need_x, need_weights, _ = arguments
-        layer = Layer(cell.name, *arguments[4:-3])
-
-        def like(tensors: Sequence[Tensor], needed: bool = True) -> list[Tensor]:
-            return [tensor.new_empty(tensor.shape) for tensor in tensors] if needed else []
-
-        return Backward(
-            like([layer.x], need_x),
-            like(layer.w_ih, need_weights),
-            like(layer.w_hh, need_weights),
-            like(layer.biases, need_weights),
-            like(layer.extras, need_weights),
-            like(layer.states0),
-        )
-
-    return fake
+def _backward_fake(layer: Layer, kept: Residuals, grads: Gradients, backend: str) -> Backward:
+    groups = layer.groups()
+    asked = (groups[row.name] if grads.wants(row) else () for row in DIFFERENTIABLE)
+    return Backward(*([tensor.new_empty(tensor.shape) for tensor in group] for group in asked))
 
 
 class _Recurrence(torch.autograd.Function):
@@ -202,52 +176,50 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        cell: Cell,
-        compute: Callable[..., Any],
-        flags: tuple[Any, ...],
-        sizes: list[int],
-        *tensors: Tensor | None,
-    ) -> Any:
-        reverse, *_, backend = flags
-        x, *lists, (lengths,), (resets,) = _grouped(tensors, sizes)
-        states, finals, saved = compute(*x, *lists, lengths, resets, *flags)
+        run: Callable[[], Forward],
+        outline: Outline,
+        counts: tuple[int, int, int],
+        backend: str,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        states, finals, saved = run()
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*saved)
         ctx.save_for_backward(*tensors, *states, *saved)
-        ctx.cell, ctx.reverse, ctx.backend = cell, reverse, backend
-        ctx.sizes, ctx.outputs = [*sizes, len(states), len(saved)], len(states) + len(finals)
+        ctx.outline, ctx.counts, ctx.backend = outline, counts, backend
         return (*states, *finals, *saved)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        (x,), *lists, (lengths,), (resets,), states, saved = _grouped(ctx.saved_tensors, ctx.sizes)
-        arguments = (x, *lists, lengths, resets, ctx.reverse)
-        d_states, d_finals = list(grads[: len(states)]), list(grads[len(states) : ctx.outputs])
-        first = 4
-        need_x, need_rest = ctx.needs_input_grad[first], ctx.needs_input_grad[first + 1 :]
-        need_weights = any(need_rest[: sum(map(len, lists[:4]))])
+        outline, (states, finals, _), tensors = ctx.outline, ctx.counts, ctx.saved_tensors
+        layer, first = outline.layer(tensors), len(outline.rows)
+        asked = ctx.needs_input_grad[-first:]
+        kept = Residuals([*tensors[first : first + states]], [*tensors[first + states :]])
+        gradients = Gradients(
+            [*grads[:states]],
+            [*grads[states : states + finals]],
+            outline.needs(INPUT, asked),
+            outline.needs(WEIGHTS, asked),
+        )
         create_graph = torch.is_grad_enabled()
         if create_graph or torch.autograd.forward_ad._current_level >= 0 or any(map(is_batched, grads)):
-            layer = Layer(ctx.cell.name, *arguments)
             operator_checks.memory(layer, grads)
-            with autocast_off(x):
-                gradients = differentiable_gradients(layer, d_states, d_finals, create_graph)
+            with autocast_off(layer.x):
+                flat = differentiable_gradients(layer, gradients, create_graph)
         else:
-            if len(states) < len(ctx.cell.states):
+            if states < len(layer.cell.states):
                 # The call of a graph that was traced without gradients: what it did not keep is computed again.
-                everything = (*arguments, True, True, ctx.backend)
-                states, _, saved = _below_autograd(ctx.cell, "forward", everything, checked=False)
-            given = (d_states, d_finals, states, saved, *arguments, need_x, need_weights, ctx.backend)
+                again = forward_below_autograd(layer, True, True, ctx.backend, checked=False)
+                kept = Residuals(again.states, again.saved)
             if torch._C._are_functorch_transforms_active():
                 from fastrnn import transforms  # which stands above the operators
 
-                gradients = transforms.backward(ctx.cell, given)
+                flat = transforms.backward(layer, kept, gradients, ctx.backend)
             else:
-                gradients = Backward(*_below_autograd(ctx.cell, "backward", given))
-        flat: list[Tensor | None] = []
-        for group, asked in zip(gradients, [[x], *lists], strict=True):
-            flat += group or [None] * len(asked)
-        return (*([None] * first), *flat, None, None)
+                flat = outline.in_order(
+                    backward_below_autograd(layer, kept, gradients, ctx.backend, (*tensors, *grads))
+                )
+        return (None, None, None, None, *flat)
 
 
 def is_batched(grad: Tensor | None) -> bool:
@@ -262,103 +234,101 @@ def _operator(cell: Cell, direction: str) -> Callable[..., Any]:
     return getattr(torch.ops.fastrnn, f"{cell.name}_{direction}")  # type: ignore[no-any-return]
 
 
-def _grouped(tensors: Sequence[Tensor | None], sizes: list[int]) -> list[Any]:
-    """Consecutive tensors in lists of the given sizes."""
-    each = iter(tensors)
-    return [[next(each) for _ in range(size)] for size in sizes]
-
-
-def _under_autograd(cell: Cell, compute: Callable[..., Any], arguments: Sequence[Any]) -> Forward:
-    """What `compute` gives for the operator's arguments, with gradients where any are asked for."""
-    x, *lists, lengths, resets, reverse, history, gates, backend = arguments
-    groups = [[x], *lists, [lengths], [resets]]
-    tensors = [tensor for group in groups for tensor in group]
-    if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)):
-        return compute(*arguments)  # type: ignore[no-any-return]
-    return _differentiable(cell, compute, (reverse, history, gates, backend), groups)
-
-
-def _autograd_kernel(cell: Cell) -> Callable[..., Forward]:
-    def compute(*arguments: Any) -> Any:
-        return _below_autograd(cell, "forward", arguments, checked=False)
-
-    def kernel(*arguments: Any) -> Forward:
-        return _under_autograd(cell, compute, arguments)
-
-    return kernel
+def _under_autograd(layer: Layer, run: Callable[[], Forward], history: bool, gates: bool, backend: str) -> Forward:
+    """What `run` gives for the layer, with gradients where any are asked for."""
+    if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in layer.tensors())):
+        return run()
+    return differentiable(layer, run, history=history, gates=gates, backend=backend)
 
 
 def differentiable(layer: Layer, run: Callable[[], Forward], *, history: bool, gates: bool, backend: str) -> Forward:
-    """What `run` gives for the layer, with the operator's gradients."""
-    *lists, reverse = _layer_arguments(layer)
-    groups = [one if isinstance(one, list) else [one] for one in lists]
-    return _differentiable(layer.cell, lambda *_: run(), (reverse, history, gates, backend), groups)
+    """What `run` gives for the layer, with the operator's gradients.
 
-
-def _differentiable(
-    cell: Cell, compute: Callable[..., Any], flags: tuple[bool, bool, bool, str], groups: Sequence[Sequence[Any]]
-) -> Forward:
-    """What `compute` gives for the operator's arguments, with the operator's gradients.
-
-    `groups` are its tensors, each in a list, and `flags` the arguments after them.
+    `history` and `gates` say what it gives, and `backend` what computes the gradients; as in `forward`.
     """
-    sizes, tensors = [len(group) for group in groups], [tensor for group in groups for tensor in group]
-    flat = list(_Recurrence.apply(cell, compute, flags, sizes, *tensors))  # type: ignore[no-untyped-call]
-    states = 1 + (len(cell.states) - 1 if flags[1] else 0)
-    finals = states + len(cell.states)
-    return Forward(flat[:states], flat[states:finals], flat[finals:])
+    outline, tensors = layer.parts()
+    counts = Forward.counts(layer.cell, history=history, gates=gates)
+    flat = _Recurrence.apply(run, outline, counts, backend, *tensors)  # type: ignore[no-untyped-call]
+    return Forward(*grouped(flat, counts))
 
 
 @torch.enable_grad()
-def differentiable_gradients(
-    layer: Layer, d_states: Sequence[Tensor | None], d_finals: Sequence[Tensor | None], create_graph: bool
-) -> Backward:
-    """The gradients through the reference backend: as a function that can be differentiated or batched again."""
-    groups = [[layer.x], layer.w_ih, layer.w_hh, layer.biases, layer.extras, layer.states0]
+def differentiable_gradients(layer: Layer, grads: Gradients, create_graph: bool) -> list[Tensor | None]:
+    """The gradient of each tensor through the reference backend: a function that can be derived or batched again."""
     # Under names of their own: where one argument was computed from another, only its direct share is wanted here.
-    groups = [[tensor.view_as(tensor) if tensor.requires_grad else tensor for tensor in group] for group in groups]
-    (x,), w_ih, w_hh, biases, extras, states0 = groups
-    layer = replace(layer, x=x, w_ih=w_ih, w_hh=w_hh, biases=biases, extras=extras, states0=states0)
-    outputs = reference.forward(layer, history=len(d_states) > 1, gates=False)
+    layer = layer.with_tensors(lambda tensor: tensor.view_as(tensor) if tensor.requires_grad else tensor)
+    outputs = reference.forward(layer, history=len(grads.states) > 1, gates=False)
     pairs = [
         (output, grad)
-        for output, grad in zip(outputs.states + outputs.finals, [*d_states, *d_finals], strict=True)
+        for output, grad in zip(outputs.states + outputs.finals, grads.states + grads.finals, strict=True)
         if grad is not None and output.requires_grad
     ]
-    wanted = [tensor for group in groups for tensor in group if tensor.requires_grad]
-    grads = iter(
+    tensors = layer.tensors()
+    found = iter(
         torch.autograd.grad(
             [output for output, _ in pairs],
-            wanted,
+            [tensor for tensor in tensors if tensor.requires_grad],
             [grad for _, grad in pairs],
             create_graph=create_graph,
             allow_unused=True,
             materialize_grads=True,
         )
     )
-    return Backward(*([next(grads) if tensor.requires_grad else None for tensor in group] for group in groups))  # type: ignore[arg-type]
+    return [next(found) if tensor.requires_grad else None for tensor in tensors]
 
 
-def _from_dispatcher(kernel: Callable[..., Any], lists: slice) -> Callable[..., Any]:
-    """A kernel as it is registered: AOTInductor's packages give it None in place of an empty list."""
+def _lists(arguments: Sequence[Any], declared: Sequence[str]) -> list[Any]:
+    """The arguments of an operator: AOTInductor's packages give it None in place of an empty list."""
+    given = zip(arguments, declared, strict=True)
+    return [[] if value is None and "[]" in one else value for value, one in given]
 
-    def registered(*arguments: Any) -> Any:
-        given = list(arguments)
-        given[lists] = [[] if tensors is None else tensors for tensors in given[lists]]
-        return kernel(*given)
+
+def _registered_forward(cell: Cell, function: Callable[..., Forward]) -> Callable[..., Forward]:
+    """A function of a layer and of what else the forward operator takes, as a function of the operator's arguments."""
+
+    def registered(*arguments: Any) -> Forward:
+        *of_layer, history, gates, backend = _lists(arguments, _FORWARD)
+        return function(Layer(cell.name, *of_layer), history, gates, backend)
 
     return registered
 
 
+def _registered_backward(cell: Cell, function: Callable[..., Backward]) -> Callable[..., Backward]:
+    """The same of the backward operator."""
+
+    def registered(*arguments: Any) -> Backward:
+        d_states, d_finals, states, saved, *of_layer, need_x, need_weights, backend = _lists(arguments, _BACKWARD)
+        grads = Gradients(d_states, d_finals, need_x, need_weights)
+        return function(Layer(cell.name, *of_layer), Residuals(states, saved), grads, backend)
+
+    return registered
+
+
+def _forward_kernel(layer: Layer, history: bool, gates: bool, backend: str) -> Forward:
+    return _forward(layer, history, gates, backend, checked=False)
+
+
+@torch.no_grad()  # it has no derivative of its own, and autograd must not record the operations that it is made of
+def _backward_kernel(layer: Layer, kept: Residuals, grads: Gradients, backend: str) -> Backward:
+    return _backward(layer, kept, grads, backend, checked=False)
+
+
+def _autograd_kernel(layer: Layer, history: bool, gates: bool, backend: str) -> Forward:
+    run = partial(forward_below_autograd, layer, history, gates, backend, checked=False)
+    return _under_autograd(layer, run, history, gates, backend)
+
+
+def _define(
+    name: str, arguments: list[str], results: list[str], kernel: Callable[..., Any], fake: Callable[..., Any]
+) -> None:
+    LIBRARY.define(f"{name}({', '.join(arguments)}) -> ({', '.join(results)})")
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"fastrnn::{name}", fake, lib=LIBRARY)
+
+
 for _cell in CELLS.values():
+    _of_forward, _of_backward = partial(_registered_forward, _cell), partial(_registered_backward, _cell)
     _forward_name, _backward_name = f"{_cell.name}_forward", f"{_cell.name}_backward"
-    LIBRARY.define(_forward_name + _FORWARD_SCHEMA)
-    LIBRARY.define(_backward_name + _BACKWARD_SCHEMA)
-    _forward = _from_dispatcher(_forward_kernel(_cell, False), _FORWARD_LISTS)
-    # It has no derivative of its own, and autograd must not record the operations that it is made of.
-    _backward = _from_dispatcher(torch.no_grad()(_backward_kernel(_cell, False)), _BACKWARD_LISTS)
-    LIBRARY.impl(_forward_name, _forward, "CompositeExplicitAutograd")
-    LIBRARY.impl(_backward_name, _backward, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"fastrnn::{_forward_name}", _forward_fake(_cell), lib=LIBRARY)
-    torch.library.register_fake(f"fastrnn::{_backward_name}", _backward_fake(_cell), lib=LIBRARY)
-    LIBRARY.impl(_forward_name, _from_dispatcher(_autograd_kernel(_cell), _FORWARD_LISTS), "Autograd")
+    _define(_forward_name, _FORWARD, _FORWARD_RESULTS, _of_forward(_forward_kernel), _of_forward(_forward_fake))
+    _define(_backward_name, _BACKWARD, _BACKWARD_RESULTS, _of_backward(_backward_kernel), _of_backward(_backward_fake))
+    LIBRARY.impl(_forward_name, _of_forward(_autograd_kernel), "Autograd")

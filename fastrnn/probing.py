@@ -123,7 +123,7 @@ class _Call:
 
     def add(self, layer: Layer, result: Forward) -> None:
         # Detached: what a hook holds must not hold the graph that holds the hook.
-        layer, histories = _detached(layer), [state.detach() for state in result.states]
+        layer, histories = layer.with_tensors(torch.detach), [state.detach() for state in result.states]
         with torch.no_grad(), ops.autocast_off(layer.x):
             self._layers.append(of_forward(self._label, layer, histories, self._thresholds))
         node = result.states[0].grad_fn
@@ -139,21 +139,6 @@ class _Call:
         with torch.no_grad(), ops.autocast_off(layer.x):
             norms, gains = of_backward(layer, histories, grads[:states], grads[states : states + finals])
         self._layers[index] = replace(self._layers[index], gradient_norms=norms, gradient_gains=gains)
-
-
-def _detached(layer: Layer) -> Layer:
-    def each(tensors: list[Tensor]) -> list[Tensor]:
-        return [tensor.detach() for tensor in tensors]
-
-    return replace(
-        layer,
-        x=layer.x.detach(),
-        w_ih=each(layer.w_ih),
-        w_hh=each(layer.w_hh),
-        biases=each(layer.biases),
-        extras=each(layer.extras),
-        states0=each(layer.states0),
-    )
 
 
 @contextmanager

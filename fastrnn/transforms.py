@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import NoneType
 from typing import Any
 
 import torch
@@ -24,44 +25,44 @@ from torch._C._functorch import TransformType
 
 from fastrnn import batching, checks, ops
 from fastrnn.backends import products, reference
-from fastrnn.backends.layer import Backward, Forward, Layer
+from fastrnn.backends.layer import (
+    INPUT,
+    WEIGHTS,
+    Backward,
+    Forward,
+    Gradients,
+    Layer,
+    Outline,
+    Residuals,
+    grouped,
+)
 from fastrnn.cells import CELLS, Cell
 
-_BATCH: tuple[int | None, ...] = (1, None, None, None, None, 1, 0, 1)
-"""Where a layer's tensors, in the order of the operators' arguments, have the batch; weights have none."""
 _SAVED_BATCH = 2
 """Where saved gates have it."""
 
 
 @dataclass(frozen=True)
-class _Form:
-    """What the operators are told beside tensors."""
+class _ForwardOptions:
+    """What a forward is told beside the layer's tensors."""
 
-    cell: Cell
-    sizes: tuple[int, ...]
-    """how many tensors each argument of the layer has, in the order of the operators"""
-    reverse: bool
+    outline: Outline
     history: bool
     gates: bool
     backend: str
 
     @property
-    def outputs(self) -> tuple[int, int, int]:
+    def cell(self) -> Cell:
+        return CELLS[self.outline.cell_name]
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
         """How many states, final states and saved tensors there are."""
-        states = len(self.cell.states)
-        return states if self.history else 1, states, int(self.gates and bool(self.cell.saved))
-
-    def arguments(self, tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
-        """The operators' arguments that make a layer."""
-        (x,), *lists, (lengths,), (resets,) = ops._grouped(tensors, list(self.sizes))
-        return (x, *lists, lengths, resets, self.reverse)
-
-    def layer(self, tensors: Sequence[Tensor | None]) -> Layer:
-        return Layer(self.cell.name, *self.arguments(tensors))
+        return Forward.counts(self.cell, history=self.history, gates=self.gates)
 
     def batch(self) -> list[int | None]:
         """Where each of the layer's tensors has the batch, None where it has none."""
-        return [place for place, size in zip(_BATCH, self.sizes, strict=True) for _ in range(size)]
+        return [row.batch for row in self.outline.rows]
 
     def shares_weights(self, dims: batching.Dims) -> bool:
         """Whether none of the layer's tensors without a batch has members, whose places `dims` are."""
@@ -69,26 +70,31 @@ class _Form:
 
 
 @dataclass(frozen=True)
-class _Request:
+class _BackwardOptions:
     """What a backward is told beside tensors, which are the gradients that arrive, what was kept, and the layer's."""
 
-    form: _Form
+    forward: _ForwardOptions
     need_x: bool
     need_weights: bool
 
     @property
-    def sizes(self) -> tuple[int, int, int, int]:
+    def counts(self) -> tuple[int, int, int, int]:
         """How many of its tensors are gradients of states and of final states, states, and saved gates."""
-        states, finals, saved = self.form.outputs
+        states, finals, saved = self.forward.counts
         return states, finals, states, saved
 
     def split(self, values: Sequence[Any]) -> list[list[Any]]:
         """What belongs to the gradients of states and final states, to states, to gates, and to the layer."""
-        return ops._grouped(values, [*self.sizes, sum(self.form.sizes)])
+        return grouped(values, [*self.counts, len(self.forward.outline.rows)])
 
     def wanted(self) -> list[bool]:
-        """For each argument of the layer but lengths and resets, whether its gradient is a result."""
-        return [self.need_x, *[self.need_weights] * 4, True]
+        """For each of the layer's tensors, whether its gradient is a result."""
+        asked = Gradients([], [], self.need_x, self.need_weights)
+        return [asked.wants(row) for row in self.forward.outline.rows]
+
+    def results_batch(self) -> list[int | None]:
+        """Where each result has the batch, None where it has none."""
+        return [place for place, wanted in zip(self.forward.batch(), self.wanted(), strict=True) if wanted]
 
 
 def _needs_reference(tensors: Sequence[Tensor | None]) -> bool:
@@ -123,9 +129,7 @@ def forward(layer: Layer, *, history: bool, recompute: bool, backend: str) -> Fo
             return _reference(layer, history)
         kept = torch.is_grad_enabled()
         return ops.forward(layer, history=history or kept, gates=kept and not recompute, backend=backend)
-    *groups, reverse = ops._layer_arguments(layer)
-    groups = [_as_list(group) for group in groups]
-    tensors = [tensor for group in groups for tensor in group]
+    outline, tensors = layer.parts()
     if plain or _needs_reference(tensors):
         lengths = None if layer.lengths is None else _innermost(layer.lengths)
         _check_memory(layer.cell, tensors)
@@ -133,13 +137,8 @@ def forward(layer: Layer, *, history: bool, recompute: bool, backend: str) -> Fo
             checks.lengths_range(layer.cell_name, lengths.flatten(), layer.x.shape[0])
         return _reference(layer, history)
     kept = _is_recorded(tensors)
-    sizes = tuple(len(group) for group in groups)
-    form = _Form(layer.cell, sizes, reverse, history or kept, kept and not recompute, backend)
-    return Forward(*ops._grouped(_Forward.apply(form, *tensors), list(form.outputs)))  # type: ignore[no-untyped-call]
-
-
-def _as_list(group: Any) -> Sequence[Any]:
-    return group if isinstance(group, (list, tuple)) else [group]
+    options = _ForwardOptions(outline, history or kept, kept and not recompute, backend)
+    return Forward(*grouped(_Forward.apply(options, *tensors), options.counts))  # type: ignore[no-untyped-call]
 
 
 def _reference(layer: Layer, history: bool) -> Forward:
@@ -174,45 +173,44 @@ class _Forward(torch.autograd.Function):
     """The forward operator, as torch.func transforms it."""
 
     @staticmethod
-    def forward(form: _Form, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        arguments = (*form.arguments(tensors), form.history, form.gates, form.backend)
-        states, finals, saved = ops._below_autograd(form.cell, "forward", arguments)
+    def forward(options: _ForwardOptions, *tensors: Tensor) -> tuple[Tensor, ...]:
+        layer = options.outline.layer(tensors)
+        states, finals, saved = ops.forward_below_autograd(layer, options.history, options.gates, options.backend)
         return (*states, *finals, *saved)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        form, *tensors = inputs
-        states, _, saved = ops._grouped(output, list(form.outputs))
+        options, *tensors = inputs
+        states, _, saved = grouped(output, options.counts)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*saved)
         ctx.save_for_backward(*states, *saved, *tensors)
-        ctx.form = form
+        ctx.options = options
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        form, needed = ctx.form, ctx.needs_input_grad[1:]
-        need_weights = any(needed[1 : sum(form.sizes[:5])])
-        arriving = grads[: sum(form.outputs[:2])]
-        request = _Request(form, needed[0], need_weights)
-        return (None, *_gradients(request, arriving, ctx.saved_tensors))
+        options, asked = ctx.options, ctx.needs_input_grad[1:]
+        needs = (options.outline.needs(kind, asked) for kind in (INPUT, WEIGHTS))
+        arriving = grads[: sum(options.counts[:2])]
+        return (None, *_gradients(_BackwardOptions(options, *needs), arriving, ctx.saved_tensors))
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], form: _Form, *tensors: Tensor | None) -> Any:
-        return _forward_of_members(partial(_Forward.apply, form), form, info.batch_size, tensors, in_dims[1:])
+    def vmap(info: Any, in_dims: tuple[Any, ...], options: _ForwardOptions, *tensors: Tensor) -> Any:
+        return _forward_of_members(partial(_Forward.apply, options), options, info.batch_size, tensors, in_dims[1:])
 
 
 def _forward_of_members(
     apply: Callable[..., tuple[Tensor, ...]],
-    form: _Form,
+    options: _ForwardOptions,
     members: int,
-    tensors: Sequence[Tensor | None],
+    tensors: Sequence[Tensor],
     dims: batching.Dims,
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """The forward's results of all members, with where the members are; `apply` gives those of one layer's tensors."""
-    if not form.shares_weights(dims):
+    if not options.shares_weights(dims):
         return batching.each(apply, members, tensors, dims)
-    outputs = apply(*batching.folded(members, tensors, dims, form.batch()))
-    states, finals, saved = form.outputs
+    outputs = apply(*batching.folded(members, tensors, dims, options.batch()))
+    states, finals, saved = options.counts
     return batching.unfolded(members, outputs, [1] * (states + finals) + [_SAVED_BATCH] * saved)
 
 
@@ -220,17 +218,19 @@ def _operators_rule(cell: Cell) -> Callable[..., Any]:
     """The batching rule of a forward operator, for graphs that are compiled and for direct calls."""
 
     def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
-        *groups, reverse, history, gates, backend = arguments
-        tensors, dims = ([one for group in map(_as_list, some) for one in group] for some in (groups, in_dims[:-4]))
-        sizes = tuple(len(_as_list(group)) for group in groups)
-        form = _Form(cell, sizes, reverse, history, gates, backend)
+        *of_layer, history, gates, backend = arguments
+        outline, tensors = Layer(cell.name, *of_layer).parts()
+        options = _ForwardOptions(outline, history, gates, backend)
+        given = [dim for value, dim in zip(of_layer, in_dims, strict=False) if not isinstance(value, (bool, NoneType))]
+        dims = [one for dim in given for one in (dim if isinstance(dim, (list, tuple)) else [dim])]
 
-        def apply(*tensors: Tensor | None) -> tuple[Tensor, ...]:
-            states, finals, saved = ops._operator(cell, "forward")(*form.arguments(tensors), history, gates, backend)
+        def apply(*tensors: Tensor) -> tuple[Tensor, ...]:
+            given = outline.layer(tensors).arguments()
+            states, finals, saved = ops._operator(cell, "forward")(*given, history, gates, backend)
             return (*states, *finals, *saved)
 
-        found: Any = _forward_of_members(apply, form, info.batch_size, tensors, dims)
-        return tuple(tuple(ops._grouped(part, list(form.outputs))) for part in found)
+        found: Any = _forward_of_members(apply, options, info.batch_size, tensors, dims)
+        return tuple(tuple(grouped(part, options.counts)) for part in found)
 
     return rule
 
@@ -239,130 +239,116 @@ for _cell in CELLS.values():
     torch.library.register_vmap(f"fastrnn::{_cell.name}_forward", _operators_rule(_cell), lib=ops.LIBRARY)
 
 
-def backward(cell: Cell, arguments: Sequence[Any]) -> Backward:
-    """What the backward operator gives for its arguments, while transforms are at work."""
-    *tensors, reverse, need_x, need_weights, backend = arguments
-    groups = [_as_list(group) for group in tensors]
-    _, _, states, saved, *layer = groups
-    sizes = tuple(len(group) for group in layer)
-    form = _Form(cell, sizes, reverse, len(states) == len(cell.states), bool(saved), backend)
-    arriving, kept = ([tensor for group in some for tensor in group] for some in (groups[:2], groups[2:]))
-    found = _gradients(_Request(form, need_x, need_weights), arriving, kept)
-    return Backward(*ops._grouped(found, list(sizes[: len(Backward._fields)])))
+def backward(layer: Layer, kept: Residuals, grads: Gradients, backend: str) -> list[Tensor | None]:
+    """The gradients that the backward operator gives, while transforms are at work, of each of the layer's tensors."""
+    outline, tensors = layer.parts()
+    history = len(kept.states) == len(layer.cell.states)
+    options = _BackwardOptions(
+        _ForwardOptions(outline, history, bool(kept.gates), backend), grads.need_x, grads.need_weights
+    )
+    return _gradients(options, [*grads.states, *grads.finals], [*kept.states, *kept.gates, *tensors])
 
 
-def _gradients(request: _Request, arriving: Sequence[Tensor | None], kept: Sequence[Tensor | None]) -> list[Any]:
+def _gradients(
+    options: _BackwardOptions, arriving: Sequence[Tensor | None], kept: Sequence[Tensor]
+) -> list[Tensor | None]:
     """The gradient of each of a layer's tensors, None where it is not asked for or there is none.
 
     `arriving` are the gradients of states and final states, `kept` the states, the gates and the layer's tensors.
     """
     tensors = [*arriving, *kept]
     if _needs_reference(tensors):
-        _check_memory(request.form.cell, tensors)
-        *_, layer = request.split(tensors)
-        flat = _by_reference(request, tensors[: len(arriving)], layer)
+        _check_memory(options.forward.cell, tensors)
+        *_, of_layer = options.split(tensors)
+        found = _by_reference(options, arriving, of_layer)
     else:
-        flat = list(_Backward.apply(request, *tensors))  # type: ignore[no-untyped-call]
-    each, result = iter(flat), []
-    for wanted, size in zip(request.wanted(), request.form.sizes, strict=False):
-        result += [next(each) if wanted else None for _ in range(size)]
-    return [*result, None, None]
+        found = _Backward.apply(options, *tensors)  # type: ignore[no-untyped-call]
+    each = iter(found)
+    return [next(each) if wanted else None for wanted in options.wanted()]
 
 
 class _Backward(torch.autograd.Function):
-    """The backward operator, as torch.func transforms it. Its results are those gradients that the request names."""
+    """The backward operator, as torch.func transforms it. Its results are those gradients that are wanted."""
 
     @staticmethod
-    def forward(request: _Request, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        d_states, d_finals, states, saved, layer = request.split(tensors)
-        form = request.form
-        given = (d_states, d_finals, states, saved, *form.arguments(layer))
-        flags = (request.need_x, request.need_weights, form.backend)
-        found = Backward(*ops._below_autograd(form.cell, "backward", (*given, *flags)))
+    def forward(options: _BackwardOptions, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        d_states, d_finals, states, saved, of_layer = options.split(tensors)
+        layer, grads = (
+            options.forward.outline.layer(of_layer),
+            Gradients(d_states, d_finals, options.need_x, options.need_weights),
+        )
+        kept, backend = Residuals(states, saved), options.forward.backend
+        found = ops.backward_below_autograd(layer, kept, grads, backend, tensors)
         return tuple(tensor for group in found for tensor in group)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        request, *tensors = inputs
-        d_states, d_finals, _, _, layer = request.split(tensors)
-        ctx.save_for_backward(*d_states, *d_finals, *layer)
-        ctx.request = request
+        options, *tensors = inputs
+        d_states, d_finals, _, _, of_layer = options.split(tensors)
+        ctx.save_for_backward(*d_states, *d_finals, *of_layer)
+        ctx.options = options
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         """Through the reference: as a function of what arrives and of the layer alone, from which all else follows."""
-        request = ctx.request
-        states, finals, kept_states, kept_gates = request.sizes
+        options = ctx.options
+        states, finals, kept_states, kept_gates = options.counts
         tensors, arriving = ctx.saved_tensors, states + finals
         places = [place for place, tensor in enumerate(tensors) if tensor is not None and tensor.is_floating_point()]
 
         def function(*floating: Tensor) -> tuple[Tensor, ...]:
             given = _with(tensors, places, floating)
-            return tuple(_by_reference(request, given[:arriving], given[arriving:]))
+            return tuple(_by_reference(options, given[:arriving], given[arriving:]))
 
         found = _pulled_back(function, [tensors[place] for place in places], grads)
         result = _with([None] * len(tensors), places, found)
         return (None, *result[:arriving], *[None] * (kept_states + kept_gates), *result[arriving:])
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], request: _Request, *tensors: Tensor | None) -> Any:
-        form, members, dims = request.form, info.batch_size, in_dims[1:]
-        states, finals, kept_states, kept_gates = request.sizes
-        batch = [*[1] * (states + finals + kept_states), *[_SAVED_BATCH] * kept_gates, *form.batch()]
-        *_, layer_dims = request.split(dims)
-        apply = partial(_Backward.apply, request)
-        if not form.shares_weights(layer_dims):
+    def vmap(info: Any, in_dims: tuple[Any, ...], options: _BackwardOptions, *tensors: Tensor | None) -> Any:
+        members, dims = info.batch_size, in_dims[1:]
+        states, finals, kept_states, kept_gates = options.counts
+        batch = [*[1] * (states + finals + kept_states), *[_SAVED_BATCH] * kept_gates, *options.forward.batch()]
+        *_, layer_dims = options.split(dims)
+        apply = partial(_Backward.apply, options)
+        if not options.forward.shares_weights(layer_dims):
             return batching.each(apply, members, tensors, dims)
-        *_, layer_tensors = request.split(tensors)
-        if request.need_weights:
-            first = form.layer(batching.member(0, layer_tensors, layer_dims))
+        *_, of_layer = options.split(tensors)
+        if options.need_weights:
+            first = options.forward.outline.layer(batching.member(0, of_layer, layer_dims))
             if not batching.prefers_one_backward(first):
                 return batching.each(apply, members, tensors, dims)
         folded = batching.folded(members, tensors, dims, batch)
-        if request.need_weights:
-            x, dim = layer_tensors[0], layer_dims[0]
-            return _gradients_of_each(
-                request, folded, x.expand(members, *x.shape) if dim is None else x.movedim(dim, 0)
-            )
-        found = apply(*folded)
-        return batching.unfolded(members, found, [1] * len(found))
+        if options.need_weights:
+            return _gradients_of_each(options, members, folded)
+        return batching.unfolded(members, apply(*folded), options.results_batch())
 
 
-def _gradients_of_each(request: _Request, tensors: Sequence[Tensor | None], x: Tensor) -> Any:
-    """`_Backward` for each member, from one call over the batch that joins them all, with where the members are.
-
-    x (V, T, B, I) is the input of each.
-    """
-    members = x.shape[0]
-    d_states, d_finals, states, saved, layer_tensors = request.split(tensors)
-    layer = request.form.layer(layer_tensors)
+def _gradients_of_each(options: _BackwardOptions, members: int, tensors: Sequence[Tensor | None]) -> Any:
+    """`_Backward` for each member, from one call over the batch that joins them all, with where the members are."""
+    d_states, d_finals, states, saved, of_layer = options.split(tensors)
+    layer = options.forward.outline.layer(of_layer)
     with ops.autocast_off(layer.x):
-        cut_x, w_ih, biases = batching.cut_before_input(layer)
-        lists = (w_ih, layer.w_hh, biases, layer.extras, layer.states0)
-        cut = [cut_x, *(tensor for tensors in lists for tensor in tensors), layer.lengths, layer.resets]
-        gates_only = replace(request, need_x=True, need_weights=False)
-        dgx, *d_states0 = _Backward.apply(gates_only, *d_states, *d_finals, *states, *saved, *cut)  # type: ignore[no-untyped-call]
-        d_x = [batching.input_gradient(layer, dgx)] if request.need_x else []
-        if layer.lengths is not None:
-            x = products.masked_x(layer).unflatten(1, (members, -1)).movedim(1, 0)
-        weights = batching.weight_gradients(layer, x, dgx, states[0])
-    joined = [*d_x, *d_states0]
-    parted, places = batching.unfolded(members, joined, [1] * len(joined))
-    split = len(d_x)
-    results = (*parted[:split], *weights, *parted[split:])
-    return results, (*places[:split], *[0] * len(weights), *places[split:])
+        cut = batching.cut_before_input(layer)
+        gates_only = replace(options, need_x=True, need_weights=False)
+        dgx, *d_states0 = _Backward.apply(gates_only, *d_states, *d_finals, *states, *saved, *cut.tensors())  # type: ignore[no-untyped-call]
+        d_x = [batching.input_gradient(layer, dgx)] if options.need_x else []
+        x = products.masked_x(layer).unflatten(1, (members, -1)).movedim(1, 0)
+        w_ih, w_hh, biases = batching.weight_gradients(layer, x, dgx, states[0])
+    found = Backward(x=d_x, w_ih=w_ih, w_hh=w_hh, biases=biases, extras=[], states0=d_states0)
+    results = [tensor for group in found for tensor in group]
+    return batching.unfolded(members, results, options.results_batch())
 
 
 def _by_reference(
-    request: _Request, arriving: Sequence[Tensor | None], tensors: Sequence[Tensor | None]
+    options: _BackwardOptions, arriving: Sequence[Tensor | None], tensors: Sequence[Tensor]
 ) -> list[Tensor]:
     """A backward's results, through the reference backend."""
-    form = request.form
-    wanted = [w for w, size in zip(request.wanted(), form.sizes, strict=False) for _ in range(size)]
-    places = [place for place, is_wanted in enumerate(wanted) if is_wanted]
+    outline = options.forward.outline
+    places = [place for place, is_wanted in enumerate(options.wanted()) if is_wanted]
 
     def function(*inputs: Tensor) -> tuple[Tensor, ...]:
-        outputs = _reference(form.layer(_with(tensors, places, inputs)), form.history)
+        outputs = _reference(outline.layer(_with(tensors, places, inputs)), options.forward.history)
         return (*outputs.states, *outputs.finals)
 
     return list(_pulled_back(function, [tensors[place] for place in places], arriving))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import ops
-from fastrnn.backends.layer import Layer
+from fastrnn.backends.layer import DIFFERENTIABLE, Layer
 from fastrnn.cells import CELLS
 
 
@@ -104,10 +104,13 @@ def random_layer(cell_name: str, shape: Shape) -> Layer:
 
 
 def parameters(layer: Layer) -> dict[str, Tensor]:
-    """Every differentiable argument by name."""
-    names = ("w_ih", "w_hh", "biases", "extras", "states0")
-    lists = {f"{name}[{i}]": tensor for name in names for i, tensor in enumerate(getattr(layer, name))}
-    return {"x": layer.x, **lists}
+    """Every differentiable argument by name, in the operators' order."""
+    groups = layer.groups()
+    return {
+        f"{row.name}[{index}]" if row.type == "Tensor[]" else row.name: tensor
+        for row in DIFFERENTIABLE
+        for index, tensor in enumerate(groups[row.name])
+    }
 
 
 def rounded(layer: Layer, dtype: torch.dtype) -> Layer:
@@ -120,10 +123,9 @@ def cast(layer: Layer, dtype: torch.dtype) -> Layer:
 
     def leaf(tensor: Tensor) -> Tensor:
         # `to` keeps the strides, so that a non-contiguous input stays one.
-        return tensor.detach().to(dtype, copy=True).requires_grad_()
+        return tensor.detach().to(dtype, copy=True).requires_grad_() if tensor.is_floating_point() else tensor
 
-    lists = {name: [leaf(t) for t in getattr(layer, name)] for name in ("w_ih", "w_hh", "biases", "extras", "states0")}
-    return replace(layer, x=leaf(layer.x), **lists)
+    return layer.with_tensors(leaf)
 
 
 def cotangents(layer: Layer) -> tuple[list[Tensor], list[Tensor]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import checks, ops
-from fastrnn.backends.layer import Layer
+from fastrnn.backends.layer import Gradients, Layer
 from fastrnn.backends.numba import step, unpacked
 from fastrnn.backends.stack import Stack
 from fastrnn.binding.checked import Checked
@@ -129,9 +129,7 @@ class _Step(torch.autograd.Function):
         plan = ctx.loop.plan
         states, weights = tensors[: plan.states], tensors[plan.states :]
         again = (
-            torch.is_grad_enabled()
-            or torch.autograd.forward_ad._current_level >= 0
-            or any(map(ops.is_batched, grads))
+            torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0 or any(map(ops.is_batched, grads))
         )
         read = [x, *tensors, after, saved, *(() if again else grads)]
         if any_freed(*[tensor for tensor in read if tensor is not None]):
@@ -189,9 +187,11 @@ def _differentiable(
     layer = Layer(cell_name, x.unsqueeze(0), [w_ih], [w_hh.unsqueeze(0)], biases, [], states0, None, None, False)
     d_finals = [None if d is None else d.unsqueeze(0) for d in grads]
     with ops.autocast_off(x):
-        found = ops.differentiable_gradients(layer, [None], d_finals, torch.is_grad_enabled())
+        found = ops.differentiable_gradients(layer, Gradients([None], d_finals), torch.is_grad_enabled())
+    d_x, d_w_ih, d_w_hh, *rest = found
+    d_biases, d_states0 = rest[: len(biases)], rest[len(biases) :]
 
-    def first(tensors: list[Tensor]) -> list[Tensor | None]:
-        return [None if tensor is None else tensor.squeeze(0) for tensor in tensors]
+    def first(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.squeeze(0)
 
-    return [*first(found.x), *first(found.states0), *found.w_ih, *first(found.w_hh), *found.biases]
+    return [first(d_x), *map(first, d_states0), d_w_ih, first(d_w_hh), *d_biases]

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn import backends, ops
+from fastrnn import backends, extension, ops
 from fastrnn.backends import cuda as backend
 from fastrnn.backends.layer import Gradients, Residuals
 from fastrnn.cells import CELLS
@@ -356,3 +356,32 @@ def test_unknown_names_are_refused(host_extension: ModuleType) -> None:
     for argument in ("operation", "cell", "element", "way"):
         with pytest.raises(ValueError, match=f"{argument}: expected one of .*, got nonsense"):
             plan(host_extension, **{argument: "nonsense"})
+
+
+def test_arguments_are_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their order is of no meaning; what is missing, unknown or of another kind is refused."""
+    layer = in_dtype(random_layer("lstm", Shape(steps=2)), torch.bfloat16)
+    expected, launch = backend.forward(layer, history=True, gates=True), extension.load().forward
+    calls: list[Any] = []
+
+    def reversed_launch(cell: str, element: str, values: dict[str, Any], *place: int) -> None:
+        calls.append((cell, element, values, *place))
+        launch(cell, element, dict(reversed(values.items())), *place)
+
+    monkeypatch.setattr(extension.load(), "forward", reversed_launch)
+    for group, wanted in zip(backend.forward(layer, history=True, gates=True), expected, strict=True):
+        assert all(torch.equal(tensor, other) for tensor, other in zip(group, wanted, strict=True))
+    ((cell, element, values, *place),) = calls
+    refused: dict[str, dict[str, Any]] = {
+        "zs is no argument": {"zs": 0},
+        "gx must be an address": {"gx": 0.5},
+        "w_hh must be two addresses": {"w_hh": values["gx"]},
+        "T must be a size below": {"T": 2**31},
+        "reverse must be a bool": {"reverse": 1},
+    }
+    for message, wrong in refused.items():
+        with pytest.raises(TypeError, match=f"forward: {message}"):
+            launch(cell, element, values | wrong, *place)
+    del values["ys"]
+    with pytest.raises(TypeError, match="forward: ys is missing"):
+        launch(cell, element, values, *place)

@@ -171,14 +171,7 @@ def test_unaligned_arguments(cell: str, backend: str) -> None:
         return moved.copy_(tensor)
 
     layer = random_layer(cell, Shape(steps=3, resets=True))
-    moved = Layer(
-        cell,
-        shifted(layer.x),
-        *([shifted(t) for t in group] for group in (layer.w_ih, layer.w_hh, layer.biases, layer.extras, layer.states0)),
-        None,
-        None if layer.resets is None else shifted(layer.resets),
-        False,
-    )
+    moved = layer.with_tensors(shifted)
     grads = cotangents(layer)
     expected = compute(layer, torch.float32, "triton", grads)
     for name, result in compute(moved, torch.float32, "triton", grads).items():

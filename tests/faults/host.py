@@ -7,9 +7,9 @@ from tests.faults.fault import Fault
 FAULTS = (
     Fault(
         "projection-gradient-asked",
-        "fastrnn/ops.py",
-        "need_weights = any(need_rest[: sum(map(len, lists[:4]))])",
-        "need_weights = any(need_rest[: sum(map(len, lists[:3]))])",
+        "fastrnn/backends/layer.py",
+        "if row.gradient == gradient]",
+        'if row.gradient == gradient and row.name != "extras"]',
         "where only w_hr requires a gradient, it gets none",
     ),
     Fault(
@@ -29,15 +29,15 @@ FAULTS = (
     Fault(
         "operator-forms-key",
         "fastrnn/operator_checks.py",
-        "key = (layer.cell_name, dtype, tuple(map(len, lists)),",
-        "key = (layer.cell_name, tuple(map(len, lists)),",
+        "key = (outline, dtype, tuple(",
+        "key = (outline, tuple(",
         "the forms of one dtype are remembered for all",
     ),
     Fault(
         "freed-weights-recomputed",
         "fastrnn/operator_checks.py",
-        "if recomputes or grads.need_x:",
-        "if grads.need_x:",
+        "if kept.gates or not layer.cell.saved:",
+        "if True:",
         "a freed w_ih is read where gates are recomputed",
     ),
     Fault(
@@ -56,9 +56,9 @@ FAULTS = (
     ),
     Fault(
         "vmap-resets",
-        "fastrnn/transforms.py",
-        "(1, None, None, None, None, 1, 0, 1)",
-        "(1, None, None, None, None, 1, 0, 0)",
+        "fastrnn/backends/layer.py",
+        'Argument("(T, B)", "resets"',
+        'Argument("(B, T)", "resets"',
         "vmap joins resets along time",
     ),
     Fault(

@@ -18,7 +18,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fastrnn
-from fastrnn import ops
 from fastrnn.backends import reference
 from fastrnn.cells import CELLS
 from tests.random_layers import Shape, cast, random_layer
@@ -324,10 +323,7 @@ def strided(tensor: Tensor) -> Tensor:
 def test_results_lie_in_memory_as_compilers_are_told(cell: str, shape: Shape, backend: str) -> None:
     """However the arguments lie: generated code relies on it."""
     layer = random_layer(cell, replace(shape, projection=3) if cell == "lstm" and backend == "numba" else shape)
-    layer = cast(layer, torch.float32)
-    names = ("w_ih", "w_hh", "biases", "extras", "states0")
-    lists = {name: [strided(tensor) for tensor in getattr(layer, name)] for name in names}
-    arguments = ops._layer_arguments(replace(layer, x=strided(layer.x), **lists))
+    arguments = cast(layer, torch.float32).with_tensors(strided).arguments()
 
     def check(direction: str, *arguments: Any) -> Any:
         operator, mode = getattr(torch.ops.fastrnn, f"{cell}_{direction}"), FakeTensorMode()

@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 
 import fastrnn
 import fastrnn.export
-from fastrnn import ops
 from fastrnn.backends import products, reference
 from fastrnn.cells import CELLS
 from tests.random_layers import AWKWARD, PROJECTED, Shape, random_layer
@@ -33,7 +32,7 @@ def test_they_give_what_the_operators_do(name: str, shape: Shape) -> None:
     operator = getattr(torch.ops.fastrnn, f"{name}_forward").default
     live = products.live_steps(layer)
     for kept in (True, False):
-        found = fastrnn.export.decompositions()[operator](*ops._layer_arguments(layer), kept, kept, "auto")
+        found = fastrnn.export.decompositions()[operator](*layer.arguments(), kept, kept, "auto")
         expected = reference.forward(layer, history=kept, gates=kept)
         if live is not None:  # what is saved beyond is unspecified
             found = found._replace(saved=[torch.where(live[..., None], tensor, 0) for tensor in found.saved])

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 import fastrnn
-from fastrnn import operator_checks, ops
-from fastrnn.backends.layer import Layer
+from fastrnn import operator_checks
+from fastrnn.backends.layer import ARGUMENTS, Layer
 from tests.random_layers import Shape, cast, random_layer
 from tests.tolerances import relative_error
 from tests.torch_parity import error_of
 
 Arguments = dict[str, Any]
-FORWARD = ("x", "w_ih", "w_hh", "biases", "extras", "states0", "lengths", "resets", "reverse")
 BACKWARD = ("d_states", "d_finals", "states", "saved")
 LAYERS = {
     "lstm": ("lstm", Shape()),
@@ -35,7 +34,7 @@ def arguments(cell: str, shape: Shape, dtype: torch.dtype = torch.float32) -> tu
     """A forward's arguments by name, and what a backward takes beside them."""
     layer = cast(random_layer(cell, shape), dtype)
     layer.x.data.nan_to_num_()
-    given = dict(zip(FORWARD, map(detached, ops._layer_arguments(layer)), strict=True))
+    given = dict(zip([row.name for row in ARGUMENTS], map(detached, layer.arguments()), strict=True))
     states, finals, saved = forward(cell, given, "reference")
     gradients = [[torch.randn_like(tensor) for tensor in group] for group in (states, finals)]
     return given, dict(zip(BACKWARD, (*gradients, states, saved), strict=True))
@@ -248,7 +247,7 @@ def test_only_what_comes_through_the_dispatcher_is_checked(monkeypatch: pytest.M
     assert seen == []
     w_ih, w_hh, *biases = gru.all_weights[0]
     layer = Layer("gru", x, [w_ih], [w_hh[None]], biases, [], [torch.zeros(1, 3, 5)], None, None, reverse=False)
-    torch.ops.fastrnn.gru_forward(*ops._layer_arguments(layer), True, True, "numba")[0][0].sum().backward()
+    torch.ops.fastrnn.gru_forward(*layer.arguments(), True, True, "numba")[0][0].sum().backward()
     assert seen == ["forward"]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
         gru(x)[0].sum().backward()

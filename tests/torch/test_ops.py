@@ -47,7 +47,7 @@ def test_forward_operator_passes_opcheck(cell: str, training: bool, shape: Shape
     layer = finite_layer(cell, shape)
     if training:
         layer = cast(layer, torch.float64)
-    arguments = (*ops._layer_arguments(layer), training, training, "reference")
+    arguments = (*layer.arguments(), training, training, "reference")
     torch.library.opcheck(getattr(torch.ops.fastrnn, f"{cell}_forward").default, arguments)
 
 
@@ -60,25 +60,18 @@ def test_backward_operator_passes_opcheck(cell: str, needs: tuple[bool, bool]) -
         [torch.randn_like(state) for state in result.states],
         [None for _ in result.finals],
     )
-    arguments = (*gradients, result.states, result.saved, *ops._layer_arguments(layer), *needs, "reference")
+    arguments = (*gradients, result.states, result.saved, *layer.arguments(), *needs, "reference")
     torch.library.opcheck(getattr(torch.ops.fastrnn, f"{cell}_backward").default, arguments)
 
 
 def outputs_of(cell: str, layer: Any) -> Any:
     """The operator as a function of its differentiable tensors, for the checkers of derivatives."""
-    names = list(parameters(layer))
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(names, tensors, strict=True))
-
-        def group(name: str) -> list[Tensor]:
-            return [tensor for key, tensor in given.items() if key.startswith(f"{name}[")]
-
+        each = iter(tensors)
+        given = layer.with_tensors(lambda tensor: next(each) if tensor.is_floating_point() else tensor)
         operator = getattr(torch.ops.fastrnn, f"{cell}_forward")
-        lists = [group(name) for name in ("w_ih", "w_hh", "biases", "extras", "states0")]
-        states, finals, _ = operator(
-            given["x"], *lists, layer.lengths, layer.resets, layer.reverse, True, True, "reference"
-        )
+        states, finals, _ = operator(*given.arguments(), True, True, "reference")
         return (*states, *finals)
 
     return function

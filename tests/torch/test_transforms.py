@@ -89,3 +89,13 @@ def test_vectorised_jacobian(name: str, options: dict[str, Any], backend: str) -
         for vectorize in (False, True)
     )
     torch.testing.assert_close(at_once, one_by_one)
+
+
+def test_what_a_transform_left_behind_is_a_tensor() -> None:
+    kept: list[Tensor] = []
+    torch.func.grad(lambda x: kept.append(x) or x.sum())(torch.randn(5, 2, 3))
+    gru = fastrnn.GRU(3, 4, backend="numba")
+    outputs = [gru(x)[0] for x in (kept[0], kept[0].clone())]
+    assert torch.equal(*outputs)
+    gradients = [torch.autograd.grad(output.sum(), gru.weight_hh_l0)[0] for output in outputs]
+    assert torch.equal(*gradients)

@@ -1,7 +1,8 @@
-"""What the extension's kernels are handed: the addresses of the buffers, in the order of `csrc/arguments.h`."""
+"""What the extension's kernels are handed: addresses, sizes and flags by the names of `csrc/arguments.h`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,61 +12,34 @@ from fastrnn import extension
 from fastrnn.backends.addresses import address
 from fastrnn.backends.cuda import ELEMENTS
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, both
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, Named, both
 
 
 def forward(layer: Layer, buffers: ForwardBuffers) -> None:
     """Fills ys, cs, gates and finals."""
-    extension.load().forward(
-        layer.cell_name,
-        ELEMENTS[layer.x.dtype],
-        address(buffers.gx),
-        *_pair(buffers.w_hh),
-        *_pair(buffers.b_hh),
-        *_pair(buffers.states0),
-        address(buffers.masks.lengths),
-        address(buffers.masks.resets),
-        address(buffers.ys),
-        address(buffers.cs),
-        address(buffers.gates),
-        *_pair(buffers.finals),
-        *_sizes(layer),
-        *_place(layer.x.device),
-    )
+    _launch(extension.load().forward, layer, buffers.named())
 
 
 def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     """Fills dgates and d_states0."""
-    extension.load().backward(
-        layer.cell_name,
-        ELEMENTS[layer.x.dtype],
-        *_pair(buffers.w_hh),
-        address(buffers.ys),
-        address(buffers.cs),
-        address(buffers.gates),
-        buffers.are_preactivations,
-        *_pair(buffers.states0),
-        address(buffers.masks.lengths),
-        address(buffers.masks.resets),
-        address(buffers.dys),
-        address(buffers.dcs),
-        *_pair(buffers.d_finals),
-        address(buffers.dgates),
-        *_pair(buffers.d_states0),
-        *_sizes(layer),
-        *_place(layer.x.device),
-    )
+    _launch(extension.load().backward, layer, buffers.named(), are_preactivations=buffers.are_preactivations)
+
+
+def _launch(kernel: Callable[..., None], layer: Layer, named: Named, **flags: bool) -> None:
+    values: dict[str, Any] = {
+        name: _pair(value) if isinstance(value, list) else address(value) for name, value in named.items()
+    }
+    values["T"], values["B"], _ = layer.x.shape
+    values["H"], values["heads"], values["directions"] = layer.hidden_size, layer.heads, layer.directions
+    values["reverse"] = layer.reverse
+    values.update(flags)
+    kernel(layer.cell_name, ELEMENTS[layer.x.dtype], values, *_place(layer.x.device))
 
 
 def _pair(tensors: list[Tensor]) -> tuple[int, int]:
     """Of up to two tensors, 0 for each that there is not."""
     first, second = both(tensors)
     return address(first), address(second)
-
-
-def _sizes(layer: Layer) -> tuple[Any, ...]:
-    steps, batch, _ = layer.x.shape
-    return steps, batch, layer.hidden_size, layer.heads, layer.directions, layer.reverse
 
 
 def _place(device: torch.device) -> tuple[int, int]:

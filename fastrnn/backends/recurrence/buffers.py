@@ -13,6 +13,10 @@ from torch import Tensor
 from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Layer
 
+Named = dict[str, "Tensor | list[Tensor] | None"]
+"""A kernel's tensors by its names for them, which are those of `csrc/arguments.h` and of Triton's kernels; of a list
+these have one for each direction."""
+
 ALIGNMENT = 16
 """Bytes. Kernels are compiled for pointers that are multiples of it, so that they load vectors."""
 
@@ -75,6 +79,25 @@ class ForwardBuffers:
     finals: list[Tensor]
     """(directions, B, H) each, in the storage dtype"""
 
+    def named(self) -> Named:
+        """By the kernels' names."""
+        h0, c0 = both(self.states0)
+        h_last, c_last = both(self.finals)
+        return {
+            "gx": self.gx,
+            "w_hh": self.w_hh,
+            "b_hh": self.b_hh,
+            "h0": h0,
+            "c0": c0,
+            "lengths": self.masks.lengths,
+            "resets": self.masks.resets,
+            "ys": self.ys,
+            "cs": self.cs,
+            "gates": self.gates,
+            "h_last": h_last,
+            "c_last": c_last,
+        }
+
 
 @dataclass
 class BackwardBuffers:
@@ -114,6 +137,29 @@ class BackwardBuffers:
             assert self.gates is not None
             return self.gates
         return empty_dgates(self.layer)
+
+    def named(self) -> Named:
+        """By the kernels' names."""
+        h0, c0 = both(self.states0)
+        dh_last, dc_last = both(self.d_finals)
+        dh0, dc0 = both(self.d_states0)
+        return {
+            "w_hh": self.w_hh,
+            "ys": self.ys,
+            "cs": self.cs,
+            "gates": self.gates,
+            "h0": h0,
+            "c0": c0,
+            "lengths": self.masks.lengths,
+            "resets": self.masks.resets,
+            "dys": self.dys,
+            "dcs": self.dcs,
+            "dh_last": dh_last,
+            "dc_last": dc_last,
+            "dgates": self.dgates,
+            "dh0": dh0,
+            "dc0": dc0,
+        }
 
 
 def empty_dgates(layer: Layer) -> Tensor:
