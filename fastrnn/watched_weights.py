@@ -30,8 +30,11 @@ def is_freed(tensor: Tensor, address: int) -> bool:
 
 
 def any_freed(*tensors: Tensor) -> bool:
-    """Whether the memory of any of them was given back."""
-    return any(map(is_freed, tensors, map(Tensor.data_ptr, tensors)))
+    """Whether the memory of any of them was given back, or one has none: what a transform of torch.func left behind."""
+    try:
+        return any(map(is_freed, tensors, map(Tensor.data_ptr, tensors)))
+    except RuntimeError:
+        return True
 
 
 def is_readable(tensor: Any) -> bool:

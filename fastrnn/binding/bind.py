@@ -56,7 +56,8 @@ def plan_of(checked: Checked, stack: Stack, watch: Watch | None = None) -> Plan:
         and (checked.backend == "aten" or not flops.are_counted())
     ):
         return TorchStep(checked) if checked.configuration.one_step and stack.x.is_cpu else Torch(checked)
-    if ops.is_watched([*tensors, stack.lengths, stack.resets]):
+    given = [*tensors, *[mask for mask in (stack.lengths, stack.resets) if mask is not None]]
+    if ops.is_watched(given) or any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
         return ByOperators(checked, watch)
     if watch is None and operator_backend(checked.backend, first) == "numba":
         if not differentiable and launches.serves(checked, stack):

@@ -95,13 +95,16 @@ class Launches(Plan):
         self, input: Tensor, states: States | None, lengths: Lengths | None, resets: Tensor | None
     ) -> Results | None:
         """As `Plan.run`."""
-        x = input.data_ptr()
-        if states is None:
-            h0 = c0 = self.zeros_address
-            freed = is_freed(input, x)
-        else:
-            h0, c0 = states[0].data_ptr(), states[-1].data_ptr()
-            freed = is_freed(input, x) or is_freed(states[0], h0) or is_freed(states[-1], c0)
+        try:
+            x = input.data_ptr()
+            if states is None:
+                h0 = c0 = self.zeros_address
+                freed = is_freed(input, x)
+            else:
+                h0, c0 = states[0].data_ptr(), states[-1].data_ptr()
+                freed = is_freed(input, x) or is_freed(states[0], h0) or is_freed(states[-1], c0)
+        except RuntimeError:  # what a transform of torch.func left behind
+            return None
         if freed:
             return None
         if not self.masked:

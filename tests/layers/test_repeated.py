@@ -320,3 +320,14 @@ def test_hooks_run() -> None:
 def test_a_step_in_a_compiled_graph() -> None:
     ours, theirs, x = warm()
     assert_close(torch.compile(ours, fullgraph=True, backend="eager")(x), theirs(x), 2e-6)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "LSTMCell"])
+def test_what_a_transform_left_behind_is_what_it_holds(kind: str) -> None:
+    ours, theirs = like_torch(kind, backend="numba")
+    x, left = torch.randn(2, INPUT) if kind == "LSTMCell" else inputs(2, 1, {}, 4)[0], []
+    torch.func.grad(lambda x: (left.append(x), x.sum())[1])(x)
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            for argument in (left[0], x, left[0]):
+                assert_close(ours(argument), theirs(argument), 2e-6)
