@@ -78,7 +78,7 @@ def prepare_step(options: Options, weights: Sequence[Tensor], input: Tensor, sta
     """One step of a cell, input (B, I) and states (B, H), as the call of a layer of one step."""
     _check_memory(options, [weights], (input,), states)
     hx = states and tuple(state.unsqueeze(0) for state in states)
-    return _prepared(options, [weights], input.unsqueeze(0), hx, None, None, _as_they_are, lambda state: state)
+    return _prepared(options, [weights], input.unsqueeze(0), hx, None, None, _as_they_are, lambda state: state, True)
 
 
 def _check_memory(
@@ -216,6 +216,7 @@ def _prepared(
     resets: Tensor | None,
     finish: Callable[[Tensor, States], tuple[Any, States]],
     lay_out: Callable[[Tensor], Tensor],
+    of_cell: bool = False,
 ) -> Prepared:
     expected = checks.state_shapes(CELLS[options.cell_name], weights, x.shape[1])
     if states is not None:
@@ -238,6 +239,7 @@ def _prepared(
         lengths=lengths,
         resets=resets,
         recompute=options.recompute,
+        of_cell=of_cell,
     )
     return Prepared(
         call,

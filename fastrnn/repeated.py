@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from fastrnn import backends, ops
+from fastrnn.backends.cost import Sizes, why_torch
 from fastrnn.backends.numba import ready, unpacked
-from fastrnn.backends.preference import why_torch
 from fastrnn.remembered import (
     Form,
     Inference,
@@ -145,10 +145,22 @@ def _chosen(kind: type[Known], form: Form, layers: Layers, input: Tensor, state:
         return None
     if form.prepacked and kind is Inference:
         return Prepacked
-    steps, batch, _, _ = sizes_of(form, input)
+    steps, batch, *_ = sizes_of(form, input)
     hidden, training = state.shape[-1], kind is Training
-    few = not training and form.directions == 1 and unpacked.pays(steps, batch, hidden)
-    if form.backend == "auto" and not few and why_torch(form.cell_name, steps, hidden, input.dtype, training):
+    sizes = Sizes(
+        form.cell_name,
+        steps,
+        batch,
+        input.shape[-1],
+        hidden,
+        hidden,
+        form.directions,
+        len(layers),
+        input.dtype,
+        training,
+        form.cell,
+    )
+    if form.backend == "auto" and why_torch(sizes):
         return TorchCell if form.cell else Torch
     return None if form.cell and training else kind
 

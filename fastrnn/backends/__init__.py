@@ -24,13 +24,12 @@ import torch
 
 from fastrnn.backends import aten, aten_cuda, preference_cuda, reference
 from fastrnn.backends.call import Call
+from fastrnn.backends.cost import Sizes, why_torch
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.numba import unpacked
-from fastrnn.backends.preference import why_torch
 from fastrnn.first_use import undisturbed
 
 BACKENDS: tuple[str, ...] = ("numba", "triton", "cuda", "aten", "reference")
-"""By preference: `auto` takes the first that supports a call, but for the rows of `preference`."""
+"""By preference: `auto` takes the first that supports a call, but on the CPU `cost` compares with torch's."""
 
 OPERATOR_BACKENDS: tuple[str, ...] = tuple(name for name in BACKENDS if name != "aten")
 """Those that serve one layer below the operators."""
@@ -162,9 +161,25 @@ def why_aten(call: Call, first: Layer, training: bool) -> str | None:
     reason = module("numba").supports(first)
     if reason is not None:
         return f"numba cannot serve it: {reason}"
-    if not training and unpacked.serves(first):
-        return None
-    return why_torch(first.cell_name, first.x.shape[0], first.hidden_size, first.x.dtype, training)
+    return why_torch(sizes_of(call, first, training))
+
+
+def sizes_of(call: Call, first: Layer, training: bool) -> Sizes:
+    """Of a call whose first layer is `first`, as `cost` takes them."""
+    steps, batch, inputs = first.x.shape
+    return Sizes(
+        call.cell_name,
+        steps,
+        batch,
+        inputs,
+        first.hidden_size,
+        first.output_size,
+        first.directions,
+        call.num_layers,
+        first.x.dtype,
+        training,
+        call.of_cell,
+    )
 
 
 def _why_cudnn(call: Call, first: Layer, training: bool) -> str | None:
