@@ -10,10 +10,11 @@ from typing import Any, overload
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import backends, stack
-from fastrnn.backends import aten
+from fastrnn import backends, checks, stack
+from fastrnn.backends import aten, cost
 from fastrnn.backends.call import Call
 from fastrnn.backends.layer import Layer
+from fastrnn.cells import CELLS
 from fastrnn.lengths import Lengths
 from fastrnn.module import eagerly, other_layers, recurrent_layers
 from fastrnn.nn import _Layers
@@ -130,7 +131,10 @@ def _of_layers(
 
 
 def _of_cell(module: _Cell, input: Any, hx: Any = None) -> Explanation:
-    states = hx if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    states = hx if hx is None else (hx,)
+    if module._cell_name == "lstm" and hx is not None:
+        checks.count_of_states("LSTMCell", hx, CELLS["lstm"].states)
+        states = tuple(hx)
     return _of_step(module, module._cell_name, input, states)
 
 
@@ -190,7 +194,8 @@ def _of_call(call: Call, asked: str) -> Explanation:
         if why_not is not None:
             reasons[name] = f"cannot: {why_not}"
         elif name in layers:
-            reasons[name] = f"taken: {preferred}" if (asked, name) == ("auto", "aten") else "taken"
+            why = preferred if name == "aten" else _compared(name, call, first, training)
+            reasons[name] = f"taken: {why}" if asked == "auto" and why else "taken"
         elif asked == "auto" and training and name in _backward(call, layers):
             reasons[name] = "taken for the backward"
         elif asked == "auto":
@@ -198,6 +203,13 @@ def _of_call(call: Call, asked: str) -> Explanation:
         else:
             reasons[name] = "could, but another was asked for"
     return Explanation(asked, layers, reasons)
+
+
+def _compared(name: str, call: Call, first: Layer, training: bool) -> str | None:
+    """The predicted times of both engines, where the one with this name was chosen for them."""
+    if name != "numba" or aten.supports(call) is not None:
+        return None
+    return cost.compared(name, cost.predicted(backends.sizes_of(call, first, training)))
 
 
 def _backward(call: Call, layers: list[str]) -> list[str]:
