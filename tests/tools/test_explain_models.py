@@ -80,3 +80,15 @@ def test_cells(kind: str, batched: bool) -> None:
         assert fastrnn.explain(cell, x).layers == ["numba"]
     cell.backend = "reference"
     assert fastrnn.explain(cell, x).layers == ["reference"]
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("count", [0, 1, 3, None])
+def test_a_cells_wrong_states_are_refused_as_in_a_call(kind: str, count: int | None) -> None:
+    cell, x = getattr(fastrnn, f"{kind}Cell")(3, 4), torch.randn(2, 3)
+    given = 5 if count is None else (torch.zeros(2, 4),) * count
+    with pytest.raises((AttributeError, RuntimeError, TypeError)) as called:
+        cell(x, given)
+    with pytest.raises(called.type) as explained:
+        fastrnn.explain(cell, x, given)
+    assert str(explained.value) == str(called.value)
