@@ -26,6 +26,8 @@ GRID = (
 """T, B, and I with H: the corners, so that nothing between them is beyond what was fitted."""
 LARGEST = {"T": 200, "B": 512, "I": 1024, "H": 1024}
 SMALLEST_H = 8
+ROUND = 32
+"""Of which half of the inputs' and hidden sizes are multiples, as most people choose them; vectors divide them."""
 PRODUCTS = 3e8
 """Multiplications of a forward at most: some 10 ms."""
 DTYPES = {"float32": 0.7, "float64": 0.1, "bfloat16": 0.12, "float16": 0.08}
@@ -109,18 +111,20 @@ def drawn_points(seed: int, threads: Sequence[int], dtypes: dict[str, float] = D
     """Points of sizes that are uniform in their logarithms, as many of each cell, with gradients and without."""
     draw = random.Random(f"{seed} drawn")
 
-    def size(largest: int, least: int = 1) -> int:
-        return round(math.exp(draw.uniform(math.log(least), math.log(largest))))
+    def size(largest: int, least: int = 1, multiple: int = 1) -> int:
+        drawn = round(math.exp(draw.uniform(math.log(least), math.log(largest))))
+        return multiple * max(1, round(drawn / multiple))
 
     while True:
         is_cell = draw.random() < CELLS_SHARE
+        multiple = draw.choice((1, ROUND))
         point = Point(
             draw.choice(CELL_NAMES),
             draw.random() < 0.5,
             1 if is_cell else size(LARGEST["T"]),
             size(LARGEST["B"]),
-            size(LARGEST["I"]),
-            size(LARGEST["H"], SMALLEST_H),
+            size(LARGEST["I"], multiple=multiple),
+            size(LARGEST["H"], SMALLEST_H, multiple),
             draw.choice(sorted(set(threads))),
             draw.choices(list(dtypes), list(dtypes.values()))[0],
             is_cell=is_cell,
