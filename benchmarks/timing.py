@@ -80,6 +80,7 @@ def interleave(
     budget: float,
     burst: Burst = wall_burst,
     clock: Callable[[], float] = time.perf_counter,
+    warm_up: float = WARM_UP_SECONDS,
 ) -> list[Timing]:
     """Times of `functions`, measured in turns for about `budget` seconds in all but for at least MIN_ROUNDS rounds.
 
@@ -88,7 +89,7 @@ def interleave(
     """
     turns = [turn_of(index, function, burst) for index, function in enumerate(functions)]
     with no_garbage_collection():
-        calls = [calibrate(turn) for turn in turns]
+        calls = [calibrate(turn, warm_up) for turn in turns]
         seconds: list[list[float]] = [[] for _ in functions]
         began, rounds = clock(), 0
         while rounds < MIN_ROUNDS or (clock() - began < budget and rounds < MAX_ROUNDS):
@@ -113,8 +114,8 @@ def turn_of(index: int, function: Callable[[], object], burst: Burst) -> Turn:
     return turn
 
 
-def calibrate(turn: Turn) -> int:
-    """Warms a function up and returns how many calls fill BURST_SECONDS."""
+def calibrate(turn: Turn, warm_up: float = WARM_UP_SECONDS) -> int:
+    """Warms a function up for so many seconds and returns how many calls fill BURST_SECONDS."""
     turn(0, 1)
     calls, spent = 1, 0.0
     while True:
@@ -122,7 +123,7 @@ def calibrate(turn: Turn) -> int:
         spent += elapsed
         if elapsed < BURST_SECONDS:
             calls *= 2
-        elif spent >= WARM_UP_SECONDS:
+        elif spent >= warm_up:
             return max(1, math.ceil(calls * BURST_SECONDS / elapsed))
 
 

@@ -10,11 +10,13 @@ from typing import Any, overload
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import backends
-from fastrnn.backends import aten
+from fastrnn import backends, checks
+from fastrnn.backends import aten, cost
+from fastrnn.backends.layer import Layer
 from fastrnn.backends.stack import Stack
 from fastrnn.binding.bind import plan_of
 from fastrnn.binding.checked import check
+from fastrnn.cells import CELLS
 from fastrnn.gradients import needs_gradients
 from fastrnn.lengths import Lengths
 from fastrnn.module import eagerly, other_layers, recurrent_layers
@@ -131,7 +133,10 @@ def _of_layers(
 
 
 def _of_cell(module: _Cell, input: Any, hx: Any = None) -> Explanation:
-    states = hx if hx is None else (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    states = hx if hx is None else (hx,)
+    if module._cell_name == "lstm" and hx is not None:
+        checks.count_of_states("LSTMCell", hx, CELLS["lstm"].states)
+        states = tuple(hx)
     return _of_step(module, input, states)
 
 
@@ -194,7 +199,8 @@ def _of_call(
         if why_not is not None:
             reasons[name] = f"cannot: {why_not}"
         elif name in layers:
-            reasons[name] = f"taken: {preferred}" if (asked, name) == ("auto", "aten") else "taken"
+            why = preferred if name == "aten" else _compared(name, stack, first, training)
+            reasons[name] = f"taken: {why}" if asked == "auto" and why else "taken"
         elif asked == "auto" and training and name in _backward(stack, layers):
             reasons[name] = "taken for the backward"
         elif asked == "auto":
@@ -202,6 +208,13 @@ def _of_call(
         else:
             reasons[name] = "could, but another was asked for"
     return Explanation(asked, layers, reasons)
+
+
+def _compared(name: str, stack: Stack, first: Layer, training: bool) -> str | None:
+    """The predicted times of both engines, where the one with this name was chosen for them."""
+    if name != "numba" or aten.supports(stack) is not None:
+        return None
+    return cost.compared(name, cost.predicted(backends.sizes_of(stack, first, training)))
 
 
 def _backward(stack: Stack, layers: list[str]) -> list[str]:

@@ -25,14 +25,13 @@ from types import ModuleType
 import torch
 
 from fastrnn.backends import aten, aten_cuda, preference_cuda, reference
+from fastrnn.backends.cost import Sizes, why_torch
 from fastrnn.backends.layer import Forward, Layer
-from fastrnn.backends.numba import unpacked
-from fastrnn.backends.preference import why_torch
 from fastrnn.backends.stack import Stack
 from fastrnn.first_use import undisturbed
 
 BACKENDS: tuple[str, ...] = ("numba", "triton", "cuda", "aten", "reference")
-"""By preference: `auto` takes the first that supports a call, but for the rows of `preference`."""
+"""By preference: `auto` takes the first that supports a call, but on the CPU `cost` compares with torch's."""
 
 OPERATOR_BACKENDS: tuple[str, ...] = tuple(name for name in BACKENDS if name != "aten")
 """Those that serve one layer below the operators."""
@@ -177,9 +176,27 @@ def why_aten(stack: Stack, first: Layer, training: bool) -> str | None:
     reason = module("numba").supports(first)
     if reason is not None:
         return f"numba cannot serve it: {reason}"
-    if not training and (stack.prepacked or unpacked.serves(first)):
+    if not training and stack.prepacked:
         return None
-    return why_torch(first.cell_name, first.x.shape[0], first.hidden_size, first.x.dtype, training)
+    return why_torch(sizes_of(stack, first, training))
+
+
+def sizes_of(stack: Stack, first: Layer, training: bool) -> Sizes:
+    """Of a stack whose first layer is `first`, as `cost` takes them."""
+    steps, batch, inputs = first.x.shape
+    return Sizes(
+        stack.cell_name,
+        steps,
+        batch,
+        inputs,
+        first.hidden_size,
+        first.output_size,
+        first.directions,
+        stack.num_layers,
+        first.x.dtype,
+        training,
+        stack.of_cell,
+    )
 
 
 def _why_cudnn(stack: Stack, first: Layer, training: bool) -> str | None:

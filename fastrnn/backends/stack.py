@@ -34,6 +34,8 @@ class Stack:
     """whether inference may lay the weights out once"""
     return_states: bool = False
     """whether the states of every step are asked for"""
+    of_cell: bool = False
+    """whether it is a cell's step"""
     packed: tuple[Tensor, Tensor] | None = None
     """data (sum of lengths, I) and batch_sizes of a PackedSequence, of which x and lengths are the padded form"""
 

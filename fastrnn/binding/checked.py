@@ -63,6 +63,7 @@ class Checked:
             prepacked=configuration.prepacked,
             return_states=self.return_states,
             packed=packed,
+            of_cell=configuration.one_step,
         )
 
     def laid_out(self, input: Any, states: States | None, lengths: Lengths | None, resets: Tensor | None) -> Stack:

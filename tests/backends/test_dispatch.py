@@ -12,6 +12,7 @@ import torch
 
 import fastrnn
 from fastrnn import backends
+from fastrnn.backends import cost
 from fastrnn.backends.layer import Layer
 
 GRU_INPUT = torch.zeros(5, 2, 3)
@@ -105,25 +106,12 @@ def test_auto_falls_back_when_numba_cannot_serve(monkeypatch: pytest.MonkeyPatch
     assert "cannot: numba is not installed" in str(fastrnn.explain(gru, GRU_INPUT))
 
 
-def test_auto_prefers_torch_where_it_measured_faster() -> None:
-    """The rows of `fastrnn.backends.preference`, at their edges."""
-    lstm, gru, rnn = fastrnn.LSTM(3, 40), fastrnn.GRU(3, 40), fastrnn.RNN(3, 40)
-
-    def chosen(module: torch.nn.Module, steps: int, dtype: torch.dtype = torch.float32) -> str:
-        module = module.to(dtype)
-        return fastrnn.explain(module, torch.zeros(steps, 2, 3, dtype=dtype)).layers[0]
-
-    assert [chosen(lstm, steps) for steps in (7, 8)] == ["aten", "numba"]
-    assert [chosen(gru, steps) for steps in (2, 3)] == ["aten", "numba"]
-    assert [chosen(rnn, steps) for steps in (5, 6)] == ["aten", "numba"]
-    assert chosen(lstm, 100, torch.bfloat16) == "aten"
-    large = fastrnn.RNN(3, 768)
-    assert [chosen(large, steps) for steps in (6, 7)] == ["numba", "numba"]
-    with torch.no_grad():
-        assert [chosen(large, steps) for steps in (4, 5, 7, 8)] == ["numba", "aten", "aten", "numba"]
-        assert chosen(lstm.to(torch.float32), 1) == "numba"
-    explanation = fastrnn.explain(fastrnn.GRU(3, 4), torch.zeros(2, 3, 3))
-    assert explanation.reasons["aten"].startswith("taken: few steps do not repay what backward prepares")
+def test_auto_takes_what_is_predicted_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"numba": 2.0, "aten": 1.0}
+    monkeypatch.setattr(cost, "predicted", lambda sizes: seconds)
+    assert served_by(fastrnn.GRU(3, 4)) == ["aten"]
+    seconds["aten"] = 3.0
+    assert served_by(fastrnn.GRU(3, 4)) == ["numba"]
 
 
 def test_auto_keeps_to_the_operators_where_torch_cannot_serve() -> None:

@@ -48,6 +48,27 @@ FAULTS = (
         "the reason that is told is the one for inference",
     ),
     Fault(
+        "cost-layers",
+        "fastrnn/backends/cost.py",
+        "one + (layers - 1) * other",
+        "one + other",
+        "a stack of many layers is predicted to take as long as one of two",
+    ),
+    Fault(
+        "cost-cells",
+        "fastrnn/repeated.py",
+        "        training,\n        form.cell,\n",
+        "        training,\n",
+        "a cell's repeated calls are chosen for as a layer's",
+    ),
+    Fault(
+        "cost-judge",
+        "benchmarks/cost/judging.py",
+        "better = min(engines",
+        "better = max(engines",
+        "auto is compared with the slower engine",
+    ),
+    Fault(
         "probe-cut",
         "fastrnn/probe_figures.py",
         "uncut = live if cut is None else live & ~cut",

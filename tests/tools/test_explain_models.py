@@ -23,7 +23,7 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.cell = fastrnn.GRUCell(3, 3, backend="reference")
-        self.encoder = nn.Sequential(fastrnn.GRU(3, 3, num_layers=2))
+        self.encoder = nn.Sequential(fastrnn.GRU(3, 3, num_layers=2, backend="numba"))
         self.halved = Halved(3, 4, batch_first=True)
         self.spare = fastrnn.RNN(3, 4)
         self.theirs = nn.LSTM(3, 4)
@@ -76,7 +76,18 @@ def test_cells(kind: str, batched: bool) -> None:
     cell = getattr(fastrnn, f"{kind}Cell")(3, 4)
     x = torch.randn(2, 3) if batched else torch.randn(3)
     assert fastrnn.explain(cell, x) == fastrnn.explain(cell, x, cell(x))
-    with torch.no_grad():
-        assert fastrnn.explain(cell, x).layers == ["numba"]
+    assert fastrnn.explain(cell, x).asked == "auto"
     cell.backend = "reference"
     assert fastrnn.explain(cell, x).layers == ["reference"]
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+@pytest.mark.parametrize("count", [0, 1, 3, None])
+def test_a_cells_wrong_states_are_refused_as_in_a_call(kind: str, count: int | None) -> None:
+    cell, x = getattr(fastrnn, f"{kind}Cell")(3, 4), torch.randn(2, 3)
+    given = 5 if count is None else (torch.zeros(2, 4),) * count
+    with pytest.raises((AttributeError, RuntimeError, TypeError)) as called:
+        cell(x, given)
+    with pytest.raises(called.type) as explained:
+        fastrnn.explain(cell, x, given)
+    assert str(explained.value) == str(called.value)
