@@ -45,11 +45,11 @@ def cut(reset, k, length):
 
 @triton.jit
 def starts(is_first, t, length, backwards):
-    """Whether no live step comes before step t, so that, cuts aside, the initial states enter it.
+    """Whether no live step comes before the live step t, so that, cuts aside, the initial states enter it.
 
-    `is_first`: whether no step at all comes before it.
+    `is_first`: whether no step at all comes before it. What is said of a step that is not live is of no consequence.
     """
     if length is None:
         return is_first
     else:
-        return is_first | (backwards & (t + 1 >= length))
+        return is_first | (backwards & (t == length - 1))

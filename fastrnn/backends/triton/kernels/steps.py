@@ -65,9 +65,9 @@ def forward_step_kernel(
     states = load_tiles(h if h_exact is None else h_exact, own_at * D + own_tile, 0, inside, 1, STATE)
     if c is not None:
         states = states + load_tiles(c, own_at * D + own_tile, 0, inside, 1, STATE)
-    length = _lengths(lengths, first, row, B)
-
+    length = None
     if lengths is not None:
+        length = tl.load(lengths + first + row, mask=row < B - first, other=0)
         live = masks.live(t, length)
         x = select(live, x, zeros_like(x))
     activated = ACTIVATED(PREACTIVATIONS(x, product), APPROXIMATE)
@@ -146,17 +146,19 @@ def backward_step_kernel(
     own_tile = row * D + unit
 
     # No load is masked by what another one brings: that would add one latency to another.
-    length = _lengths(lengths, first, row, B)
+    length = None
     live = inside
-    starts = masks.starts(s == T - 1, t, length, backwards)
-    may_start = inside & (s == T - 1)
+    is_first = inside & (s == T - 1)
+    may_start = is_first
     arrives = inside & (s > 0)
     if lengths is not None:
+        length = tl.load(lengths + first + row, mask=row < B - first, other=0)
         live = inside & masks.live(t, length)
         may_start = may_start | (inside & backwards)
     if resets is not None:
         arrives = arrives & ~_cut(resets, masks.exit(t, backwards), s > 0, length, first, row, B)
 
+    starts = masks.starts(is_first, t, length, backwards)
     through = tl.load(product + own_at * D + own_tile, mask=inside & (s > 0), other=0.0).to(STATE)
     dh_in = tl.load(dh + own_at * D + own_tile, mask=inside, other=0.0) + tl.where(arrives, through, 0.0)
     dh_out = _plus(dh_in, dys, ys_at + ys_tile, live, inside)
@@ -207,15 +209,6 @@ def _tile(B, D: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr):
     row = tl.arange(0, ROWS)[:, None]
     unit = tile % ACROSS * UNITS + tl.arange(0, UNITS)[None, :]
     return first, row, unit, (row < B - first) & (unit < D)
-
-
-@triton.jit
-def _lengths(lengths, first, row, B):
-    """The rows' lengths (ROWS, 1); None where none are given."""
-    if lengths is None:
-        return None
-    else:
-        return tl.load(lengths + first + row, mask=row < B - first, other=0)
 
 
 @triton.jit
