@@ -3,6 +3,7 @@
 
 #include "arguments.h"
 #include "device.cuh"
+#include "masks.cuh"
 
 namespace fastrnn {
 
@@ -28,11 +29,7 @@ struct Place {
     D = a.H / a.heads;
     wide = a.directions * a.H;
     asked = first + device::thread() % ROWS;
-    length = 0;
-    if (asked < a.B) {
-      const int64_t given = a.lengths ? a.lengths[asked] : a.T;
-      length = given < 0 ? 0 : given > a.T ? a.T : static_cast<int>(given);
-    }
+    length = masks::length(a, asked);
   }
 
   // The reset between steps t - 1 and t of the asked sequence, `at` in (T, B); zero outside of its live steps. It is

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from fastrnn.backends import products
-from fastrnn.backends.layer import Layer
+from fastrnn.backends import products, reference
+from fastrnn.backends.layer import Gradients, Layer, Residuals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -170,20 +170,34 @@ def of_backward(
     layer: Layer, histories: Sequence[Tensor], d_states: Sequence[Tensor | None], d_finals: Sequence[Tensor | None]
 ) -> tuple[dict[str, Tensor], Tensor]:
     """`Figures.gradient_norms` and `gradient_gains` of a layer, from the gradients of its results: see `Gradients`."""
-    live = _live(layer)
+    live, grads = _live(layer), Gradients(list(d_states), list(d_finals))
     norms: dict[str, list[Tensor]] = {name: [] for name in layer.cell.states}
     gains = []
     for direction in range(layer.directions):
-        own = _of_direction(layer, direction, histories)
-        saved = products.recomputed_gates(layer, direction, own)
-        arriving, handed_on = _reversed_recurrence(layer, direction, own, saved, d_states, d_finals)
+        own = reference.kept_of(layer, direction, Residuals(list(histories)))
+        arriving, handed_on = _gradients(layer, direction, own, grads)
         norms["h"].append(_norm(arriving[0], live))
         if layer.cell_name == "lstm":
-            norms["c"].append(_norm(arriving[1] + _through_h(layer, direction, own[1], saved[3], arriving[0]), live))
+            through = _through_h(layer, direction, own.histories[1], own.saved[3], arriving[0])
+            norms["c"].append(_norm(arriving[1] + through, live))
         cut = products.cuts(layer, direction)
         uncut = live if cut is None else live & ~cut
         gains.append(_norm(torch.cat(handed_on, -1), uncut) / _norm(torch.cat(arriving, -1), uncut))
     return {name: torch.stack(rows) for name, rows in norms.items()}, torch.stack(gains)
+
+
+def _gradients(
+    layer: Layer, direction: int, kept: reference.Kept, grads: Gradients
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What reaches the states after each step, and what it hands on to the states before it: (T, B, F) each."""
+    arriving, handed_on = ([torch.zeros_like(history) for history in kept.histories] for _ in range(2))
+
+    def observe(t: int, step: reference.BackwardStep) -> None:
+        for rows, values in zip(arriving + handed_on, step.d_after + step.d_before, strict=True):
+            rows[t] = values
+
+    reference.backward_recurrence(layer, direction, kept, grads, observe)
+    return arriving, handed_on
 
 
 def _through_h(layer: Layer, direction: int, c: Tensor, o: Tensor, d_h: Tensor) -> Tensor:
@@ -191,51 +205,6 @@ def _through_h(layer: Layer, direction: int, c: Tensor, o: Tensor, d_h: Tensor) 
     if layer.projected:
         d_h = d_h @ layer.extras[direction].to(d_h.dtype)
     return d_h * o * (1 - c.tanh() ** 2)
-
-
-def _reversed_recurrence(
-    layer: Layer,
-    direction: int,
-    own: Sequence[Tensor],
-    saved: Sequence[Tensor],
-    d_states: Sequence[Tensor | None],
-    d_finals: Sequence[Tensor | None],
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The gradients of the states after each step, and those that it hands on to the states before it: (T, B, F) each.
-
-    `own` are the direction's states after each step, `saved` what the cell keeps of it. `docs/equations.md` derives
-    the recurrence. What a cut or a dead step holds back is among what is handed on.
-    """
-    cell, dtype = layer.cell, layer.state_dtype
-    before = [
-        products.state_before(layer, direction, history, state0[direction])
-        for history, state0 in zip(own, layer.states0, strict=True)
-    ]
-    live, cut = _live(layer), products.cuts(layer, direction)
-    direct = [d if d is None else products.direction_slice(layer, direction, d).to(dtype) for d in d_states]
-    arriving, handed_on = ([torch.zeros_like(history) for history in own] for _ in range(2))
-    carry = [
-        torch.zeros_like(state0[direction], dtype=dtype) if d is None else d[direction].to(dtype)
-        for d, state0 in zip(d_finals, layer.states0, strict=True)
-    ]
-    steps = range(layer.x.shape[0])
-    for t in steps if layer.reversed(direction) else reversed(steps):
-        row = live[t][:, None]
-        for state, d in enumerate(carry):
-            d_here = direct[state] if state < len(direct) else None
-            arriving[state][t] = d if d_here is None else d + d_here[t]
-        d_after = [d[t] for d in arriving]
-        if layer.projected:
-            d_after[0] = d_after[0] @ layer.extras[direction].to(dtype)
-        states_before, states_after = (tuple(state[t] for state in states) for states in (before, own))
-        _, dgh, d_before = cell.step_backward(tuple(d_after), tuple(s[t] for s in saved), states_before, states_after)
-        d_h = products.hidden_product_backward(layer, direction, dgh)
-        passed = [d_h if layer.projected else d_before[0] + d_h, *d_before[1:]]
-        for state, d in enumerate(passed):
-            handed_on[state][t] = d
-            left = d if cut is None else torch.where(cut[t][:, None], 0, d)
-            carry[state] = torch.where(row, left, carry[state])
-    return arriving, handed_on
 
 
 def _live(layer: Layer) -> Tensor:

@@ -86,9 +86,7 @@ def random_roundings(epsilon: float) -> Iterator[None]:
         rounding(products, "hidden_product", rounded)
         rounding(products, "hidden_product_backward", rounded)
         rounding(reference, "forward", lambda result: result._replace(states=[*map(rounded, result.states)]))
-        rounding(
-            reference, "_reversed_recurrence", lambda flow: flow._replace(dgx=rounded(flow.dgx), dgh=rounded(flow.dgh))
-        )
+        rounding(reference, "_backward_direction", lambda flow: (*map(rounded, flow[:2]), *flow[2:]))
         yield
 
 

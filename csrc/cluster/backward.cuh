@@ -185,9 +185,9 @@ backward_kernel(BackwardArguments a) {
   uint8_t cut;  // whether the asked sequence is cut where it enters the step
   auto load_step = [&](int step) {
     const int t = t_first + dt * step;
-    const uint32_t from_start = device::ballot(step == a.T - 1 || (backwards && t == length - 1));
-    const int entered = backwards ? t + 1 : t;
-    cut = place.load_reset(a, entered, int64_t(entered) * a.B + place.asked);
+    const uint32_t from_start = device::ballot(masks::starts(step == a.T - 1, t, length, backwards));
+    const int entry = masks::entry(t, backwards);
+    cut = place.load_reset(a, entry, int64_t(entry) * a.B + place.asked);
 #pragma unroll
     for (int x = 0; x < ITEMS; ++x) {
       const bool in = inside(x), starts = from_start >> (me.row + me.rows_to(x)) & 1;
@@ -218,7 +218,7 @@ backward_kernel(BackwardArguments a) {
   float values[ITEMS][VALUES], dh_own[ITEMS], dc_own[ITEMS], entering[ITEMS], left[ITEMS], c_before[ITEMS];
   uint32_t live, cuts;
   auto take_step = [&](int step) {
-    live = device::ballot(t_first + dt * step < length);
+    live = device::ballot(masks::live(t_first + dt * step, length));
     cuts = device::ballot(cut != 0);
 #pragma unroll
     for (int x = 0; x < ITEMS; ++x) {

@@ -196,13 +196,13 @@ forward_kernel(ForwardArguments a) {
       }
       from[j] += on;
     }
-    const int64_t at = ALONE ? reset_at : int64_t(place.backwards ? t : t + 1) * a.B + place.asked;
-    reset = place.load_reset(a, place.backwards ? t : t + 1, at);
+    const int64_t at = ALONE ? reset_at : int64_t(masks::exit(t, place.backwards)) * a.B + place.asked;
+    reset = place.load_reset(a, masks::exit(t, place.backwards), at);
     reset_at += dt * a.B;
   };
   // What step `t` computes with: of a sequence that has ended nothing, whatever may lie there.
   auto take_step = [&](int t, bool is_last) {
-    live = device::ballot(t < place.length);
+    live = device::ballot(masks::live(t, place.length));
     cuts = device::ballot(reset != 0 && !is_last);
 #pragma unroll
     for (int i = 0; i < ITEMS; ++i) {

@@ -54,7 +54,7 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
   const int dt = backwards ? 1 : -1, t_first = backwards ? 0 : a.T - 1;  // against the direction of the forward
 #pragma unroll 1
   for (int step = 0; step <= a.T; ++step) {
-    const int t = t_first + dt * step, entered = backwards ? t + 1 : t;
+    const int t = t_first + dt * step, entry = masks::entry(t, backwards);
     const bool is_step = step < a.T;
 #pragma unroll 1
     for (int tile = 0; tile < chunk.tiles; ++tile) {
@@ -67,7 +67,7 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
       if (me.finishes && inside(tile) && is_step) {
         const int64_t at = int64_t(t) * a.B + first + me.row, ys_at = at * wide + direction * H + head_unit;
         const int64_t ys_before = ys_at + int64_t(dt) * a.B * wide;
-        const bool starts = step == a.T - 1 || (backwards && t == memory.length(tile, me.row) - 1);
+        const bool starts = masks::starts(step == a.T - 1, t, memory.length(tile, me.row), backwards);
         if (a.dys) in.dy = static_cast<const Word*>(a.dys)[ys_at];
         if (STATES == 2) {
           if (a.dcs) in.dc = a.dcs[ys_at];
@@ -82,7 +82,7 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
         for (int v = 0; v < SAVED; ++v) {
           in.saved[v] = static_cast<const Word*>(a.gates)[(row * SAVED + v) * H + head_unit];
         }
-        in.reset = load_reset(a, entered, first + me.row);
+        in.reset = load_reset(a, entry, first + me.row);
       }
 
       if (step > 0) {
@@ -107,7 +107,7 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
         }
         if (is_step) {
           const int steps = memory.length(tile, me.row);
-          const bool lives = t < steps, cut_here = in.reset != 0 && entered < steps;
+          const bool lives = masks::live(t, steps), cut_here = masks::cut(in.reset, entry, steps);
           float values[VALUES], dstates[STATES], before[STATES], after[STATES], d[VALUES], direct[STATES];
 #pragma unroll
           for (int v = 0; v < VALUES; ++v) values[v] = Saved::to_float(in.saved[v]);

@@ -63,10 +63,9 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
     }
   }
 
-  // A step meets the reset at `entered`, between it and the step before.
   const int dt = backwards ? -1 : 1, t_first = backwards ? a.T - 1 : 0;
-  auto entered = [&](int t) { return backwards ? t + 1 : t; };
-  uint8_t read_reset = load_reset(a, entered(t_first), chunk.first + me.g);
+  auto entry = [&](int t) { return masks::entry(t, backwards); };
+  uint8_t read_reset = load_reset(a, entry(t_first), chunk.first + me.g);
 #pragma unroll 1
   for (int step = 0; step < a.T; ++step) {
     const int t = t_first + dt * step;
@@ -84,22 +83,22 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
 #pragma unroll
         for (int gate = 0; gate < G; ++gate)
           gx[gate] = static_cast<const Word*>(a.gx)[(row * G + gate) * H + head_unit];
-        reset = load_reset(a, entered(t), first + me.row);
+        reset = load_reset(a, entry(t), first + me.row);
       }
 
       // The state that enters the step, of the sequence whose row this lane reads. Of a dead step it is of no
       // consequence. The next one's reset is loaded ahead.
       const int sequence = first + me.g, length = memory.length(tile, me.g);
-      const bool starts = step == 0 || (backwards && t - dt >= length);
-      const bool is_cut = read_reset != 0 && entered(t) < length;
-      const bool none = sequence >= a.B || is_cut || (!backwards && t >= length);
+      const bool starts = masks::starts(step == 0, t, length, backwards);
+      const bool is_cut = masks::cut(read_reset, entry(t), length);
+      const bool none = sequence >= a.B || is_cut || (!backwards && !masks::live(t, length));
       const int64_t h0_row = (int64_t(direction) * a.B + sequence) * H;
       const int64_t ys_row = (int64_t(t - dt) * a.B + sequence) * wide + direction * H;
       const Word* from = starts ? static_cast<const Word*>(a.h0) + h0_row : static_cast<const Word*>(a.ys) + ys_row;
       const int unit = me.read_unit(0);
       const Row<Word> row{from + job.unit(unit), 0, none ? 0 : job.D - unit, !starts && !none, job.vectors};
       const bool last = tile == chunk.tiles - 1;
-      read_reset = load_reset(a, entered(last ? t + dt : t), (last ? chunk.first : first + P::ROWS) + me.g);
+      read_reset = load_reset(a, entry(last ? t + dt : t), (last ? chunk.first : first + P::ROWS) + me.g);
 
       float sums[P::M_TILES][4];
       multiply<P>(row, memory, weights.w, sums);
@@ -107,7 +106,7 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
       device::block_barrier();
       if (me.finishes) {
         const int steps = memory.length(tile, me.row);
-        const bool lives = t < steps, cut_here = reset != 0 && entered(t) < steps;
+        const bool lives = masks::live(t, steps), cut_here = masks::cut(reset, entry(t), steps);
         float gh[G], x[G], pre[VALUES], values[VALUES], before[STATES], after[STATES];
         add_up<P>(me, memory.sums + now * P::SUM_BYTES, gh);
 #pragma unroll

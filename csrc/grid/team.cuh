@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../arguments.h"
+#include "../masks.cuh"
 #include "shape.cuh"
 
 namespace fastrnn::grid {
@@ -109,12 +110,7 @@ struct Memory {
     device::block_barrier();
 #pragma unroll 1
     for (int i = device::thread(); i < chunk.tiles * P::ROWS; i += P::THREADS) {
-      int steps = 0;
-      if (chunk.first + i < a.B) {
-        const int64_t given = a.lengths ? a.lengths[chunk.first + i] : a.T;
-        steps = given < 0 ? 0 : given > a.T ? a.T : static_cast<int>(given);
-      }
-      length(i / P::ROWS, i % P::ROWS) = steps;
+      length(i / P::ROWS, i % P::ROWS) = masks::length(a, chunk.first + i);
     }
     device::block_barrier();
   }

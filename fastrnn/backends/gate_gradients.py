@@ -64,11 +64,11 @@ def entering(layer: Layer, direction: int, ys: Tensor) -> list[tuple[slice, Tens
     before = history.new_empty(history.shape)
     if backwards:
         before[:-1], before[-1:] = history[1:], state0
-        if layer.lengths is not None:
-            last = torch.arange(T, device=history.device)[:, None] == layer.lengths - 1
-            torch.where(last[..., None], state0.to(before.dtype), before, out=before)
     else:
         before[1:], before[:1] = history[:-1], state0
+    starts = products.started_steps(layer, direction)
+    if starts is not None:
+        torch.where(starts[..., None], state0.to(before.dtype), before, out=before)
     live, cut = products.live_steps(layer), products.cuts(layer, direction)
     for dropped in (None if live is None else ~live, cut):
         if dropped is not None:

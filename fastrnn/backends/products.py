@@ -10,14 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastrnn.backends import masks
 from fastrnn.backends.layer import Layer
 
 
+def _steps(layer: Layer) -> Tensor:
+    """(T, 1): 0, 1, ..., T - 1."""
+    return torch.arange(layer.x.shape[0], device=layer.x.device)[:, None]
+
+
 def live_steps(layer: Layer) -> Tensor | None:
-    """(T, B) bool: whether step t lies within its sequence; None where all do."""
-    if layer.lengths is None:
-        return None
-    return torch.arange(layer.x.shape[0], device=layer.x.device)[:, None] < layer.lengths
+    """(T, B) bool: `masks.live` of each step; None where all are."""
+    return None if layer.lengths is None else masks.live(_steps(layer), layer.lengths)
 
 
 def masked_x(layer: Layer) -> Tensor:
@@ -27,18 +31,18 @@ def masked_x(layer: Layer) -> Tensor:
 
 
 def cuts(layer: Layer, direction: int) -> Tensor | None:
-    """(T, B) bool: whether the state that enters step t is zero because of a reset; None where there is none.
-
-    A reset at t separates steps t - 1 and t. Forward it zeroes what enters step t, in reverse what enters step t - 1.
-    A reset at t >= length has no effect.
-    """
+    """(T, B) bool: `masks.cut` of what lies between each step and the one before it; None where there are no resets."""
     if layer.resets is None:
         return None
-    live = live_steps(layer)
-    cut = layer.resets if live is None else layer.resets & live
-    if not layer.reversed(direction):
-        return cut
-    return torch.cat((cut[1:], torch.zeros_like(cut[:1])))
+    cut = masks.cut(layer.resets, _steps(layer), layer.lengths)
+    return torch.cat((cut[1:], torch.zeros_like(cut[:1]))) if layer.reversed(direction) else cut
+
+
+def started_steps(layer: Layer, direction: int) -> Tensor | None:
+    """(T, B) bool: `masks.starts` of each step; None where the first step of the direction alone does."""
+    if layer.lengths is None or not layer.reversed(direction):
+        return None
+    return masks.starts(_steps(layer), layer.lengths)
 
 
 def state_before(layer: Layer, direction: int, history: Tensor, state0: Tensor) -> Tensor:
@@ -47,14 +51,9 @@ def state_before(layer: Layer, direction: int, history: Tensor, state0: Tensor) 
     The first live step is entered by `state0` (B, F); after a cut, and at t >= length, it is zero.
     """
     first = state0[None].to(history.dtype)
-    if not layer.reversed(direction):
-        before = torch.cat((first, history))[:-1]
-    else:
-        before = torch.cat((history, first))[1:]
-        if layer.lengths is not None:
-            last = torch.arange(history.shape[0], device=history.device)[:, None] == layer.lengths - 1
-            before = torch.where(last[..., None], first, before)
-    live, cut = live_steps(layer), cuts(layer, direction)
+    before = torch.cat((history, first))[1:] if layer.reversed(direction) else torch.cat((first, history))[:-1]
+    live, cut, starts = live_steps(layer), cuts(layer, direction), started_steps(layer, direction)
+    before = before if starts is None else torch.where(starts[..., None], first, before)
     before = before if live is None else torch.where(live[..., None], before, 0)
     return before if cut is None else torch.where(cut[..., None], 0, before)
 

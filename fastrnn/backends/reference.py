@@ -7,6 +7,7 @@ compared with. `forward` is made of differentiable operations only, so that auto
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -44,31 +45,40 @@ def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:
 
 def _forward_direction(layer: Layer, direction: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Histories (T, B, F), final states (B, F) and what the cell saves (T, B, H), all in the state dtype."""
-    cell, dtype = layer.cell, layer.state_dtype
-    steps, batch = layer.x.shape[:2]
+    told: list[States] = []
+    finals = forward_recurrence(layer, direction, lambda t, outputs, kept: told.append(outputs + kept))
+    widths = [state0.shape[-1] for state0 in layer.states0] + [layer.hidden_size for _ in layer.cell.saved]
+    rows = _in_time(layer, told, layer.reversed(direction), [(width,) for width in widths])
+    return rows[: len(finals)], list(finals), rows[len(finals) :]
+
+
+def _in_time(layer: Layer, told: list[States], from_the_end: bool, sizes: list[tuple[int, ...]]) -> list[Tensor]:
+    """(T, B, *size) each in the state dtype, of what was told of one step after the other, (B, *size) each."""
+    if not told:
+        return [layer.x.new_empty((0, layer.x.shape[1], *size), dtype=layer.state_dtype) for size in sizes]
+    return [torch.stack(rows) for rows in zip(*(told[::-1] if from_the_end else told), strict=True)]
+
+
+def forward_recurrence(layer: Layer, direction: int, observe: Callable[[int, States, States], None]) -> States:
+    """One direction, step by step -> the states after the last step, (B, F) each, all in the state dtype.
+
+    `observe(t, outputs, kept)` is told after each step, in the order of computation, its outputs (B, F), which are zero
+    where it is not live, and what the cell saves of it (B, H).
+    """
+    dtype = layer.state_dtype
     live, cut = products.live_steps(layer), products.cuts(layer, direction)
     gx = products.input_product(layer, direction, dtype).unbind(0)
     states = tuple(state[direction].to(dtype) for state in layer.states0)
-    histories: list[list[Tensor]] = [[] for _ in cell.states]
-    saved: list[list[Tensor]] = [[] for _ in cell.saved]
-    order = range(steps - 1, -1, -1) if layer.reversed(direction) else range(steps)
-    for t in order:
+    for t in _order(layer, layer.reversed(direction)):
         rows = [None if mask is None else mask[t] for mask in (live, cut)]
         states, outputs, kept = one_step(layer, direction, gx[t], states, *rows)
-        for values, value in zip(histories + saved, outputs + kept, strict=True):
-            values.append(value)
+        observe(t, outputs, kept)
+    return states
 
-    def stacked(values: list[Tensor], width: int) -> Tensor:
-        in_time = values[::-1] if layer.reversed(direction) else values
-        return torch.stack(in_time) if in_time else layer.x.new_empty((0, batch, width), dtype=dtype)
 
-    hidden = layer.hidden_size
-    widths = [state.shape[-1] for state in layer.states0]
-    return (
-        [stacked(values, width) for values, width in zip(histories, widths, strict=True)],
-        list(states),
-        [stacked(values, hidden) for values in saved],
-    )
+def _order(layer: Layer, from_the_end: bool) -> range:
+    steps = layer.x.shape[0]
+    return range(steps - 1, -1, -1) if from_the_end else range(steps)
 
 
 def one_step(
@@ -90,7 +100,7 @@ def one_step(
     return tuple(torch.where(row, new, old) for new, old in zip(after, states, strict=True)), outputs, kept
 
 
-class _Kept(NamedTuple):
+class Kept(NamedTuple):
     """What forward left for one direction, in the state dtype."""
 
     histories: list[Tensor]
@@ -101,45 +111,46 @@ class _Kept(NamedTuple):
     """(T, B, H) each, as `Cell.saved` names them"""
 
 
-class _Flow(NamedTuple):
-    """What a direction's reversed recurrence gives, in the state dtype."""
+class BackwardStep(NamedTuple):
+    """What a step gives in a backward recurrence, in the state dtype."""
 
     dgx: Tensor
-    """(T, B, G, H), zero at t >= length"""
+    """(B, G, H), zero where the step is not live"""
     dgh: Tensor
     """as `dgx`"""
-    dh: Tensor
-    """(T, B, P or H), zero at t >= length: everything that reaches the output h of a step"""
-    d_states0: list[Tensor]
-    """(B, F) each"""
+    d_after: States
+    """(B, F) each: all that reaches the states after the step"""
+    d_before: States
+    """(B, F) each: what reaches the states before it, zero where it is cut"""
 
 
 def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     """One layer's gradients, by the cells' written derivatives; see `Backward`."""
     dtype = layer.x.dtype
     result = Backward([], [], [], [], [], [])
-    flows = []
+    dx: list[Tensor] = []
+    d_states0 = []
     for direction in range(layer.directions):
-        own = _kept(layer, direction, kept)
-        flow = _reversed_recurrence(layer, direction, own, grads)
-        flows.append(flow)
+        own = kept_of(layer, direction, kept)
+        dgx, dgh, dh, d_initial = _backward_direction(layer, direction, own, grads)
+        d_states0.append(d_initial)
         if grads.need_weights:
-            w_ih, w_hh, biases = products.weight_gradients(layer, direction, flow.dgx, flow.dgh, own.before[0])
+            w_ih, w_hh, biases = products.weight_gradients(layer, direction, dgx, dgh, own.before[0])
             result.w_ih.append(w_ih)
             result.w_hh.append(w_hh)
             result.biases.extend(biases)
         if grads.need_weights and layer.projected:
-            result.extras.append(_projection_gradient(layer, own, flow.dh))
+            result.extras.append(_projection_gradient(layer, own, dh))
+        if grads.need_x:
+            dx.append(dgx.flatten(2) @ layer.w_ih[direction].to(dgx.dtype))
     if grads.need_x:
-        shares = [flow.dgx.flatten(2) @ w.to(flow.dgx.dtype) for flow, w in zip(flows, layer.w_ih, strict=True)]
-        result.x.append(sum(shares[1:], shares[0]).to(dtype))
-    result.states0.extend(
-        torch.stack(parts).to(dtype) for parts in zip(*(flow.d_states0 for flow in flows), strict=True)
-    )
+        result.x.append(sum(dx[1:], dx[0]).to(dtype))
+    result.states0.extend(torch.stack(parts).to(dtype) for parts in zip(*d_states0, strict=True))
     return result
 
 
-def _kept(layer: Layer, direction: int, kept: Residuals) -> _Kept:
+def kept_of(layer: Layer, direction: int, kept: Residuals) -> Kept:
+    """One direction's share of what forward left; gates that it did not keep are computed again."""
     dtype = layer.state_dtype
     histories = [products.direction_slice(layer, direction, state).to(dtype) for state in kept.states]
     before = [
@@ -151,45 +162,63 @@ def _kept(layer: Layer, direction: int, kept: Residuals) -> _Kept:
         saved = kept.gates[0][direction].to(dtype).chunk(len(layer.cell.saved), -1)
     elif layer.cell.saved:
         saved = products.recomputed_gates(layer, direction, histories)
-    return _Kept(histories, before, saved)
+    return Kept(histories, before, saved)
 
 
-def _reversed_recurrence(layer: Layer, direction: int, kept: _Kept, grads: Gradients) -> _Flow:
+def _backward_direction(
+    layer: Layer, direction: int, kept: Kept, grads: Gradients
+) -> tuple[Tensor, Tensor, Tensor, States]:
+    """dgx and dgh (T, B, G, H), what reaches h after each step (T, B, P or H), and the initial states' gradients."""
+    told: list[States] = []
+
+    def observe(t: int, step: BackwardStep) -> None:
+        told.append((step.dgx, step.dgh, step.d_after[0]))
+
+    d_states0 = backward_recurrence(layer, direction, kept, grads, observe)
+    gates = (len(layer.cell.gates), layer.hidden_size)
+    dgx, dgh, dh = _in_time(layer, told, not layer.reversed(direction), [gates, gates, (layer.output_size,)])
+    return dgx, dgh, dh, d_states0
+
+
+def backward_recurrence(
+    layer: Layer, direction: int, kept: Kept, grads: Gradients, observe: Callable[[int, BackwardStep], None]
+) -> States:
+    """One direction against its order, step by step -> the gradients of the initial states, (B, F) each.
+
+    `docs/equations.md` derives it. `observe(t, step)` is told after each step, in the order of computation.
+    """
     cell, dtype = layer.cell, layer.state_dtype
-    steps, batch = layer.x.shape[:2]
     incoming = [products.direction_slice(layer, direction, d).to(dtype) if d is not None else 0 for d in grads.states]
     incoming += [0] * (len(cell.states) - len(incoming))
-    carry = [
+    carry = tuple(
         torch.zeros_like(state0[direction], dtype=dtype) if d is None else d[direction].to(dtype)
         for d, state0 in zip(grads.finals, layer.states0, strict=True)
-    ]
+    )
     live, cut = products.live_steps(layer), products.cuts(layer, direction)
-    dgx = layer.x.new_zeros((steps, batch, len(cell.gates), layer.hidden_size), dtype=dtype)
-    dgh, dh = torch.zeros_like(dgx), torch.zeros_like(kept.histories[0])
-    for t in range(steps) if layer.reversed(direction) else range(steps - 1, -1, -1):
-        d_after = [d + more[t] if isinstance(more, Tensor) else d for d, more in zip(carry, incoming, strict=True)]
-        dh_t = d_after[0]
+    for t in _order(layer, not layer.reversed(direction)):
+        d_after = tuple(d + more[t] if isinstance(more, Tensor) else d for d, more in zip(carry, incoming, strict=True))
+        d_states = d_after
         if layer.projected:
-            d_after[0] = dh_t @ layer.extras[direction].to(dtype)
+            d_states = (d_after[0] @ layer.extras[direction].to(dtype), *d_after[1:])
         before, after = (tuple(s[t] for s in states) for states in (kept.before, kept.histories))
-        dgx_t, dgh_t, d_before = cell.step_backward(tuple(d_after), tuple(s[t] for s in kept.saved), before, after)
-        d_h = products.hidden_product_backward(layer, direction, dgh_t)
+        dgx, dgh, d_before = cell.step_backward(d_states, tuple(s[t] for s in kept.saved), before, after)
+        d_h = products.hidden_product_backward(layer, direction, dgh)
         d_before = (d_h if layer.projected else d_before[0] + d_h, *d_before[1:])
         if cut is not None:
             d_before = tuple(torch.where(cut[t][:, None], 0, d) for d in d_before)
         if live is not None:
             row = live[t][:, None]
             d_before = tuple(torch.where(row, new, old) for new, old in zip(d_before, carry, strict=True))
-            dgx_t, dgh_t = torch.where(row[..., None], dgx_t, 0), torch.where(row[..., None], dgh_t, 0)
-            dh_t = torch.where(row, dh_t, 0)
-        dgx[t], dgh[t], dh[t], carry = dgx_t, dgh_t, dh_t, list(d_before)
-    return _Flow(dgx, dgh, dh, carry)
+            dgx, dgh = (torch.where(row[..., None], d, 0) for d in (dgx, dgh))
+        carry = d_before
+        observe(t, BackwardStep(dgx, dgh, d_after, d_before))
+    return carry
 
 
-def _projection_gradient(layer: Layer, kept: _Kept, dh: Tensor) -> Tensor:
+def _projection_gradient(layer: Layer, kept: Kept, dh: Tensor) -> Tensor:
     """d w_hr (P, H)."""
     outputs = unprojected_output(kept.saved, kept.histories[1])
     live = products.live_steps(layer)
     if live is not None:
-        outputs = torch.where(live[..., None], outputs, 0)
+        dh, outputs = (torch.where(live[..., None], rows, 0) for rows in (dh, outputs))
     return (dh.flatten(0, 1).T @ outputs.flatten(0, 1)).to(layer.x.dtype)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastrnn.backends import masks
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, Masks, both
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, both
 from fastrnn.backends.triton.configurations import padded
 from fastrnn.backends.triton.constants import cell_constants
 from fastrnn.backends.triton.kernels.steps import backward_step_kernel, forward_step_kernel
@@ -29,16 +30,17 @@ STAGES = 1
 
 def forward(layer: Layer, buffers: ForwardBuffers) -> None:
     """Fills ys, cs, gates and finals."""
-    masks, storage, exact = buffers.masks, layer.x.dtype, layer.state_dtype
+    storage, exact = layer.x.dtype, layer.state_dtype
     steps, batch, _ = layer.x.shape
     starts = [_by_head(layer, state0) for state0 in buffers.states0]
     states = [_dense_copy(starts[0], storage), *(_dense_copy(start, exact) for start in starts[1:])]
     h, c = states[0], both(states)[1]
     h_exact = _dense_copy(starts[0], exact) if c is None and storage != exact else None
-    cut = None if layer.reverse else _first_cut(masks)
-    if cut is not None:
-        for tensor in states if h_exact is None else (*states, h_exact):
-            tensor[0].masked_fill_(cut[:, None], 0)
+    for direction in range(layer.directions):
+        cut = _first_cut(layer, direction)
+        for tensor in (*states, h_exact):
+            if tensor is not None and cut is not None:
+                tensor[direction].masked_fill_(cut[:, None], 0)
     gh = h.new_empty((*h.shape[:-1], buffers.w_hh[0].shape[1]))
     products = [(h[direction], w.transpose(1, 2), gh[direction]) for direction, w in enumerate(buffers.w_hh)]
     arguments = (
@@ -46,8 +48,8 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
         gh,
         buffers.b_hh[0] if buffers.b_hh else None,
         buffers.b_hh[-1] if buffers.b_hh else None,
-        masks.lengths,
-        masks.resets,
+        buffers.masks.lengths,
+        buffers.masks.resets,
         h,
         h_exact,
         c,
@@ -70,7 +72,6 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
 
 def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     """Fills dgates and d_states0."""
-    masks = buffers.masks
     steps, batch, _ = layer.x.shape
     flowing = [_dense_copy(_by_head(layer, d), layer.state_dtype) for d in buffers.d_finals or buffers.states0]
     if not buffers.d_finals:
@@ -88,8 +89,8 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         buffers.cs,
         buffers.gates,
         *both(buffers.states0),
-        masks.lengths,
-        masks.resets,
+        buffers.masks.lengths,
+        buffers.masks.resets,
         buffers.dys,
         buffers.dcs,
         product,
@@ -109,9 +110,9 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         for operands, w, out in products:
             torch.bmm(operands[s], w, out=out)
     for direction in range(layer.directions):
-        dropped = _reaches_no_start(layer, direction, masks)
-        if dropped is not None:
-            product[direction].masked_fill_(dropped[:, None], 0)
+        cut = _first_cut(layer, direction)
+        if cut is not None:
+            product[direction].masked_fill_(cut[:, None], 0)
     dh += product
     for d_state0, d in zip(buffers.d_states0, flowing, strict=True):
         _by_head(layer, d_state0).copy_(d)
@@ -135,22 +136,11 @@ def _dense_copy(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def _first_cut(masks: Masks) -> Tensor | None:
-    """(B,) bool: whether a reset cuts the state that enters step 0 of a forward direction; None where there is none."""
-    if masks.resets is None:
+def _first_cut(layer: Layer, direction: int) -> Tensor | None:
+    """(B,) bool: whether a reset cuts where the initial states enter the first step; None where none can."""
+    if layer.resets is None or layer.reversed(direction):
         return None
-    cut = masks.resets[0] != 0
-    return cut if masks.lengths is None else cut & (masks.lengths > 0)
-
-
-def _reaches_no_start(layer: Layer, direction: int, masks: Masks) -> Tensor | None:
-    """(B,) bool: whether the gradient through the last computed step's product does not reach h0; None where all do."""
-    is_reverse = layer.reversed(direction)
-    cut = None if is_reverse else _first_cut(masks)
-    if masks.lengths is None:
-        return cut
-    dead = masks.lengths <= (layer.x.shape[0] - 1 if is_reverse else 0)
-    return dead if cut is None else dead | cut
+    return masks.cut(layer.resets[0], 0, layer.lengths)
 
 
 def _constants_and_grid(layer: Layer) -> tuple[dict[str, Any], Grid]:

@@ -11,7 +11,7 @@ from typing import Any
 from numba import carray, njit
 
 from fastrnn.backends.numba.kernels.cells import CellKernel
-from fastrnn.backends.numba.kernels.record import is_cut, length
+from fastrnn.backends.numba.kernels.masks import cut, live, starts
 from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, fetch_row
 from fastrnn.backends.numba.kernels.simd import (
     address,
@@ -43,10 +43,9 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
             more = load_some(like, a.dhistory, t * a.dhistory_step + b * a.dhistory_row + unit, some)
             store(dc, 0, load(like, dc, 0) + more)
         before_t = t + 1 if a.reverse else t - 1
-        first_t = length(a, b) - 1 if a.reverse else 0
-        if is_cut(a, t, b):
+        if cut(a, t, b):
             before = base
-        elif t == first_t:
+        elif starts(a, t, b):
             before = address(like, a.state0, b * a.hidden + unit)
         else:
             before = address(like, a.states, (before_t * a.batch + b) * a.states_row + unit)
@@ -83,8 +82,8 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
                 for r in range(count):
                     row = begin + r
                     b = first + row
-                    linked = later >= 0 and later < length(a, b) and not is_cut(a, later, b)
-                    alive = t >= 0 and t < length(a, b)
+                    linked = later >= 0 and live(a, later, b) and not cut(a, later, b)
+                    alive = t >= 0 and live(a, t, b)
                     for u in range(units):
                         unit = panel * width + u * lane_count
                         some = a.outputs - unit
@@ -123,7 +122,7 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
                 tile(like, count, base, dh, dh_row, w, a.outputs, out, width, soon, soon_step)
                 for r in range(count):
                     row = begin + r
-                    if t >= length(a, first + row):
+                    if not live(a, t, first + row):
                         continue
                     for u in range(units):
                         unit = panel * width + u * lane_count
@@ -165,11 +164,11 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
                 unproject(a, like, t, first, rows, base)
             for row in range(rows):
                 b = first + row
-                if t >= length(a, b):
+                if not live(a, t, b):
                     clear_row(like, address(like, a.dgates, (t * a.batch + b) * a.gates_row), a.gates_row)
                     if projects and a.projected:
                         clear_row(like, address(like, a.dh_out, (t * a.batch + b) * a.outputs), a.outputs)
-                if is_cut(a, t, b):
+                if cut(a, t, b):
                     clear_row(like, address(like, base + a.carry_at, row * carry_row + own), own_outputs)
                     if has_c:
                         clear_row(like, address(like, base + a.dc_at, row * dc_row + own), own_hidden)

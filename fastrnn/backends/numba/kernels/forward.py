@@ -14,7 +14,7 @@ from typing import Any
 from numba import carray, njit
 
 from fastrnn.backends.numba.kernels.cells import CellKernel
-from fastrnn.backends.numba.kernels.record import is_cut, length
+from fastrnn.backends.numba.kernels.masks import cut, live
 from fastrnn.backends.numba.kernels.rows import clear_row, copy_row
 from fastrnn.backends.numba.kernels.simd import (
     address,
@@ -112,7 +112,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
                 for r in range(count):
                     row = begin + r
                     b = first + row
-                    if t >= length(a, b):
+                    if not live(a, t, b):
                         continue
                     for u in range(units):
                         unit = (panel * units + u) * lane_count
@@ -159,7 +159,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
                 m = address(like, base + a.m_at, begin * m_row)
                 plain_tile(like, count, base, m, m_row, w, a.hidden, out, width, soon, soon_step)
                 for r in range(count):
-                    if t >= length(a, first + begin + r):
+                    if not live(a, t, first + begin + r):
                         continue
                     for u in range(plain_units):
                         unit = panel * width + u * lane_count
@@ -204,7 +204,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         for row in range(rows):
             b = first + row
             # A late member must not bring back what another has cleared for the first step.
-            if is_cut(a, first_t, b):
+            if cut(a, first_t, b):
                 clear_row(like, address(like, h, row * h_row), a.outputs)
             else:
                 copy_row(like, address(like, a.h0, b * a.outputs), address(like, h, row * h_row), a.outputs)
@@ -218,7 +218,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
                 input_products(a, like, t, steps, first, rows, first_panel, panels, gx)
             for s in range(steps):
                 for row in range(rows):
-                    if is_cut(a, t, first + row):
+                    if cut(a, t, first + row):
                         clear_row(like, address(like, h, row * h_row), a.outputs)
                         if has_c:
                             clear_row(like, address(like, c, row * c_row + own), own_units)
@@ -228,7 +228,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
                     project(a, like, t, first, rows, h_new, h_row, base)
                 if a.lengths != 0:
                     for row in range(rows):
-                        if t >= length(a, first + row):
+                        if not live(a, t, first + row):
                             at = row * h_row
                             rest(a, like, t, first + row, address(like, h, at), address(like, h_new, at))
                 if members > 1:

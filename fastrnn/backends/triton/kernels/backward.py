@@ -9,6 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastrnn.backends.triton.kernels import masks
 from fastrnn.backends.triton.kernels.tiles import (
     dot,
     join_columns,
@@ -98,10 +99,10 @@ def backward_kernel(
     start = load_tiles(h0 + state_at, state_tile, 0, inside, 1, STATE)
     if STATES == 2:
         start = start + load_tiles(c0 + state_at, state_tile, 0, inside, 1, STATE)
+    length = None
     if lengths is not None:
         length = tl.load(lengths + first + batch, mask=batch < B - first, other=0).to(tl.int32)
     if resets is not None:
-        # A reset at t lies between steps t - 1 and t, whichever comes first.
         # Each step loads the resets of the next: a byte is too narrow for the asynchronous copies that fetch the rest.
         reset_at = resets + tl.where(backwards, 1, T - 1) * B.to(tl.int64) + first
         coming = tl.load(reset_at + batch, mask=(batch < B - first) & (backwards < T), other=0).to(tl.int32)
@@ -111,10 +112,9 @@ def backward_kernel(
         if dys is not None:
             arriving += tl.load(dys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
         has_before = inside & (step < T - 1)
-        is_first = step == T - 1
+        starts = masks.starts(step == T - 1, t, length, backwards)
         if lengths is not None:
-            live = t < length
-            is_first = is_first | (backwards & (t == length - 1))
+            live = masks.live(t, length)
         if STATES == 2:
             arriving_c = dc
             if dcs is not None:
@@ -122,7 +122,7 @@ def backward_kernel(
             c = tl.load(cs + ys_at + ys_tile, mask=inside, other=0.0)
             # The next iteration loads it again, as c: what is carried would not be fetched ahead.
             c_before = tl.load(cs + ys_at + ys_step + ys_tile, mask=has_before, other=0.0)
-            before = (start[0], tl.where(is_first, start[1], c_before))
+            before = (start[0], tl.where(starts, start[1], c_before))
             after = (start[0], c)
             dstates = (arriving, arriving_c)
             carried = (dh, dc)
@@ -131,19 +131,17 @@ def backward_kernel(
             after = start
             if G > 1:
                 h_before = tl.load(ys + ys_at + ys_step + ys_tile, mask=has_before, other=0.0).to(STATE)
-                before = (tl.where(is_first, start[0], h_before),)
+                before = (tl.where(starts, start[0], h_before),)
             else:
                 after = (tl.load(ys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE),)
             dstates = (arriving,)
             carried = (dh,)
         if resets is not None:
-            cut = coming != 0
+            cut = masks.cut(coming, masks.entry(t, backwards), length)
             reset_at += dt * B.to(tl.int64)
             coming = tl.load(reset_at + batch, mask=(batch < B - first) & (step < T - 1 - backwards), other=0).to(
                 tl.int32
             )
-            if lengths is not None:
-                cut = cut & (t + tl.where(backwards, 1, 0) < length)
             before = select(cut, zeros_like(before), before)
         activated = after
         if G > 1:

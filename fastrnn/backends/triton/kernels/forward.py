@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastrnn.backends.triton.kernels import masks
 from fastrnn.backends.triton.kernels.tiles import (
     dot,
     gate_rows,
@@ -99,17 +100,15 @@ def forward_kernel(
     states = load_tiles(h0 + state_at, state_tile, 0, inside, 1, STATE)
     if STATES == 2:
         states = states + load_tiles(c0 + state_at, state_tile, 0, inside, 1, STATE)
+    length = None
     if lengths is not None:
         length = tl.load(lengths + first + batch, mask=batch < B - first, other=0).to(tl.int32)
     if resets is not None:
-        # A reset at t lies between steps t - 1 and t, whichever comes first.
         reset_at = resets + tl.where(backwards, T - 1, 0) * B.to(tl.int64) + first
         # A product's operand takes its layout from the narrowest value that it is computed from, as far as elementwise
         # operations go: a byte here would give this product another layout of W than the one in the loop.
-        cut = tl.load(reset_at + batch, mask=(batch < B - first) & (not backwards), other=0).to(tl.int32)
-        cut = tl.max(cut, axis=0, keep_dims=True) != 0
-        if lengths is not None:
-            cut = cut & (length > 0)
+        reset = tl.load(reset_at + batch, mask=(batch < B - first) & (not backwards), other=0).to(tl.int32)
+        cut = masks.cut(tl.max(reset, axis=0, keep_dims=True), 0, length)
         states = select(cut, zeros_like(states), states)
         # Each step loads the resets of the next: a byte is too narrow for the asynchronous copies that fetch gx.
         reset_at += tl.where(backwards, 0, B)
@@ -119,11 +118,11 @@ def forward_kernel(
     for step in tl.range(0, T, num_stages=STAGES):
         x = tl.load(gx_at + gx_tile, mask=gx_inside, other=0.0).to(STATE)
         if resets is not None:
-            cut = coming != 0
+            cut = masks.cut(coming, masks.exit(t, backwards), length)
             reset_at += dt * B.to(tl.int64)
             coming = tl.load(reset_at + batch, mask=(batch < B - first) & (step < T - 2), other=0).to(tl.int32)
         if lengths is not None:
-            live = t < length
+            live = masks.live(t, length)
             x = tl.where(live, x, 0.0)
         pre = PREACTIVATIONS(split_rows(x, GP, DP, BT), split_rows(gh, GP, DP, BT))
         activated = ACTIVATED(pre, APPROXIMATE)
@@ -135,8 +134,6 @@ def forward_kernel(
         if cs is not None:
             tl.store(cs + ys_at + ys_tile, after[1], mask=inside)
         if resets is not None:
-            if lengths is not None:
-                cut = cut & (t + tl.where(backwards, 0, 1) < length)
             after = select(cut, zeros_like(after), after)
         states = after
         gh = dot(w, states[0].to(storage), bias, PRECISION)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastrnn.backends.triton.kernels import masks
 from fastrnn.backends.triton.kernels.tiles import load_tiles, select, storable, zeros_like
 
 
@@ -64,10 +65,10 @@ def forward_step_kernel(
     states = load_tiles(h if h_exact is None else h_exact, own_at * D + own_tile, 0, inside, 1, STATE)
     if c is not None:
         states = states + load_tiles(c, own_at * D + own_tile, 0, inside, 1, STATE)
-    length = _lengths(lengths, first, row, T, B)
-
+    length = None
     if lengths is not None:
-        live = t < length
+        length = tl.load(lengths + first + row, mask=row < B - first, other=0)
+        live = masks.live(t, length)
         x = select(live, x, zeros_like(x))
     activated = ACTIVATED(PREACTIVATIONS(x, product), APPROXIMATE)
     after = UPDATE(activated, states, APPROXIMATE)
@@ -85,7 +86,7 @@ def forward_step_kernel(
             value = saved[k].to(gates.dtype.element_ty)
             tl.store(gates + step_at * (S * H) + head * D + k * H + gates_tile, value, mask=inside)
     if resets is not None:
-        cut = _cut(resets, t + tl.where(backwards, -1, 1), length, backwards, first, row, T, B)
+        cut = _cut(resets, masks.exit(t, backwards), s < T - 1, length, first, row, B)
         after = select(cut, zeros_like(after), after)
     tl.store(h + own_at * D + own_tile, after[0].to(h.dtype.element_ty), mask=inside)
     if h_exact is not None:
@@ -145,35 +146,36 @@ def backward_step_kernel(
     own_tile = row * D + unit
 
     # No load is masked by what another one brings: that would add one latency to another.
-    length = _lengths(lengths, first, row, T, B)
+    length = None
     live = inside
     is_first = inside & (s == T - 1)
-    may_be_first = is_first
+    may_start = is_first
     arrives = inside & (s > 0)
     if lengths is not None:
-        live = inside & (t < length)
-        is_first = is_first | (inside & backwards & (t == length - 1))
-        may_be_first = may_be_first | (inside & backwards)
-        arrives = arrives & (t - dt < length)
+        length = tl.load(lengths + first + row, mask=row < B - first, other=0)
+        live = inside & masks.live(t, length)
+        may_start = may_start | (inside & backwards)
     if resets is not None:
-        arrives = arrives & ~_cut(resets, t - dt, length, backwards, first, row, T, B)
+        arrives = arrives & ~_cut(resets, masks.exit(t, backwards), s > 0, length, first, row, B)
 
+    starts = masks.starts(is_first, t, length, backwards)
     through = tl.load(product + own_at * D + own_tile, mask=inside & (s > 0), other=0.0).to(STATE)
     dh_in = tl.load(dh + own_at * D + own_tile, mask=inside, other=0.0) + tl.where(arrives, through, 0.0)
     dh_out = _plus(dh_in, dys, ys_at + ys_tile, live, inside)
     has_before = inside & (s < T - 1)
-    h_before = _entering(ys, before_at + ys_tile, h0, start_at, has_before, may_be_first, is_first, STATE)
+    h_before = _entering(ys, before_at + ys_tile, h0, start_at, has_before, may_start, starts, STATE)
     h_after = tl.load(ys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
     if dc is None:
         carried, dstates, before, after = (dh_in,), (dh_out,), (h_before,), (h_after,)
     else:
         dc_in = tl.load(dc + own_at * D + own_tile, mask=inside, other=0.0)
         dc_out = _plus(dc_in, dcs, ys_at + ys_tile, live, inside)
-        c_before = _entering(cs, before_at + ys_tile, c0, start_at, has_before, may_be_first, is_first, STATE)
+        c_before = _entering(cs, before_at + ys_tile, c0, start_at, has_before, may_start, starts, STATE)
         c_after = tl.load(cs + ys_at + ys_tile, mask=inside, other=0.0)
         carried, dstates, before, after = (dh_in, dc_in), (dh_out, dc_out), (h_before, c_before), (h_after, c_after)
     if resets is not None:
-        cut = _cut(resets, t, length, backwards, first, row, T, B)
+        k = masks.entry(t, backwards)
+        cut = _cut(resets, k, k < T, length, first, row, B)
         before = select(cut, zeros_like(before), before)
     activated = after
     if gates is not None:
@@ -210,23 +212,10 @@ def _tile(B, D: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr):
 
 
 @triton.jit
-def _lengths(lengths, first, row, T, B):
-    """The rows' lengths (ROWS, 1); T where none are given."""
-    if lengths is None:
-        return T
-    else:
-        return tl.load(lengths + first + row, mask=row < B - first, other=0)
-
-
-@triton.jit
-def _cut(resets, t, length, backwards, first, row, T, B):
-    """(ROWS, 1): whether the state that enters step t is cut; never where there is no such step.
-
-    A reset at t lies between steps t - 1 and t, whichever comes first.
-    """
-    at = t + tl.where(backwards, 1, 0)
-    exists = (row < B - first) & (t >= 0) & (at < T)
-    return (tl.load(resets + at * B.to(tl.int64) + first + row, mask=exists, other=0) != 0) & (at < length)
+def _cut(resets, k, is_passed, length, first, row, B):
+    """(ROWS, 1): whether resets cut at k; never where no states pass there."""
+    at = resets + k * B.to(tl.int64) + first
+    return masks.cut(tl.load(at + row, mask=(row < B - first) & is_passed, other=0), k, length)
 
 
 @triton.jit
@@ -248,7 +237,7 @@ def _plus(d, more, at, live, inside):
 
 
 @triton.jit
-def _entering(history, before_at, start, start_at, has_before, may_be_first, is_first, STATE: tl.constexpr):
+def _entering(history, before_at, start, start_at, has_before, may_start, starts, STATE: tl.constexpr):
     """The state that entered a step, cuts aside: the one after the step before, or the one from the start."""
     neighbour = tl.load(history + before_at, mask=has_before, other=0.0).to(STATE)
-    return tl.where(is_first, tl.load(start + start_at, mask=may_be_first, other=0.0).to(STATE), neighbour)
+    return tl.where(starts, tl.load(start + start_at, mask=may_start, other=0.0).to(STATE), neighbour)

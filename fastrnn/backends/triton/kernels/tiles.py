@@ -25,12 +25,12 @@ def dot(a, b, sum, PRECISION: tl.constexpr):
     if _WIDEN:
         a, b = a.to(sum.dtype), b.to(sum.dtype)
         if PRECISION == "tf32" and sum.dtype == tl.float32:
-            a, b = _cut(a), _cut(b)
+            a, b = _truncated(a), _truncated(b)
     return tl.dot(a, b, sum, input_precision=PRECISION, out_dtype=sum.dtype)
 
 
 @triton.jit
-def _cut(x):
+def _truncated(x):
     """What the tensor cores see of a float32 in TF32."""
     return (x.to(tl.int32, bitcast=True) & _TF32).to(tl.float32, bitcast=True)
 
