@@ -81,6 +81,7 @@ def names() -> Iterator[str]:
     for dtype in sorted(cost.DTYPES.values(), key=lambda dtype: dtype != "float32"):
         for cell, training, steps in product(CELL_NAMES, (False, True), (1, 100)):
             points.append(Point(cell, training, steps, 1, 64, 64, 1, dtype))
+            points.append(Point(cell, training, 1, 1, 64, 64, 1, dtype, is_cell=True))
         points += [Point("lstm", training, 100, 1, 64, 64, 1, dtype, P=32) for training in (False, True)]
     yield from dict.fromkeys(name for point in points for name in cost.rows(point.sizes))
 

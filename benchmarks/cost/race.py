@@ -22,6 +22,8 @@ from fastrnn.cells import CELLS
 
 ENGINES = ("numba", "aten")
 WARM_UP_SECONDS = 0.03
+LOOP = 8
+"""Steps of a cell that trains, before a backward."""
 WARM_UP_CALLS = 10
 """Threads that share a launch have their first ones timed, shared and alone (`fastrnn.backends.numba.sharing`)."""
 
@@ -56,11 +58,15 @@ def race(point: Point, engines: Sequence[str | None], budget: float) -> list[Tim
     """The times of calls by each engine, or by the one that is chosen where it is None, in turns."""
     with threads(point.threads), point.grad_mode():
         racers = [Racer(point, engine) for engine in engines]
-        return timing.interleave(racers, budget, warm_up=WARM_UP_SECONDS)
+        taken = timing.interleave(racers, budget, warm_up=WARM_UP_SECONDS)
+    steps = LOOP if point.is_cell and point.training else 1
+    return [Timing([seconds / steps for seconds in one.seconds], one.calls) for one in taken]
 
 
 def build(point: Point) -> Run:
     """A call of the point's module, in training with backward: the gradients of the input and all parameters.
+
+    Of a cell that trains it is a loop of `LOOP` steps with one backward, which is how they are trained.
 
     Weights and data are the same for all runs of a point.
     """
@@ -85,6 +91,8 @@ def build(point: Point) -> Run:
 
     def train() -> Any:
         results = module(x, *given)
+        for _ in range(LOOP - 1 if point.is_cell else 0):
+            results = module(x, results)
         return torch.autograd.grad(results if isinstance(results, Tensor) else results[0], parameters, dy)
 
     return train if point.training else infer

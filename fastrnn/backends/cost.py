@@ -98,18 +98,19 @@ def _sum(counts: Sequence[float], row: Sequence[float]) -> float:
 
 def rows(sizes: Sizes) -> tuple[str, str]:
     """Which row of the table each engine's way has: way, cell and dtype."""
-    cell_name, steps, batch, _, hidden, outputs, directions, layers, dtype, training, _, _ = sizes
+    cell_name, steps, batch, _, hidden, outputs, directions, layers, dtype, training, is_cell, _ = sizes
     usual = directions == 1 and outputs == hidden
     is_step = usual and steps == 1 and layers == 1
     few = usual and not training and dtype in unpacked.DTYPES and unpacked.pays(steps, batch, hidden)
-    return _names(cell_name, outputs != hidden, is_step, few, training, dtype)
+    of_cell = is_cell and training and dtype in unpacked.DTYPES
+    return _names(cell_name, outputs != hidden, is_step, few, training, of_cell, dtype)
 
 
 @cache
 def _names(
-    cell_name: str, projected: bool, is_step: bool, few: bool, training: bool, dtype: torch.dtype
+    cell_name: str, projected: bool, is_step: bool, few: bool, training: bool, of_cell: bool, dtype: torch.dtype
 ) -> tuple[str, str]:
-    numba = "training" if training else "unpacked" if few else "packed"
+    numba = "step, training" if of_cell else "training" if training else "unpacked" if few else "packed"
     aten = ("step" if is_step else "sequence") + ", training" * training
     # rnn_relu differs from rnn_tanh in its activation only, and has no rows of its own.
     of = f"{cell_name.replace('relu', 'tanh')}{' projected' * projected} {DTYPES[dtype]}"

@@ -43,8 +43,8 @@ FAULTS = (
     Fault(
         "explain-training",
         "fastrnn/explaining.py",
-        "preferred = backends.why_aten(call, first, training)",
-        "preferred = backends.why_aten(call, first, False)",
+        "preferred = backends.why_aten(stack, first, training)",
+        "preferred = backends.why_aten(stack, first, False)",
         "the reason that is told is the one for inference",
     ),
     Fault(
@@ -56,10 +56,10 @@ FAULTS = (
     ),
     Fault(
         "cost-cells",
-        "fastrnn/repeated.py",
-        "        training,\n        form.cell,\n",
+        "fastrnn/backends/__init__.py",
+        "        training,\n        stack.of_cell,\n",
         "        training,\n",
-        "a cell's repeated calls are chosen for as a layer's",
+        "a cell's calls are chosen for as a layer's",
     ),
     Fault(
         "cost-judge",
