@@ -11,7 +11,11 @@ def needs_gradients(*tensors: Tensor) -> bool:
     if not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None:
         # torch.jit.trace compares its trace with one made without gradients; backward computes again what is not kept.
         return False
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return True
+    return False
 
 
 def is_transformed() -> bool:

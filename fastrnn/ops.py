@@ -246,8 +246,14 @@ def differentiable(layer: Layer, run: Callable[[], Forward], *, history: bool, g
 
     `history` and `gates` say what it gives, and `backend` what computes the gradients; as in `forward`.
     """
-    outline, tensors = layer.parts()
-    counts = Forward.counts(layer.cell, history=history, gates=gates)
+    return recorded(*layer.parts(), run, history=history, gates=gates, backend=backend)
+
+
+def recorded(
+    outline: Outline, tensors: list[Tensor], run: Callable[[], Forward], *, history: bool, gates: bool, backend: str
+) -> Forward:
+    """`differentiable`, of a layer in parts."""
+    counts = Forward.counts(CELLS[outline.cell_name], history=history, gates=gates)
     flat = _Recurrence.apply(run, outline, counts, backend, *tensors)  # type: ignore[no-untyped-call]
     return Forward(*grouped(flat, counts))
 

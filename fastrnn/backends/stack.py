@@ -72,9 +72,10 @@ class Stack:
 
     def layer(self, index: int, x: Tensor) -> Layer:
         """The layer number `index`, fed with x (T, B, ·)."""
-        first = index * self.directions
-        weights = self.weights[first : first + self.directions]
-        last_bias = 4 if self.biased else 2
+        directions, last_bias = self.directions, 4 if self.biased else 2
+        first = index * directions
+        last = first + directions
+        weights = self.weights[first:last]
         return Layer(
             cell_name=self.cell_name,
             x=x,
@@ -82,7 +83,9 @@ class Stack:
             w_hh=[w[1] if w[1].dim() == 3 else w[1].unsqueeze(0) for w in weights],
             biases=[bias for w in weights for bias in w[2:last_bias]],
             extras=[extra for w in weights for extra in w[last_bias:]],
-            states0=[state[first : first + self.directions] for state in self.states0],
+            states0=[state[first:last] for state in self.states0]
+            if directions < len(self.weights)
+            else list(self.states0),
             lengths=self.lengths,
             resets=self.resets,
             reverse=False,

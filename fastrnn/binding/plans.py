@@ -196,7 +196,8 @@ class Bound(Layers):
 
     def layer(self, index: int, layer: Layer) -> Forward:
         """As `Layers.layer`."""
-        kept = needs_gradients(*layer.tensors())
+        outline, tensors = layer.parts()
+        kept = needs_gradients(*tensors)
         history, gates = self.history or kept, kept and not self.checked.configuration.recompute
         bound = self.bound.get((index, kept))
         if bound is None:
@@ -205,7 +206,8 @@ class Bound(Layers):
                 bound = partial(_without_autocast, bound)
             self.bound[index, kept] = bound
         if kept:
-            return ops.differentiable(layer, partial(bound, layer), history=history, gates=gates, backend=self.backend)
+            run = partial(bound, layer)
+            return ops.recorded(outline, tensors, run, history=history, gates=gates, backend=self.backend)
         return bound(layer)
 
 

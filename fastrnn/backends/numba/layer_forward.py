@@ -193,19 +193,17 @@ class BoundForward:
                 x.stride(1),
                 address(states0[0]),
                 address(states0[-1]),
-                address(ys),
-                address(last[0]),
-                address(last[-1]),
-                address(c_history),
-                address(saved),
+                ys.data_ptr(),
+                last[0].data_ptr(),
+                last[-1].data_ptr(),
+                0 if c_history is None else c_history.data_ptr(),
+                0 if saved is None else saved.data_ptr(),
                 address(lengths),
                 address(resets),
             )
-            finals = [cast(state, storage) for state in last]
-        histories = [] if c_history is None else [c_history]
-        return Forward(
-            [cast(ys, storage), *histories], finals, [] if saved is None else [as_gates(saved, layer.gate_dtype)]
-        )
+            finals = last if dtype is storage else [cast(state, storage) for state in last]
+        histories = [cast(ys, storage)] if c_history is None else [cast(ys, storage), c_history]
+        return Forward(histories, finals, [] if saved is None else [as_gates(saved, layer.gate_dtype)])
 
 
 def _weights(layer: Layer) -> list[Tensor]:
