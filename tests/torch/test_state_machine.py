@@ -6,7 +6,7 @@ import pytest
 
 from tests.torch.state_machine import machine, running
 
-EXAMPLES = 60
+EXAMPLES = 20
 SEED = 1
 
 
@@ -14,5 +14,5 @@ SEED = 1
 def test_nothing_that_happens_between_calls_shows() -> None:
     machine.ran.clear()
     running.run(SEED, EXAMPLES)
-    rules = {"call", "again", "in turn", "make", "make alike", "drop", "exchange", "tie", "threads of torch"}
-    assert rules | {"hold", "finish"} <= set(machine.ran), "a rule never ran"
+    kinds = {name.partition(":")[0] for name in machine.ran}
+    assert {"call", "again", "in turn", "make", "change", "visit", "mistake", "hold"} <= kinds, "a rule never ran"

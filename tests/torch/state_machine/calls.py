@@ -79,7 +79,7 @@ def possible(twins: Twins, form: Form) -> Form:
     elif form.batch is None and form.shown == "packed":
         changes["batch"] = 1
     shown = changes.get("shown", form.shown)
-    if form.context == "aten" and shown not in ("padded", "packed"):
+    if form.context == "aten" and (shown not in ("padded", "packed") or twins.ours.recompute):
         changes["context"] = "none"
     if form.hx in ("list", "shared") and (len(twins.widths) == 1 or len(set(twins.widths)) > 1):
         changes["hx"] = "plain"
@@ -88,9 +88,6 @@ def possible(twins: Twins, form: Form) -> Form:
     if twins.wrapped == "pruned":  # the weight is computed by a hook, which `oracle.reference` does not call
         changes |= {"context": "none"} if form.context == "autocast" else {}
         changes |= {"shown": "padded"} if "states" in shown or twins.kind.dropout else {}
-    if form.mode == "grad" and shown not in ("padded", "packed"):  # what the oracle reads are copies
-        changes |= {"x": "plain"} if form.x == "inference" else {}
-        changes |= {"hx": "plain"} if form.hx == "returned" else {}
     if form.where == "two threads" and twins.kind.dropout:  # which share torch's generator
         changes["where"] = "thread"
     if form.hx == "none" and form.backward == "chained" and shown not in ("padded", "packed"):
@@ -115,6 +112,8 @@ def check(twins: Twins, form: Form, seed: int) -> None:
     if not served(twins, form):
         assert isinstance(got.error, (RuntimeError, ValueError)), got.error
         return
+    if "Inference tensors cannot be saved" in str(got.error) and any(one.is_inference() for one in mine[0].leaves):
+        return  # which torch.nn does not notice where it happens to copy them: transposed ones, and the oracle's
     if expected.error is not None or got.error is not None:
         if type(got.error) is not type(expected.error):
             raise AssertionError(f"{got.error!r} in place of {expected.error!r}") from got.error

@@ -9,7 +9,13 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.torch.state_machine import calls, changes, mistakes, visits
+from tests.torch.state_machine import (
+    calls,
+    changes,
+    mistakes,
+    module_changes,  # noqa: F401  which enters its own among the changes
+    visits,
+)
 from tests.torch.state_machine.calls import BACKWARD, CONTEXTS, GIVEN, LAYOUTS, SHOWN, Form
 from tests.torch.state_machine.held import Held
 from tests.torch.state_machine.twins import Kind, Twins
@@ -17,6 +23,27 @@ from tests.torch.state_machine.twins import Kind, Twins
 MOST = 3
 """Modules at a time, and forms of each."""
 
+NAMES = (
+    *(
+        "call",
+        "again",
+        "in turn",
+        "make",
+        "make alike",
+        "drop",
+        "exchange",
+        "tie",
+        "threads of torch",
+        "hold",
+        "finish",
+    ),
+    *(f"call: {part}" for part in (*LAYOUTS, *SHOWN, *BACKWARD, *CONTEXTS, "grad", "no_grad", "here", "thread")),
+    *(f"call: hx {layout}" for layout in GIVEN),
+    *(f"change: {name}" for name in changes.CHANGES),
+    *(f"visit: {name}" for name in visits.VISITS),
+    *(f"mistake: {name}" for name in mistakes.NAMES),
+)
+"""Of all that can run."""
 ran: Counter[str] = Counter()
 """How often a rule has run, and each of what it chooses from."""
 

@@ -50,6 +50,8 @@ LAYERS: dict[str, tuple[type[Exception], Mistake]] = {
     "floating resets": (ValueError, lambda module, x, hx: module(x, resets=torch.zeros(x.shape[:2]))),
     "resets of other steps": (ValueError, lambda module, x, hx: module(x, resets=torch.zeros(9, 9) > 0)),
 }
+REPEATS = 3
+"""Right calls of the same sizes before the mistake, so that they are remembered."""
 NAMES = (*BOTH, *OURS, *LAYERS)
 
 
@@ -67,6 +69,8 @@ def check(twins: Twins, name: str, grad: bool) -> None:
     states = tuple(torch.ones(twins.state_shape(count, width), dtype=twins.dtype) for width in twins.widths)
     hx = states if len(states) > 1 else states[0]
     with torch.set_grad_enabled(grad):
+        for _ in range(REPEATS):
+            twins.ours(x, hx)
         if name in BOTH:
             expected, got = (
                 _error(lambda module=module: BOTH[name](module, x, hx)) for module in reversed(twins.modules)

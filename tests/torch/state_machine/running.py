@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import hypothesis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.torch.state_machine.machine import Modules, ran
+from tests.torch.state_machine import machine
 
 STEPS = 25
 """Of an example: a failure is sooner found in many short ones, because there is less to shrink."""
@@ -24,9 +26,11 @@ def run(seed: int, examples: int) -> None:
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(hypothesis.seed(seed)(Modules), settings=options)
+    run_state_machine_as_test(hypothesis.seed(seed)(machine.Modules), settings=options)
 
 
 def coverage() -> str:
-    """How often each rule ran, a line each."""
-    return "\n".join(f"{count:8} {name}" for name, count in sorted(ran.items()))
+    """How often each rule ran, and each of what it chooses from, a line each; what never did comes first."""
+    counts = Counter(dict.fromkeys(machine.NAMES, 0))
+    counts.update(machine.ran)
+    return "\n".join(f"{count:8} {name}" for name, count in sorted(counts.items(), key=lambda item: item[1]))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import fastrnn
 from tests.torch.state_machine import calls
 from tests.torch.state_machine.calls import Form
 from tests.torch.state_machine.changes import names, own, plain
@@ -182,14 +183,19 @@ def _parameters_of_inference_mode(twins: Twins, form: Form, seed: int) -> None:
 @visit(own)
 def _parameter_of_another_dtype(twins: Twins, form: Form, seed: int) -> None:
     name = Values(seed).one_of([name for name in names(twins.theirs) if "weight_ih" not in name])
-    before = [getattr(module, name) for module in twins.modules]
+    before = getattr(twins.ours, name)
+    data = before.data
     other = torch.float32 if twins.dtype == torch.float64 else torch.float64
     mine = calls.given(twins, form := simple(twins, form), seed, True)
     try:
-        setattr(twins.ours, name, nn.Parameter(before[0].detach().to(other)))
+        if seed % 2 and twins.dtype == torch.float64 and before.is_contiguous() and not before.is_neg():
+            before.data = data.view(-1).view(other)[: data.numel()].view(data.shape)  # the same memory and shape
+        else:
+            setattr(twins.ours, name, nn.Parameter(data.to(other)))
         error = calls.outcome(twins, form, [mine], seed, calls.ours_of).error
     finally:
-        setattr(twins.ours, name, before[0])
+        before.data = data
+        setattr(twins.ours, name, before)
     assert isinstance(error, RuntimeError), error
 
 
@@ -235,3 +241,10 @@ def _deterministic_algorithms(twins: Twins, form: Form, seed: int) -> None:
         calls.check(twins, form, seed)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@visit()
+def _probed(twins: Twins, form: Form, seed: int) -> None:
+    """While somebody is told of every step."""
+    with fastrnn.probe(twins.ours):
+        calls.check(twins, simple(twins, form), seed)
