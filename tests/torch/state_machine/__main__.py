@@ -13,7 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.torch.state_machine", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=None, help="of the first round; each round has the next")
-    parser.add_argument("--examples", type=int, default=200, help="in a round")
+    parser.add_argument("--examples", type=int, default=25, help="in a round")
     options = parser.parse_args()
     first = int(time.time()) if options.seed is None else options.seed
     begin, number = time.perf_counter(), first

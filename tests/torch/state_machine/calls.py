@@ -95,6 +95,13 @@ def possible(twins: Twins, form: Form) -> Form:
     return replace(form, **changes) if changes else form
 
 
+def savable(form: Form) -> Form:
+    """The form without tensors of inference mode, which backward cannot read."""
+    return replace(
+        form, x="plain" if form.x == "inference" else form.x, hx="plain" if form.hx == "returned" else form.hx
+    )
+
+
 def served(twins: Twins, form: Form) -> bool:
     """Whether the backend that is asked for by name serves such calls: `aten` has no lengths."""
     asked = twins.ours.backend or form.context
@@ -293,6 +300,8 @@ def outcome(twins: Twins, form: Form, givens: Sequence[Given], seed: int, comput
             results = [_chained(twins, form, compute, givens, seed)]
         elif form.where == "here":
             results = [called(twins, form, compute, one, seed) for one in givens]
+        elif form.where == "thread":
+            results = [_threads().submit(called, twins, form, compute, one, seed).result() for one in givens]
         else:
             futures = [_threads().submit(called, twins, form, compute, one, seed) for one in givens]
             results = [future.result() for future in futures]

@@ -17,7 +17,7 @@ class Held:
     def __init__(self, twins: Twins, form: Form, seed: int) -> None:
         shown = form.shown if form.shown == "packed" else "padded"
         form = replace(form, mode="grad", backward="once", context="none", where="here", shown=shown)
-        self.form = form = calls.possible(twins, replace(form, x="plain" if form.x == "inference" else form.x))
+        self.form = form = calls.possible(twins, calls.savable(form))
         mine, theirs = (calls.given(twins, form, seed, own) for own in (True, False))
         self.expected = calls.outcome(twins, form, [theirs], seed, calls.oracle_of)
         self.parameters = list(twins.ours.parameters())

@@ -165,12 +165,27 @@ class Modules(RuleBasedStateMachine):
     @rule(number=numbers, name=st.sampled_from(sorted(changes.CHANGES)), seed=seeds)
     def change(self, number: int, name: str, seed: int) -> None:
         """Both modules are changed, and called as before."""
+        self._change(number, name, seed, 0)
+
+    @rule(number=numbers, name=st.sampled_from(sorted(changes.CHANGES)), seed=seeds, which=numbers)
+    def change_what_is_known(self, number: int, name: str, seed: int, which: int) -> None:
+        """The same after calls of one kind, which are remembered."""
+        self._change(number, name, seed, which + 1)
+
+    def _change(self, number: int, name: str, seed: int, which: int) -> None:
         twins = self._any(number)
-        if changes.APPLIES[name](twins):
-            ran[f"change: {name}"] += 1
-            for other in self.twins:  # with which it may share parameters
-                other.held = None if other.tied and name not in changes.COUNTED else other.held
-            changes.apply(twins, name, seed)
+        if not changes.APPLIES[name](twins) or not twins.forms:
+            return
+        ran[f"change: {name}"] += 1
+        form = twins.forms[which % len(twins.forms)]
+        for time in range(3 if which else 0):
+            self._call(twins, form, seed + time)
+        for other in self.twins:  # with which it may share parameters
+            other.held = None if other.tied and name not in changes.COUNTED else other.held
+        changes.apply(twins, name, seed)
+        if which:
+            self._call(twins, form, seed)
+        else:
             self._after(twins, seed)
 
     def _after(self, twins: Twins, seed: int) -> None:

@@ -137,7 +137,7 @@ def _hooks(twins: Twins, form: Form, seed: int) -> None:
 @visit(plain)
 def _functional_call(twins: Twins, form: Form, seed: int) -> None:
     """With other parameters, which gradients are for."""
-    form = simple(twins, form)
+    form = calls.savable(simple(twins, form))
     outcomes = []
     for module in twins.modules:
         values, arguments = Values(seed), calls.given(twins, form, seed, module is twins.ours)
