@@ -77,6 +77,8 @@ def weight_hh(twins: Twins) -> str:
 
 
 def _step(module: Any, values: Values, optimizer: Any) -> None:
+    if any(parameter.is_neg() for parameter in module.parameters()):
+        return  # which torch's optimizers do not take
     for parameter in module.parameters():
         parameter.grad = values.like(parameter) if parameter.requires_grad else None
     optimizer.step()

@@ -248,3 +248,20 @@ def _probed(twins: Twins, form: Form, seed: int) -> None:
     """While somebody is told of every step."""
     with fastrnn.probe(twins.ours):
         calls.check(twins, simple(twins, form), seed)
+
+
+@visit()
+def _frozen(twins: Twins, form: Form, seed: int) -> None:
+    """Gradients are wanted of arguments alone, after calls of which none were."""
+    before = [[parameter.requires_grad for parameter in module.parameters()] for module in twins.modules]
+    form = calls.savable(replace(simple(twins, form), mode="grad"))
+    form = replace(form, hx="plain" if form.hx == "none" else form.hx)
+    try:
+        for module in twins.modules:
+            module.requires_grad_(False)
+        for x_grad, hx_grad in ((False, False), (False, False), (False, False), (False, True), (True, False)):
+            calls.check(twins, replace(form, x_grad=x_grad, hx_grad=hx_grad), seed)
+    finally:
+        for module, flags in zip(twins.modules, before, strict=True):
+            for parameter, flag in zip(module.parameters(), flags, strict=True):
+                parameter.requires_grad_(flag)
