@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import fastrnn
 from tests.torch.state_machine import calls
 from tests.torch.state_machine.calls import Form
-from tests.torch.state_machine.changes import names, own, plain
+from tests.torch.state_machine.changes import apply, names, own, plain
 from tests.torch.state_machine.twins import Twins, Values
 from tests.torch_parity import tensors
 
@@ -265,3 +265,25 @@ def _frozen(twins: Twins, form: Form, seed: int) -> None:
         for module, flags in zip(twins.modules, before, strict=True):
             for parameter, flag in zip(module.parameters(), flags, strict=True):
                 parameter.requires_grad_(flag)
+
+
+@visit(own)
+def _prepacked(twins: Twins, form: Form, seed: int) -> None:
+    """Weights that are laid out once, and then changed."""
+    form = replace(simple(twins, form), mode="no_grad")
+    twins.ours.prepack()
+    for time in range(3):
+        calls.check(twins, form, seed + time)
+    apply(twins, Values(seed).one_of(("sgd", "fused adam", "copy in place", "write data", "set data")), seed)
+    calls.check(twins, form, seed)
+    twins.ours.prepack(False)
+
+
+@visit(lambda twins: not twins.kind.cell)
+def _batch_first(twins: Twins, form: Form, seed: int) -> None:
+    """Exchanged, of an input that has one shape either way."""
+    form = replace(simple(twins, form), steps=3, batch=3)
+    for time in range(3):
+        calls.check(twins, form, seed + time)
+    with attribute(twins, "batch_first", lambda value: not value):
+        calls.check(twins, form, seed)
