@@ -39,7 +39,8 @@ class _Cell(Module, nn.RNNCellBase):
     @staticmethod
     def _attributes(cell: _Cell) -> tuple[Any, ...]:
         """All that a step depends on beside its arguments, the backend and the parameters; see `binding.memory`."""
-        return cell._cell_name, cell.hidden_size, cell.prepacked, cell._parameters.get("bias_ih", cell) is None
+        kind = getattr(cell, "nonlinearity", None)  # in less time than the cell's name
+        return kind, cell.hidden_size, cell.prepacked, cell._parameters.get("bias_ih", cell) is None
 
     def _configuration(self) -> Configuration:
         label = f"{self._cell_name.split('_')[0].upper()}Cell"

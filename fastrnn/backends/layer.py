@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import chain, islice
-from operator import attrgetter
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import torch
@@ -124,12 +123,20 @@ class Layer:
 
     def groups(self) -> dict[str, Sequence[Tensor]]:
         """The tensors of each argument that is not a flag: many, one or none."""
-        values = [() if v is None else v if isinstance(v, (list, tuple)) else (v,) for v in _tensor_values(self)]
+        values = [getattr(self, name) for name in _TENSORS]
+        values = [() if v is None else v if isinstance(v, (list, tuple)) else (v,) for v in values]
         return dict(zip(_TENSORS, values, strict=True))
 
     def tensors(self) -> list[Tensor]:
         """All that there are, one after another in the order of the table."""
-        return self.parts()[1]
+        found: list[Tensor] = []
+        for name in _TENSORS:
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                found.append(value)
+            elif value is not None:
+                found += value
+        return found
 
     def parts(self) -> tuple[Outline, list[Tensor]]:
         """Its tensors, and what is left without them."""
@@ -213,7 +220,6 @@ DIFFERENTIABLE = tuple([row for row in ARGUMENTS if row.gradient])
 _NAMES = tuple([row.name for row in ARGUMENTS])
 _FLAGS = tuple([row.name for row in ARGUMENTS if row.type == "bool"])
 _TENSORS = tuple([row.name for row in ARGUMENTS if row.type != "bool"])
-_tensor_values = attrgetter(*_TENSORS)
 
 
 @dataclass(frozen=True)

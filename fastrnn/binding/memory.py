@@ -41,10 +41,6 @@ class Kept:
     ) -> None:
         self.key, self.states, self.plan, self.parameters, self.values = key, states, plan, parameters, values
 
-    def is_valid(self, module: nn.Module) -> bool:
-        """Whether the parameters are those that the plan was bound with, and, where they are laid out, unchanged."""
-        return self.parameters.are_those_of(module) and (self.values is None or self.values.are_unchanged())
-
 
 _kept: WeakKeyDictionary[nn.Module, tuple[Kept, ...]] = WeakKeyDictionary()
 """The last used first. A module to which one of its own parameters refers is never freed."""
@@ -132,13 +128,11 @@ def find(module: nn.Module, key: Key, states: tuple[Form | None, ...] | None) ->
     known = _kept.get(module, ())
     for one in known:
         if one.key == key and (states is None or states == one.states):
-            others = known if one is known[0] else tuple([other for other in known if other is not one])
-            if not one.is_valid(module):
-                _kept[module] = others[1:] if others is known else others
-                return None
-            if others is not known:
-                _kept[module] = (one, *others)
-            return one.plan
+            valid = one.parameters.are_those_of(module) and (one.values is None or one.values.are_unchanged())
+            if not valid or one is not known[0]:
+                others = [other for other in known if other is not one]
+                _kept[module] = (one, *others) if valid else (*others,)
+            return one.plan if valid else None
     return None
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastrnn import backends, ops, transforms
 from fastrnn.backends import aten, products
-from fastrnn.backends.layer import Forward, Layer
+from fastrnn.backends.layer import Forward, Layer, Outline
 from fastrnn.backends.stack import Stack
 from fastrnn.binding.checked import Checked
 from fastrnn.binding.layouts import States
@@ -186,7 +186,7 @@ class Bound(Layers):
 
     def __init__(self, checked: Checked, watch: Watch | None = None) -> None:
         super().__init__(checked, watch)
-        self.bound: dict[tuple[int, bool], Callable[[Layer], Forward]] = {}
+        self.bound: dict[tuple[int, bool], tuple[Callable[[Layer], Forward], Outline]] = {}
         """for each layer's number, with and without gradients: what is frozen may change between calls"""
 
     def _compute(self, stack: Stack, histories: list[list[Tensor]] | None) -> tuple[Tensor, States]:
@@ -196,15 +196,16 @@ class Bound(Layers):
 
     def layer(self, index: int, layer: Layer) -> Forward:
         """As `Layers.layer`."""
-        outline, tensors = layer.parts()
+        tensors = layer.tensors()
         kept = needs_gradients(*tensors)
         history, gates = self.history or kept, kept and not self.checked.configuration.recompute
-        bound = self.bound.get((index, kept))
-        if bound is None:
+        known = self.bound.get((index, kept))
+        if known is None:
             bound = backends.bind(self.backend, layer, history=history, gates=gates)
             if self.checked.dtype is not None:
                 bound = partial(_without_autocast, bound)
-            self.bound[index, kept] = bound
+            known = self.bound[index, kept] = bound, layer.parts()[0]
+        bound, outline = known
         if kept:
             run = partial(bound, layer)
             return ops.recorded(outline, tensors, run, history=history, gates=gates, backend=self.backend)

@@ -176,8 +176,8 @@ FAULTS = (
     Fault(
         "plan-eviction",
         "fastrnn/binding/memory.py",
-        "            if not one.is_valid(module):\n",
-        "            if False:\n",
+        "valid = one.parameters.are_those_of(module) and",
+        "valid = True and",
         "a plan outlives the parameters that it was bound with",
     ),
     Fault(

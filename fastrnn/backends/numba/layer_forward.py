@@ -12,17 +12,24 @@ from torch import Tensor
 from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Forward, Layer, as_gates
 from fastrnn.backends.numba import launch, unpacked, workspace
-from fastrnn.backends.numba.arguments import FIELDS, ForwardAddresses, ForwardArrays, ForwardShape
+from fastrnn.backends.numba.arguments import FIELDS
 from fastrnn.backends.numba.forward_schedule import Schedule, schedule
 from fastrnn.backends.numba.panels import PanelsLaunch, Source, readable, source
 from fastrnn.backends.numba.sharing import Pace
 from fastrnn.backends.numba.tensors import cast, dense, dense_rows, masks
 from fastrnn.cells import CELLS
 
-_COUNTER = FIELDS["forward"].index("counter")
-_ADDRESSES = launch.HEADER + len(ForwardShape._fields)
-"""Where in a launch's memory they begin."""
+_COUNTER, _MEMORY = FIELDS["forward"].index("counter"), launch.HEADER + FIELDS["forward"].index("memory")
+_LENGTHS, _RESETS, _X, _X_STEP, _X_ROW, _H0, _C0, _YS, _HISTORY, _SAVED, _H_LAST, _C_LAST = (
+    launch.HEADER + FIELDS["forward"].index(name)
+    for name in (
+        *("lengths", "resets", "x", "x_step", "x_row", "h0", "c0"),
+        *("ys", "history", "saved", "h_last", "c_last"),
+    )
+)
+"""Where in a launch's memory, for the first direction."""
 _BLOCK = len(FIELDS["forward"])
+"""How far the other's lie from there."""
 
 
 class _Strides(NamedTuple):
@@ -77,41 +84,34 @@ class ForwardLaunch(NamedTuple):
         cell saves, if asked for (directions, T, B, S·H). Where the cell has no c, its addresses are those of h.
         """
         h_, c_, ys_, history_, saved_ = self.strides
-        arrays = [
-            ForwardArrays(
-                lengths=lengths,
-                resets=resets,
-                x=x,
-                x_step=x_step,
-                x_row=x_row,
-                h0=h0 + direction * h_,
-                c0=c0 + direction * c_,
-                ys=ys + direction * ys_,
-                history=history and history + direction * history_,
-                saved=saved and saved + direction * saved_,
-                h_last=h_last + direction * h_,
-                c_last=c_last + direction * c_,
-            )
-            for direction in self.directions
-        ]
+        launches = []
+        for threads, shapes, pace in self.launches:
+            blocks = shapes[:]
+            launches.append((threads, blocks, pace))
+            for direction in self.directions:
+                at = direction * _BLOCK
+                blocks[at + _LENGTHS], blocks[at + _RESETS] = lengths, resets
+                blocks[at + _X], blocks[at + _X_STEP], blocks[at + _X_ROW] = x, x_step, x_row
+                blocks[at + _H0], blocks[at + _C0] = h0 + direction * h_, c0 + direction * c_
+                blocks[at + _YS] = ys + direction * ys_
+                blocks[at + _HISTORY] = history and history + direction * history_
+                blocks[at + _SAVED] = saved and saved + direction * saved_
+                blocks[at + _H_LAST], blocks[at + _C_LAST] = h_last + direction * h_, c_last + direction * c_
         try:
             memory = self.kept.pop()
         except IndexError:
             memory = workspace.take(self.schedule.memory)
             self.panels.run(memory.data_ptr())
-            self._start(memory.data_ptr(), arrays)
+            self._start(memory.data_ptr(), launches)
             workspace.give_back(memory)
         else:
-            self._start(memory.data_ptr(), arrays)
+            self._start(memory.data_ptr(), launches)
             self.kept.append(memory)
 
-    def _start(self, place: int, arrays: list[ForwardArrays]) -> None:
-        for threads, shapes, pace in self.launches:
-            blocks = shapes[:]
-            for direction, each in enumerate(arrays):
-                first = _ADDRESSES + direction * _BLOCK
-                values = array("q", (*ForwardAddresses(counter=0, memory=place), *each))
-                blocks[first : first + len(values)] = values
+    def _start(self, place: int, launches: list[tuple[int, array[int], Pace]]) -> None:
+        for threads, blocks, pace in launches:
+            for direction in self.directions:
+                blocks[direction * _BLOCK + _MEMORY] = place
             launch.start(self.schedule.kernel, threads, blocks, _COUNTER, pace)
 
 
@@ -183,8 +183,8 @@ class BoundForward:
         if self.is_empty:
             finals = [state.clone(memory_format=torch.contiguous_format) for state in layer.states0]
         else:
-            last = [torch.empty(state.shape, dtype=dtype) for state in layer.states0]
             x, states0 = dense_rows(layer.x, dtype), [dense(state, dtype) for state in layer.states0]
+            last = [torch.empty_like(state) for state in states0]
             lengths, resets = masks(layer)
             bound, _weights = (self.launch, None) if self.launch is not None else self._launch(layer)
             bound.run(
