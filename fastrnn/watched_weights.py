@@ -26,7 +26,7 @@ def is_freed(tensor: Tensor, address: int) -> bool:
     A view's address is then not 0 but its distance from the start of what was there. Where it is high, which is nearly
     always, nothing else needs to be asked.
     """
-    return address < _LOWEST and tensor.untyped_storage().data_ptr() == 0
+    return address < _LOWEST and tensor.untyped_storage().data_ptr() == 0 and tensor.numel() > 0
 
 
 def any_freed(*tensors: Tensor) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastrnn import checks, ops
-from fastrnn.backends import requested, tf32
+from fastrnn.backends import GPU_BACKENDS, requested, tf32
 from fastrnn.binding.plans import Plan
 from fastrnn.lengths import Lengths
 from fastrnn.watched_weights import Parameters, Values, are_readable
@@ -82,22 +82,18 @@ def signature(
         given = tuple([_form(state) for state in states])
     if form is None or (given is not None and None in given):
         return None
+    backend = requested(module.backend)
     settings: Any
-    if input.is_cpu:
+    if input.is_cpu and backend not in GPU_BACKENDS:
         settings = torch.get_num_threads()
-    elif input.is_cuda:
-        settings = _gpu_settings()
+    elif input.is_cpu or input.is_cuda:
+        settings = tf32.allowed(), torch.backends.cudnn.enabled
     else:
         return None
     autocast = torch._C._is_any_autocast_enabled() and (checks.autocast_dtype(input),)
     differentiable = torch.is_grad_enabled() and _requires_gradients(module, input, states)
     flags = (lengths is None, resets is None, return_states, differentiable, autocast)
-    return (form, flags, settings, requested(module.backend), module._attributes(module)), given
-
-
-def _gpu_settings() -> tuple[bool, ...]:
-    """On which of torch's settings a plan depends there."""
-    return tf32.allowed(), torch.backends.cudnn.enabled
+    return (form, flags, settings, backend, module._attributes(module)), given
 
 
 def _form(tensor: Any) -> Form | None:

@@ -135,7 +135,7 @@ def idle_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extension, "load", lambda: kernels)
     monkeypatch.setattr(extension, "why_missing", lambda: None)
     # The counter watches the dispatcher, but operations within the operators are what it has to see.
-    monkeypatch.setattr(ops, "_is_watched", lambda _: False)
+    monkeypatch.setattr(ops, "is_watched", lambda _: False)
 
 
 def of_cell(cell: str, backend: str, **options: Any) -> Any:

@@ -48,7 +48,7 @@ def test_what_takes_as_long_as_its_work_and_one_thread_twice_as_long(monkeypatch
 
     monkeypatch.setattr(FastRNN, "build", build)
     monkeypatch.setattr(command.timing, "wall_burst", burst)
-    monkeypatch.setattr(command.timing.interleave, "__defaults__", (burst, lambda: Elapsing.now))
+    monkeypatch.setattr(command.timing.interleave, "__defaults__", (burst, lambda: Elapsing.now, 0.0))
     torch.set_num_threads(2)
     try:
         result = command.measure_case(Case("lstm", "inference", parse_shape("10x4x8")), "auto", 0.01)

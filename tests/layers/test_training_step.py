@@ -228,6 +228,14 @@ def test_memory_that_is_freed_before_backward_is_an_error() -> None:
         loss.backward()
 
 
+@kinds
+def test_no_sequences_at_all(kind: str) -> None:
+    ours, theirs = pair(kind)
+    x = sequence(batch=(0,))
+    for _ in range(2):
+        assert_close(*[everything(h(last_of(cell, x)).sum(), cell, x) for cell in (ours, theirs)], 0.0)
+
+
 def test_what_an_optimizer_changes_takes_effect() -> None:
     def way(cell: nn.Module, x: Tensor) -> Any:
         optimizer, losses = torch.optim.SGD(cell.parameters(), 0.1), []
