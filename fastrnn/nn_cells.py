@@ -44,7 +44,7 @@ class _Cell(Module, nn.RNNCellBase):
 
     def _configuration(self) -> Configuration:
         label = f"{self._cell_name.split('_')[0].upper()}Cell"
-        return Configuration(label, self._cell_name, backend=self.backend, prepacked=self.prepacked, one_step=True)
+        return Configuration(label, self._cell_name, backend=self.backend, prepacked=self.prepacked, is_cell=True)
 
     def _names(self) -> list[tuple[str, ...]]:
         return [_PARAMETERS[: 2 if self.bias_ih is None else 4]]

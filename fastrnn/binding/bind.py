@@ -55,7 +55,7 @@ def plan_of(checked: Checked, stack: Stack, watch: Watch | None = None) -> Plan:
         and aten_serves(checked.backend, stack, first, differentiable)
         and (checked.backend == "aten" or not flops.are_counted())
     ):
-        return TorchStep(checked) if checked.configuration.one_step and stack.x.is_cpu else Torch(checked)
+        return TorchStep(checked) if checked.configuration.is_cell and stack.x.is_cpu else Torch(checked)
     given = [*tensors, *[mask for mask in (stack.lengths, stack.resets) if mask is not None]]
     if ops.is_watched(given) or any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
         return ByOperators(checked, watch)

@@ -63,7 +63,7 @@ class Checked:
             prepacked=configuration.prepacked,
             return_states=self.return_states,
             packed=packed,
-            of_cell=configuration.one_step,
+            of_cell=configuration.is_cell,
         )
 
     def laid_out(self, input: Any, states: States | None, lengths: Lengths | None, resets: Tensor | None) -> Stack:
@@ -89,7 +89,7 @@ def check(
         ValueError, RuntimeError, TypeError: as torch.nn for the same mistakes.
     """
     states = _as_states(configuration, hx)
-    if not configuration.one_step and not isinstance(input, (Tensor, PackedSequence)):
+    if not configuration.is_cell and not isinstance(input, (Tensor, PackedSequence)):
         got = type(input).__name__
         raise TypeError(f"{configuration.operator}: input must be a tensor or a PackedSequence, got {got}")
     packed = isinstance(input, PackedSequence)
@@ -118,7 +118,7 @@ def check(
 
 
 def _layout(configuration: Configuration, weights: Weights, input: Any, states: States | None) -> Layout:
-    if configuration.one_step:
+    if configuration.is_cell:
         return Layout(configuration, input.dim())
     if isinstance(input, PackedSequence):
         layout = PackedLayout(configuration, input)
@@ -134,7 +134,7 @@ def _layout(configuration: Configuration, weights: Weights, input: Any, states: 
 def _as_states(configuration: Configuration, hx: Any) -> States | None:
     if hx is None:
         return None
-    if not configuration.one_step:
+    if not configuration.is_cell:
         checks.count_of_states(configuration.label, hx, configuration.cell.states)
     return (hx,) if isinstance(hx, Tensor) else tuple(hx)
 

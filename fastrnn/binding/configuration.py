@@ -23,7 +23,7 @@ class Configuration:
     """the one that it names, None for `use_backend`'s or the environment's"""
     prepacked: bool = False
     """whether inference may lay the weights out once"""
-    one_step: bool = False
+    is_cell: bool = False
     """whether it is a cell's module, whose input has no dimension of time"""
 
     @property

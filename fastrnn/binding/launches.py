@@ -43,7 +43,7 @@ class Launches(Plan):
     def __init__(self, checked: Checked, stack: Stack) -> None:
         super().__init__(checked)
         x, layout, self.lays_out_weights = stack.x, checked.layout, checked.configuration.prepacked
-        (self.steps, self.batch, inputs), self.device = x.shape, x.device
+        self.steps, self.batch, inputs = x.shape
         self.directions, self.hidden = stack.directions, stack.hidden_size
         self.cell_name, self.states = stack.cell_name, len(stack.cell.states)
         width = self.directions * self.hidden
@@ -59,8 +59,8 @@ class Launches(Plan):
         self.like_output = self.like_state.new_empty(self.output_shape) if prod(self.output_shape) <= SMALL else None
         self.masked = stack.lengths is not None or stack.resets is not None
         # In a single step a layer's output is its h, but where there was no step.
-        self.one_step = self.steps == 1 and self.directions == 1 and not self.masked
-        self.is_cell, self.swaps = checked.configuration.one_step, layout.swaps
+        self.h_is_output = self.steps == 1 and self.directions == 1 and not self.masked
+        self.is_cell, self.swaps = checked.configuration.is_cell, layout.swaps
         self.launches: list[tuple[Callable[..., None], int, int]] = []
         """of each layer, its launch's `run` and the distances between steps and rows of its input"""
 
@@ -146,7 +146,7 @@ class Launches(Plan):
         for layer in self.launches:
             one, x_step, x_row = layer
             below = output  # which this layer reads
-            output = None if self.one_step and layer is not last else self._new_output()
+            output = None if self.h_is_output and layer is not last else self._new_output()
             ys = h if output is None else output.data_ptr()
             one(x, x_step, x_row, h0, c0, ys, h, c, *optional)
             x, h0, c0, h, c = ys, h0 + size, c0 + size, h + size, c + size

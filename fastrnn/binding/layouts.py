@@ -26,12 +26,12 @@ class Layout:
 
     def __init__(self, configuration: Configuration, dims: int) -> None:
         self.operator, self.dropout = configuration.operator, configuration.dropout
-        self.one_step, self.batched = configuration.one_step, dims == (2 if configuration.one_step else 3)
-        self.swaps = configuration.batch_first and self.batched and not self.one_step
+        self.is_cell, self.batched = configuration.is_cell, dims == (2 if configuration.is_cell else 3)
+        self.swaps = configuration.batch_first and self.batched and not self.is_cell
 
     def x(self, input: Tensor) -> Tensor:
         """The input as (T, B, I)."""
-        if self.one_step:
+        if self.is_cell:
             input = input if self.batched else input.unsqueeze(0)
             return input.unsqueeze(0)
         if not self.batched:
@@ -40,7 +40,7 @@ class Layout:
 
     def states(self, states: States) -> States:
         """(layers·directions, B, F) each."""
-        if self.one_step:
+        if self.is_cell:
             states = states if self.batched else tuple(state.unsqueeze(0) for state in states)
             return tuple(state.unsqueeze(0) for state in states)
         return states if self.batched else tuple(state.unsqueeze(1) for state in states)
@@ -74,7 +74,7 @@ class Layout:
 
     def finals(self, finals: States) -> States:
         """And its final states."""
-        if self.one_step:
+        if self.is_cell:
             finals = tuple(final.squeeze(0) for final in finals)
             return finals if self.batched else tuple(final.squeeze(0) for final in finals)
         return finals if self.batched else tuple(final.squeeze(1) for final in finals)

@@ -48,8 +48,14 @@ _seen: WeakKeyDictionary[nn.Module, tuple[Key, ...]] = WeakKeyDictionary()
 """Keys that came once: where every call is of another length, no plan is worth keeping."""
 
 
+_times_forgotten = 0
+"""A call in another thread must not bring back what was dropped meanwhile."""
+
+
 def forget(module: nn.Module) -> None:
     """Drops what is kept of a module's calls."""
+    global _times_forgotten
+    _times_forgotten += 1
     _kept.pop(module, None)
     _seen.pop(module, None)
 
@@ -121,11 +127,11 @@ def _requires_gradients(module: nn.Module, input: Tensor, states: tuple[Any, ...
 
 def find(module: nn.Module, key: Key, states: tuple[Form | None, ...] | None) -> Plan | None:
     """The module's plan for that signature, if one is kept and valid still."""
-    known = _kept.get(module, ())
+    before, known = _times_forgotten, _kept.get(module, ())
     for one in known:
         if one.key == key and (states is None or states == one.states):
             valid = one.parameters.are_those_of(module) and (one.values is None or one.values.are_unchanged())
-            if not valid or one is not known[0]:
+            if (not valid or one is not known[0]) and before == _times_forgotten:
                 others = [other for other in known if other is not one]
                 _kept[module] = (one, *others) if valid else (*others,)
             return one.plan if valid else None
@@ -155,9 +161,11 @@ def keep(
     parameters: list[Any] = [module._parameters.get(name) for name in names]
     if not are_readable(parameters) or (states is not None and states != usual):
         return
+    if _is_differentiable(key) and not any(final.requires_grad for final in finals):
+        return  # a gradient is asked for that is none of this call's, as of a parameter which a class has added
     # Attributes may be lists, which change.
     key = (key[0], *rest, tuple([list(one) if type(one) is list else one for one in attributes]))
-    known = _kept.get(module, ())
+    before, known = _times_forgotten, _kept.get(module, ())
     if any(_is_differentiable(one.key) == _is_differentiable(key) for one in known):
         seen = _seen.get(module, ())
         if key not in seen:
@@ -172,4 +180,5 @@ def keep(
         plan.keep_weights()
         laid_out = [one for one in known if one.values is not None]
         known = tuple([one for one in known if one not in laid_out[MOST_PREPACKED - 1 :]])
-    _kept[module] = (Kept(key, usual, plan, watched, values), *known[: MOST - 1])
+    if before == _times_forgotten:
+        _kept[module] = (Kept(key, usual, plan, watched, values), *known[: MOST - 1])

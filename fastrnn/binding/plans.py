@@ -37,9 +37,7 @@ class Plan:
 
     def __init__(self, checked: Checked) -> None:
         self.checked = checked
-        self.zeros: States | None = None
-        """what calls without states begin with, on the CPU; on a GPU another stream, or a graph that is captured, must
-        not depend on this memory"""
+        self._zeros: States | None = None
 
     def run(
         self, input: Tensor, states: States | None, lengths: Lengths | None, resets: Tensor | None
@@ -48,17 +46,23 @@ class Plan:
         masks = [mask for mask in (lengths, resets) if isinstance(mask, Tensor)]
         if any_freed(input, *(states or ()), *masks):
             return None
-        if states is None and input.is_cpu:
-            if self.zeros is None:
-                self.zeros = self.checked.layout.finals(self.checked.zeros(input))
-            states = self.zeros
+        states = self.kept_zeros(input) if states is None and input.is_cpu else states
         return self.results(self.checked.laid_out(input, states, lengths, resets))
+
+    def kept_zeros(self, input: Tensor) -> States:
+        """What a call without states begins with, on the CPU; read only.
+
+        On a GPU another stream, or a graph that is captured, must not depend on this memory.
+        """
+        if self._zeros is None:
+            self._zeros = self.checked.layout.finals(self.checked.zeros(input))
+        return self._zeros
 
     def results(self, stack: Stack) -> Results:
         """The results of such a call once it is laid out."""
         output, finals = self.compute(stack)
         layout = self.checked.layout
-        return None if self.checked.configuration.one_step else layout.output(output), layout.finals(finals)
+        return None if self.checked.configuration.is_cell else layout.output(output), layout.finals(finals)
 
     def compute(self, stack: Stack) -> tuple[Tensor, States]:
         """The last layer's output (T, B, directions·P or directions·H), or packed as `Stack.packed`, and the final
@@ -97,12 +101,12 @@ class TorchStep(Torch):
     ) -> Results | None:
         """As `Plan.run`."""
         checked = self.checked
-        if (states is None and self.zeros is None) or checked.dtype is not None or input.dim() != 2:
+        if checked.dtype is not None or input.dim() != 2:
             return super().run(input, states, lengths, resets)
         if any_freed(input, *(states or ())):
             return None
-        before = self.zeros if states is None else states
-        return None, aten.step(checked.configuration.cell_name, input, before, checked.weights[0])  # type: ignore[arg-type]
+        before = self.kept_zeros(input) if states is None else states
+        return None, aten.step(checked.configuration.cell_name, input, before, checked.weights[0])
 
     def results(self, stack: Stack) -> Results:
         """As `Plan.results`."""

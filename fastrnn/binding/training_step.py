@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +20,13 @@ from fastrnn.binding.plans import Plan, Results
 from fastrnn.lengths import Lengths
 from fastrnn.watched_weights import any_freed
 
+MOST_BYTES = 8 << 20
+"""Of what steps leave for products to come: enough rows for a product to be fast, and little beside the graph."""
+
 
 def serves(checked: Checked, stack: Stack) -> bool:
     """Whether it is a cell's step with gradients, in a dtype that is computed in."""
-    return checked.configuration.one_step and checked.dtype is None and stack.x.dtype in unpacked.DTYPES
+    return checked.configuration.is_cell and checked.dtype is None and stack.x.dtype in unpacked.DTYPES
 
 
 class TrainingStep(Plan):
@@ -39,10 +45,7 @@ class TrainingStep(Plan):
         """As `Plan.run`."""
         if any_freed(input, *(states or ())):
             return None
-        if states is None:
-            if self.zeros is None:
-                self.zeros = self.checked.layout.finals(self.checked.zeros(input))
-            states = self.zeros
+        states = self.kept_zeros(input) if states is None else states
         if self.batched:
             return None, self._step(input, states)
         return self._unbatched(input.unsqueeze(0), tuple(state.unsqueeze(0) for state in states))
@@ -67,31 +70,25 @@ class _Loop:
     """Steps by one plan, each of which begins with states that another one left, but for the first.
 
     Backward reaches the first one after all others, since it needs what they give, so that it can give the weights'
-    gradients of all: one product over all steps' rows instead of a product and a sum for each.
+    gradients of all: few products over many steps' rows instead of a product and a sum for each.
     """
 
-    __slots__ = ("asked", "plan", "rows", "task")
+    __slots__ = ("asked", "plan", "sums")
 
     def __init__(self, plan: TrainingStep, asked: list[bool]) -> None:
-        self.plan, self.asked, self.task = plan, asked, -1
+        self.plan, self.asked = plan, asked
         """for which of the plan's weights gradients are asked: those of all steps alike"""
-        self.rows: list[_Rows] = []
+        self.sums: dict[int, _Sums] = {}
+        """of each backward that is under way: there may be several, of threads or within each other"""
 
-    def add(self, rows: _Rows) -> None:
-        """What a step leaves for the first one. A backward that was broken off leaves rows that belong to nobody."""
+    def of_this_backward(self, needed: list[bool]) -> _Sums:
+        """What the steps have left so far; it goes when the backward ends, wherever that is."""
         task = torch._C._current_graph_task_id()
-        if task != self.task:
-            self.task, self.rows = task, []
-        self.rows.append(rows)
-
-    def take(self) -> _Rows:
-        """The rows of all steps in this backward, one below the other."""
-        rows, self.rows = self.rows, []
-        if len(rows) == 1:
-            return rows[0]
-        dgx, dgh, x, h = zip(*rows, strict=True)
-        d_input = torch.cat(dgx)
-        return _Rows(d_input, d_input if dgx[0] is dgh[0] else torch.cat(dgh), torch.cat(x), torch.cat(h))
+        if task not in self.sums:
+            self.sums[task] = _Sums(needed)
+            engine: Any = torch.autograd.Variable._execution_engine
+            engine.queue_callback(partial(self.sums.pop, task, None))
+        return self.sums[task]
 
 
 class _Rows(NamedTuple):
@@ -104,6 +101,57 @@ class _Rows(NamedTuple):
     x: Tensor
     h: Tensor
     """before the step"""
+
+
+class _Sums:
+    """The gradients of a loop's weights in one backward, as far as it has come."""
+
+    def __init__(self, needed: list[bool]) -> None:
+        self.needed = needed
+        self.gradients: list[Tensor | None] = []
+        self.rows: list[_Rows] = []
+        self.versions: list[int] = []
+        self.bytes = 0
+
+    def add(self, rows: _Rows) -> None:
+        """Rows of a further step, whose products are computed once there are enough of them."""
+        self.rows.append(rows)
+        self.versions += rows.x._version, rows.h._version
+        self.bytes += sum([tensor.nbytes for tensor in rows])
+        if self.bytes >= MOST_BYTES:
+            self._multiply()
+
+    def all(self) -> list[Tensor | None]:
+        """The gradients of all steps that were added, None where there are none."""
+        self._multiply()
+        return self.gradients
+
+    def _multiply(self) -> None:
+        """Adds the products of the rows that are there."""
+        if not self.rows:
+            return
+        if self.versions != [version for rows in self.rows for version in (rows.x._version, rows.h._version)]:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation, "
+                "while backward was under way"
+            )
+        dgx, dgh, x, h = zip(*self.rows, strict=True)
+        d_input = _joined(dgx)
+        together = _Rows(d_input, d_input if dgx[0] is dgh[0] else _joined(dgh), _joined(x), _joined(h))
+        self.rows, self.versions, self.bytes = [], [], 0
+        found = _weight_gradients(together, self.needed)
+        pairs = zip(self.gradients or [None] * len(found), found, strict=True)
+        self.gradients = [one if sum_ is None or one is None else sum_ + one for sum_, one in pairs]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+
+
+def _is_compiled_autograd() -> bool:
+    """Whether the graph of gradients is being compiled, by whom steps that give no gradient are not understood."""
+    compiler = sys.modules.get("torch._dynamo.compiled_autograd")
+    return compiler is not None and bool(compiler.in_compiled_autograd_region)
 
 
 class _Step(torch.autograd.Function):
@@ -128,6 +176,8 @@ class _Step(torch.autograd.Function):
         x, *tensors, after, saved = ctx.saved_tensors
         plan = ctx.loop.plan
         states, weights = tensors[: plan.states], tensors[plan.states :]
+        if all(grad is None for grad in grads):
+            return (None,) * (2 + len(tensors))
         again = (
             torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0 or any(map(ops.is_batched, grads))
         )
@@ -136,6 +186,8 @@ class _Step(torch.autograd.Function):
             raise checks.not_allocated(f"{plan.cell_name}: what backward reads")
         if again:
             return None, *_differentiable(plan.cell_name, x, states, weights, grads)
+        # Their memory is read as it lies there.
+        grads = tuple([grad if grad is None else grad.resolve_neg() for grad in grads])
         with ops.autocast_off(x):
             return None, *_gradients(ctx, plan, x, states, weights, after, saved, grads)
 
@@ -163,15 +215,22 @@ def _gradients(
         d_before[0].addmm_(dgh, w_hh)
     found: list[Tensor | None] = [dgx.mm(w_ih) if need_x else None, *d_before]
     if any(need_weights):
-        ctx.loop.add(_Rows(dgx, dgh, x, states[0]))
+        rows = _Rows(dgx, dgh, x, states[0])
+        if _is_compiled_autograd():
+            return found + _weight_gradients(rows, need_weights)
+        sums: _Sums = ctx.loop.of_this_backward(need_weights)
+        sums.add(rows)
         if ctx.is_first:
-            return found + _weight_gradients(ctx.loop.take(), need_weights)
+            return found + sums.all()
     return found + [None] * len(weights)
 
 
 def _weight_gradients(rows: _Rows, needed: list[bool]) -> list[Tensor | None]:
     need_w_ih, need_w_hh, *need_biases = needed
-    found = [rows.dgx.t().mm(rows.x) if need_w_ih else None, rows.dgh.t().mm(rows.h) if need_w_hh else None]
+    found: list[Tensor | None] = [
+        rows.dgx.t().mm(rows.x) if need_w_ih else None,
+        rows.dgh.t().mm(rows.h) if need_w_hh else None,
+    ]
     if any(need_biases):
         sums = rows.dgx.sum(0)
         found += [sums, sums if rows.dgh is rows.dgx else rows.dgh.sum(0)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fastrnn
 from fastrnn.backends import module as backend_module
+from fastrnn.binding import training_step
 from fastrnn.binding.training_step import TrainingStep
 from tests.plans import plans_of
 from tests.torch_parity import assert_close
@@ -257,3 +260,112 @@ def test_gradients_that_are_not_dense() -> None:
         return everything(loss, cell, x)
 
     same(way)
+
+
+def test_a_backward_within_another_one() -> None:
+    def way(cell: nn.Module, x: Tensor) -> Any:
+        states = [cell(x[0], None)]
+        for one in x[1:]:
+            states.append(cell(one, states[-1]))
+        other, first, within = states[-1].square().sum(), [True], []
+
+        def hook(grad: Tensor) -> Tensor:
+            if first:
+                first.clear()
+                within.extend(torch.autograd.grad(other, cell.weight_hh, retain_graph=True))
+            return grad
+
+        states[1].register_hook(hook)
+        loss = everything(states[-1].sum(), cell, x, retain_graph=True)
+        return *within, *loss
+
+    same(way, "GRUCell")
+
+
+def test_two_threads_that_differentiate_one_loop() -> None:
+    cell, x = pair("GRUCell")[0], sequence(30)
+    for _ in range(2):
+        state = last_of(cell, x)
+    losses = [state.sum(), state.square().sum()]
+    expected = [everything(loss, cell, x, retain_graph=True) for loss in losses]
+    ready = Barrier(2)
+
+    def work(loss: Tensor) -> tuple[Tensor, ...]:
+        ready.wait()
+        return everything(loss, cell, x, retain_graph=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        for found, wanted in zip(pool.map(work, losses), expected, strict=True):
+            assert_close(found, wanted, 1e-12)
+
+
+def test_rows_go_with_their_backward() -> None:
+    """Also where it does not reach the loop's first step."""
+    cell, x = pair("GRUCell")[0], sequence()
+    first = cell(x[0], None)
+    for _ in range(2):
+        first = cell(x[0], None)
+    last = last_of(cell, x[1:], first)
+    torch.autograd.grad(last.sum(), [first, cell.weight_hh], retain_graph=True)
+    torch.autograd.grad(last.sum(), first)
+    assert first.grad_fn.loop.sums == {}
+
+
+def test_rows_of_a_long_loop_are_multiplied_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_step, "MOST_BYTES", 3000)
+    same(lambda cell, x: everything(h(last_of(cell, torch.cat([x, x, x]))).sum(), cell, x), "GRUCell")
+    same(lambda cell, x: everything(h(last_of(cell, torch.cat([x, x, x]))).sum(), cell, x), "LSTMCell", bias=False)
+
+
+def test_gradients_whose_memory_holds_their_negatives() -> None:
+    def way(cell: nn.Module, x: Tensor) -> Any:
+        state = last_of(cell, x)
+        state.register_hook(lambda grad: torch._neg_view(grad.clone()))
+        return everything(state.square().sum(), cell, x)
+
+    same(way, "GRUCell")
+
+
+def test_no_gradient_is_none() -> None:
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> None:
+            return None
+
+    cell, x = pair("GRUCell")[0], sequence()
+    Nothing.apply(last_of(cell, x)).sum().backward()
+    assert all(parameter.grad is None for parameter in cell.parameters())
+
+
+def test_an_input_that_changes_during_backward_is_an_error() -> None:
+    cell, x = pair("GRUCell")[0], sequence().detach()
+    middle = last_of(cell, x[:2])
+    middle.register_hook(lambda _: (x.zero_(), None)[1])
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        last_of(cell, x[2:], middle).sum().backward()
+
+
+def test_compiled_autograd() -> None:
+    compiled = pytest.importorskip("torch._dynamo.compiled_autograd")
+    cell, x = pair("GRUCell")[0], sequence()
+    expected = everything(last_of(cell, x).sum(), cell, x)
+    loss = last_of(cell, x).sum()
+    with compiled._enable(lambda graph: graph):
+        loss.backward()
+    assert_close([x.grad, *(parameter.grad for parameter in cell.parameters())], list(expected), 1e-12)
+
+
+def test_a_parameter_of_a_class_is_none_of_the_cells() -> None:
+    """What requires a gradient without a share in the results decides nothing about a call that does."""
+    cell = pair("GRUCell")[0]
+    cell.extra = nn.Parameter(torch.ones((), dtype=torch.float64))
+    for name, parameter in cell.named_parameters():
+        parameter.requires_grad_(name == "extra")
+    x = sequence().detach()
+    assert not any(cell(x[0]).requires_grad for _ in range(3))
+    cell.requires_grad_(True)
+    assert cell(x[0]).requires_grad

@@ -105,8 +105,10 @@ class ForwardLaunch(NamedTuple):
             self._start(memory.data_ptr(), launches)
             workspace.give_back(memory)
         else:
-            self._start(memory.data_ptr(), launches)
-            self.kept.append(memory)
+            try:
+                self._start(memory.data_ptr(), launches)
+            finally:
+                self.kept.append(memory)
 
     def _start(self, place: int, launches: list[tuple[int, array[int], Pace]]) -> None:
         for threads, blocks, pace in launches:
