@@ -201,6 +201,8 @@ def _set_memory_of_data(twins: Twins, module: Any, values: Values) -> None:
 def _free_memory_and_take_it_back(twins: Twins, module: Any, values: Values) -> None:
     parameter = any_parameter(module, values)
     storage, before = parameter.untyped_storage(), parameter.detach().clone()
+    if not storage.resizable():
+        return
     size = storage.nbytes()
     storage.resize_(0)
     storage.resize_(size)
