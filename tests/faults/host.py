@@ -162,9 +162,9 @@ FAULTS = (
     Fault(
         "loop-task",
         "fastrnn/binding/training_step.py",
-        "        if task != self.task:\n",
-        "        if False:\n",
-        "a backward that was broken off leaves rows to the next one",
+        "        task = torch._C._current_graph_task_id()\n",
+        "        task = 0\n",
+        "backwards within each other share what steps leave",
     ),
     Fault(
         "loop-frozen",
