@@ -23,7 +23,7 @@ CELL = "rnn_relu"
 TASKS = [task for task in warm_up.TASKS if task not in kernels.SHARED]
 TITLES = [
     *("pack float32", "weights float32"),
-    *(f"rnn relu {task} float32" for task in TASKS),
+    *(f"rnn relu {task.replace('_', ' ')} float32" for task in TASKS),
     f"{kernels.PARALLEL} float32",
 ]
 USE = """
