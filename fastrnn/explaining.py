@@ -129,7 +129,7 @@ def _of_layers(
     resets: Tensor | None = None,
     return_states: bool = False,
 ) -> Explanation:
-    return _of_run(module, input, hx, lengths, resets, return_states)
+    return _of_call(module, input, hx, lengths, resets, return_states)
 
 
 def _of_cell(module: _Cell, input: Any, hx: Any = None) -> Explanation:
@@ -138,12 +138,6 @@ def _of_cell(module: _Cell, input: Any, hx: Any = None) -> Explanation:
         checks.count_of_states("LSTMCell", hx, CELLS["lstm"].states)
         states = tuple(hx)
     return _of_step(module, input, states)
-
-
-def _of_run(
-    module: _Layers, input: Any, hx: Any, lengths: Lengths | None, resets: Tensor | None, return_states: bool
-) -> Explanation:
-    return _of_call(module, input, hx, lengths, resets, return_states)
 
 
 def _of_step(module: _Cell, input: Any, states: Any) -> Explanation:
@@ -169,7 +163,7 @@ def _of_model(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, 
     inner = {name: "_run" if isinstance(module, _Layers) else "_step" for name, module in layers.items()}
     try:
         for name, module in layers.items():
-            explained: Any = _of_run if isinstance(module, _Layers) else _of_step
+            explained: Any = _of_call if isinstance(module, _Layers) else _of_step
             module.__dict__[inner[name]] = noted(name, module, inner[name], explained)
         with eagerly():
             model(*arguments, **keywords)

@@ -238,21 +238,16 @@ def _under_autograd(layer: Layer, run: Callable[[], Forward], history: bool, gat
     """What `run` gives for the layer, with gradients where any are asked for."""
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in layer.tensors())):
         return run()
-    return differentiable(layer, run, history=history, gates=gates, backend=backend)
-
-
-def differentiable(layer: Layer, run: Callable[[], Forward], *, history: bool, gates: bool, backend: str) -> Forward:
-    """What `run` gives for the layer, with the operator's gradients.
-
-    `history` and `gates` say what it gives, and `backend` what computes the gradients; as in `forward`.
-    """
     return recorded(*layer.parts(), run, history=history, gates=gates, backend=backend)
 
 
 def recorded(
     outline: Outline, tensors: list[Tensor], run: Callable[[], Forward], *, history: bool, gates: bool, backend: str
 ) -> Forward:
-    """`differentiable`, of a layer in parts."""
+    """What `run` gives for a layer, which is given in parts, with the operator's gradients.
+
+    `history` and `gates` say what it gives, and `backend` what computes the gradients; as in `forward`.
+    """
     counts = Forward.counts(CELLS[outline.cell_name], history=history, gates=gates)
     flat = _Recurrence.apply(run, outline, counts, backend, *tensors)  # type: ignore[no-untyped-call]
     return Forward(*grouped(flat, counts))

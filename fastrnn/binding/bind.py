@@ -67,21 +67,12 @@ def plan_of(checked: Checked, stack: Stack, watch: Watch | None = None) -> Plan:
     return Bound(checked, watch)
 
 
-def results(
-    configuration: Configuration,
-    weights: Weights,
-    input: Tensor | PackedSequence,
-    hx: Any = None,
-    lengths: Lengths | None = None,
-    resets: Tensor | None = None,
-    return_states: bool = False,
-    watch: Watch | None = None,
-) -> Results:
-    """Of a call that is bound and run once."""
+def results(configuration: Configuration, weights: Weights, input: Tensor | PackedSequence, *arguments: Any) -> Results:
+    """Of a call that is bound and run once; arguments as those of `bind`."""
     if torch.compiler.is_compiling() and isinstance(input, PackedSequence) and input.sorted_indices is None:
         # Only the data tell how many sequences there are.
-        return _outside_graphs(configuration, weights, input, hx, lengths, resets, return_states, watch)
-    plan, stack = bind(configuration, weights, input, hx, lengths, resets, return_states, watch)
+        return _outside_graphs(configuration, weights, input, *arguments)
+    plan, stack = bind(configuration, weights, input, *arguments)
     return plan.results(stack)
 
 
