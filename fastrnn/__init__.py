@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from fastrnn import functional
 from fastrnn.backends import use_backend
+from fastrnn.cells.cell import cell
 from fastrnn.convert import accelerate, to_torch
 from fastrnn.explaining import explain
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -36,6 +37,7 @@ __all__ = [
     "LSTMCell",
     "RNNCell",
     "accelerate",
+    "cell",
     "explain",
     "functional",
     "probe",

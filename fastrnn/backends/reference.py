@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fastrnn.backends import products
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals, as_gates
-from fastrnn.cells.lstm import unprojected_output
-from fastrnn.cells.spec import States
+from fastrnn.cells.contract import States
+from fastrnn.cells.projection import unprojected_output
 
 
 def ready() -> str | None:
@@ -114,10 +114,8 @@ class Kept(NamedTuple):
 class BackwardStep(NamedTuple):
     """What a step gives in a backward recurrence, in the state dtype."""
 
-    dgx: Tensor
-    """(B, G, H), zero where the step is not live"""
-    dgh: Tensor
-    """as `dgx`"""
+    blocks: Tensor
+    """(B, W, H), as `Cell.blocks` names them, zero where the step is not live"""
     d_after: States
     """(B, F) each: all that reaches the states after the step"""
     d_before: States
@@ -132,7 +130,8 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     d_states0 = []
     for direction in range(layer.directions):
         own = kept_of(layer, direction, kept)
-        dgx, dgh, dh, d_initial = _backward_direction(layer, direction, own, grads)
+        blocks, dh, d_initial = _backward_direction(layer, direction, own, grads)
+        dgx, dgh = (layer.cell.of_gates(blocks, places) for places in (layer.cell.dgx, layer.cell.dgh))
         d_states0.append(d_initial)
         if grads.need_weights:
             w_ih, w_hh, biases = products.weight_gradients(layer, direction, dgx, dgh, own.before[0])
@@ -165,19 +164,17 @@ def kept_of(layer: Layer, direction: int, kept: Residuals) -> Kept:
     return Kept(histories, before, saved)
 
 
-def _backward_direction(
-    layer: Layer, direction: int, kept: Kept, grads: Gradients
-) -> tuple[Tensor, Tensor, Tensor, States]:
-    """dgx and dgh (T, B, G, H), what reaches h after each step (T, B, P or H), and the initial states' gradients."""
+def _backward_direction(layer: Layer, direction: int, kept: Kept, grads: Gradients) -> tuple[Tensor, Tensor, States]:
+    """The blocks (T, B, W, H), what reaches h after each step (T, B, P or H), and the initial states' gradients."""
     told: list[States] = []
 
     def observe(t: int, step: BackwardStep) -> None:
-        told.append((step.dgx, step.dgh, step.d_after[0]))
+        told.append((step.blocks, step.d_after[0]))
 
     d_states0 = backward_recurrence(layer, direction, kept, grads, observe)
-    gates = (len(layer.cell.gates), layer.hidden_size)
-    dgx, dgh, dh = _in_time(layer, told, not layer.reversed(direction), [gates, gates, (layer.output_size,)])
-    return dgx, dgh, dh, d_states0
+    sizes: list[tuple[int, ...]] = [(len(layer.cell.blocks), layer.hidden_size), (layer.output_size,)]
+    blocks, dh = _in_time(layer, told, not layer.reversed(direction), sizes)
+    return blocks, dh, d_states0
 
 
 def backward_recurrence(
@@ -201,17 +198,18 @@ def backward_recurrence(
         if layer.projected:
             d_states = (d_after[0] @ layer.extras[direction].to(dtype), *d_after[1:])
         before, after = (tuple(s[t] for s in states) for states in (kept.before, kept.histories))
-        dgx, dgh, d_before = cell.step_backward(d_states, tuple(s[t] for s in kept.saved), before, after)
-        d_h = products.hidden_product_backward(layer, direction, dgh)
+        each, d_before = cell.step_backward(d_states, tuple(s[t] for s in kept.saved), before, after)
+        blocks = torch.stack(each, -2)
+        d_h = products.hidden_product_backward(layer, direction, cell.of_gates(blocks, cell.dgh))
         d_before = (d_h if layer.projected else d_before[0] + d_h, *d_before[1:])
         if cut is not None:
             d_before = tuple(torch.where(cut[t][:, None], 0, d) for d in d_before)
         if live is not None:
             row = live[t][:, None]
             d_before = tuple(torch.where(row, new, old) for new, old in zip(d_before, carry, strict=True))
-            dgx, dgh = (torch.where(row[..., None], d, 0) for d in (dgx, dgh))
+            blocks = torch.where(row[..., None], blocks, 0)
         carry = d_before
-        observe(t, BackwardStep(dgx, dgh, d_after, d_before))
+        observe(t, BackwardStep(blocks, d_after, d_before))
     return carry
 
 

@@ -1,14 +1,48 @@
-"""The cells: each one's equations and their derivatives, written out once.
+"""Cells: each is written once, as a function of one unit of one sequence.
 
-`CELLS` maps a name to its `Cell`. Every backend, operator, test and benchmark iterates over this table or looks
-a cell up in it; `docs/equations.md` derives what the modules of this package compute.
+`CELLS` maps the names of the built-in ones to their contracts: every backend, operator, test and benchmark iterates
+over this table or looks a cell up in it. The functions are what a cell is written with; see `fastrnn.cell`.
+`docs/equations.md` derives what surrounds a cell.
 """
 
-from fastrnn.cells.gru import GRU
-from fastrnn.cells.lstm import LSTM
-from fastrnn.cells.rnn import RNN_RELU, RNN_TANH
-from fastrnn.cells.spec import Cell
+from fastrnn.cells.author import Step
+from fastrnn.cells.built_in import CELLS
+from fastrnn.cells.contract import Cell
+from fastrnn.cells.symbol import (
+    abs,
+    exp,
+    log,
+    log_sigmoid,
+    maximum,
+    minimum,
+    mix,
+    relu,
+    sigmoid,
+    softplus,
+    sqrt,
+    stop_gradient,
+    tanh,
+    where,
+)
+from fastrnn.cells.trace import CellError
 
-CELLS: dict[str, Cell] = {cell.name: cell for cell in (RNN_TANH, RNN_RELU, LSTM, GRU)}
-
-__all__ = ["CELLS", "Cell"]
+__all__ = [
+    "CELLS",
+    "Cell",
+    "CellError",
+    "Step",
+    "abs",
+    "exp",
+    "log",
+    "log_sigmoid",
+    "maximum",
+    "minimum",
+    "mix",
+    "relu",
+    "sigmoid",
+    "softplus",
+    "sqrt",
+    "stop_gradient",
+    "tanh",
+    "where",
+]

@@ -21,7 +21,7 @@ from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import split
 from fastrnn.backends.numba.tensors import dense, dense_rows, direction_address, masks
 from fastrnn.cells import CELLS
-from fastrnn.cells.lstm import unprojected_output
+from fastrnn.cells.projection import unprojected_output
 
 _COUNTER = FIELDS["backward"].index("counter")
 

@@ -1,0 +1,62 @@
+"""`fastrnn.cell`: a cell from the function that says what its step computes."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, overload
+
+from fastrnn.cells.author import traced
+from fastrnn.cells.compiler.program import Program
+from fastrnn.cells.contract import Cell
+from fastrnn.cells.emit import pytorch
+
+
+@overload
+def cell(function: Callable[..., Any]) -> Cell: ...
+
+
+@overload
+def cell(*, gates: Sequence[str] | None = None) -> Callable[[Callable[..., Any]], Cell]: ...
+
+
+def cell(function: Callable[..., Any] | None = None, *, gates: Sequence[str] | None = None) -> Any:
+    """Makes a recurrent cell from a function.
+
+    The function tells what one step computes of one unit of one sequence: `x.i` is the gate i's share of the input's
+    product, `u.i` that of the state's, both with their bias; then come the states before the step, the output first. It
+    returns the states after the step. Keyword arguments are parameters, one value for each unit, or, annotated with
+    `fastrnn.cells.Step`, inputs of each step. It is made of +, -, *, /, numbers, and the functions of `fastrnn.cells`.
+
+    Args:
+        function: of x, u if the state is multiplied by weights at all, and the states.
+        gates: the gates in the order of the weights' rows; by default that of their first use.
+
+    Raises:
+        CellError: a TypeError; the message names the cell, the line, and what to write instead.
+
+    Example:
+        >>> import fastrnn
+        >>> from fastrnn.cells import mix, sigmoid, tanh
+        >>> @fastrnn.cell(gates="fn")
+        ... def minimal_gated_unit(x, u, h):
+        ...     f = sigmoid(x.f + u.f)
+        ...     return mix(f, tanh(x.n + f * u.n), h)
+        >>> minimal_gated_unit.saved
+        ('n', 'f', 'u_n')
+    """
+    if function is None:
+        return lambda function: _made(traced(function, gates))
+    return _made(traced(function, gates))
+
+
+def _made(program: Program) -> Cell:
+    source = pytorch.module([program], f"The cell {program.name}, as `fastrnn.cell` made it from its function.")
+    file = f"<fastrnn cell {program.name}>"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    namespace: dict[str, dict[str, Cell] | str] = {"__name__": f"fastrnn.cells.made.{program.name}"}
+    exec(compile(source, file, "exec"), namespace)
+    made = namespace["CELLS"]
+    assert isinstance(made, dict)
+    return replace(made[program.name], program=program)

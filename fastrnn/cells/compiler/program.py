@@ -1,0 +1,158 @@
+"""A cell's program: its step and its derivative as expressions, and what passes between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fastrnn.cells.compiler.derivative import gradients
+from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf, leaves, replaced
+from fastrnn.cells.compiler.layout import with_added_shares
+from fastrnn.cells.compiler.saved import saved
+
+ACTIVATIONS = ("sigmoid", "tanh", "relu")
+"""What gates are known by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """All that is known of a cell; `fastrnn.cells.contract.Cell` tells what each group of names is.
+
+    The step's expressions have leaves of the kinds x, pre, u, before, parameter and input; the derivative's have
+    before, after, parameter, input, saved and arriving.
+    """
+
+    name: str
+    gates: tuple[str, ...]
+    states: tuple[str, ...]
+    parameters: tuple[str, ...]
+    inputs: tuple[str, ...]
+    after: tuple[Expression, ...]
+    """the states after the step"""
+    blocks: tuple[Expression, ...]
+    """leaves: what has a block of gradients. First x alone, then pre, then u alone, so that those of a product are a
+    range; then parameters and inputs whose gradients only the recurrence can tell"""
+    saved: Mapping[str, Expression]
+    """what the derivative needs of the step beside the states, by name"""
+    d_blocks: tuple[Expression, ...]
+    """the derivative: the gradients of `blocks`"""
+    d_before: tuple[Expression, ...]
+    """the derivative: what reaches the states before the step, but for what the state's product brings"""
+    d_after: tuple[Expression, ...]
+    """all that reaches the states after the step, through other states as well"""
+    d_outside: Mapping[Expression, Expression]
+    """the gradients that follow from blocks, saved values and states, after the recurrence: of parameters and inputs,
+    and of the blocks of u alone where those of x and pre tell them. By leaf; expressions with leaves of the kind block,
+    named by place"""
+    names: Mapping[Expression, str]
+    """what the author called the step's values, in the order of the cell's lines"""
+    d_names: Mapping[Expression, str]
+    """names for the derivative's values: d and the name of what it is the gradient of"""
+
+    def kind(self, *kinds: str) -> list[int]:
+        """The places of the blocks of these kinds."""
+        return [place for place, block in enumerate(self.blocks) if block.op in kinds]
+
+    def shares(self, kind: str) -> tuple[str, ...]:
+        """The gates that have a share of the input's product ("x") or of the state's ("u"), in the order of `gates`."""
+        have = {block.value for block in self.blocks if block.op in (kind, "pre")}
+        return tuple(gate for gate in self.gates if gate in have)
+
+
+def program(
+    name: str,
+    gates: Sequence[str],
+    states: Sequence[str],
+    parameters: Sequence[str],
+    inputs: Sequence[str],
+    after: Sequence[Expression],
+    names: Mapping[Expression, str],
+) -> Program:
+    """The program of a step: `after` are the states after it, in terms of leaves of the kinds x, u, before, parameter
+    and input; `names` what the author called its values."""
+    rewritten = with_added_shares([*after, *names], gates)
+    after, named = rewritten[: len(after)], dict(zip(rewritten[len(after) :], names.values(), strict=True))
+    blocks = [leaf(kind, gate) for kind in ("x", "pre", "u") for gate in gates if gate in leaves(after, kind)]
+    arriving = [leaf("arriving", state) for state in states]
+    total = gradients(zip(after, arriving, strict=True))
+    before = [leaf("before", state) for state in states]
+    others = [leaf(kind, name) for kind, group in (("parameter", parameters), ("input", inputs)) for name in group]
+    wanted = [total.get(e, ZERO) for e in (*blocks, *before, *after, *others)]
+
+    kept = _named(_by_block(saved(after, wanted, blocks), blocks), named)
+    at_hand = {e: leaf("after", state) for e, state in zip(after, states, strict=True) if e.args or e in blocks}
+    at_hand |= {e: leaf("saved", name) for name, e in kept.items()}
+    derivative = dict(zip((*blocks, *before, *after, *others), replaced(wanted, at_hand), strict=True))
+    d_outside = {}
+    for e in [e for e in blocks if e.op == "u"] + others:
+        of_product = [block for block in blocks if block.op in ("x", "pre", "u") and e.op != block.op]
+        known = {derivative[block]: leaf("block", str(blocks.index(block))) for block in of_product}
+        (outside,) = replaced([derivative[e]], {d: block for d, block in known.items() if d.args})
+        if not leaves([outside], "arriving"):
+            d_outside[e] = outside
+        elif e in others:
+            blocks.append(e)
+    d_names = {d: f"d{variable(e)}" for e, d in derivative.items() if e in blocks}
+    for e, its in [*named.items(), *zip(after, states, strict=True)]:
+        again, d = replaced([e, total.get(e, ZERO)], at_hand)
+        d_names.setdefault(again, its)
+        d_names.setdefault(d, f"d{its}")
+    return Program(
+        name,
+        tuple(gates),
+        tuple(states),
+        tuple(parameters),
+        tuple(inputs),
+        tuple(after),
+        tuple(blocks),
+        kept,
+        tuple(derivative[e] for e in blocks),
+        tuple(derivative[e] for e in before),
+        tuple(derivative[e] for e in after),
+        d_outside,
+        {e: n for e, n in named.items() if e.args},
+        {d: n for d, n in d_names.items() if d.args},
+    )
+
+
+_VARIABLES = {
+    "x": "x_{}",
+    "u": "u_{}",
+    "pre": "a_{}",
+    "before": "{}_before",
+    "after": "{}_after",
+    "arriving": "d{}_after",
+    "block": "block{}",
+}
+
+
+def variable(e: Expression) -> str:
+    """What a leaf is called."""
+    return _VARIABLES.get(e.op, "{}").format(e.value)
+
+
+def _gate_of(e: Expression) -> str | None:
+    """The gate whose activation this is, if it is one."""
+    gates = {str(other.value) for other in below([e]) if other.op in ("x", "pre", "u")}
+    return gates.pop() if e.op in ACTIVATIONS and len(gates) == 1 else None
+
+
+def _by_block(values: Sequence[Expression], blocks: Sequence[Expression]) -> list[Expression]:
+    """What is saved, in the order of the first block that each comes from, not through another saved value."""
+
+    def place(e: Expression) -> int:
+        made_of = below([e], {other for other in values if other is not e})
+        return min(blocks.index(block) for block in made_of if block in blocks)
+
+    return sorted(values, key=place)
+
+
+def _named(values: Sequence[Expression], names: Mapping[Expression, str]) -> dict[str, Expression]:
+    """What is saved by its author's names, or by others where it has none, no two alike."""
+    made: dict[str, Expression] = {}
+    for e in values:
+        name = names.get(e) or (variable(e) if e.is_leaf else _gate_of(e) or f"saved{len(made)}")
+        while name in made:
+            name += "_"
+        made[name] = e
+    return made

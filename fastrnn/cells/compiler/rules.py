@@ -1,0 +1,103 @@
+"""What is known of each operation: its derivative, and how large its value can be.
+
+A derivative is told in terms of the operation's own value wherever that is possible: it is what is worth saving. At the
+points where there is none, it is what torch takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from fastrnn.cells.compiler.expression import (
+    ONE,
+    ZERO,
+    Expression,
+    constant,
+    divide,
+    multiply,
+    negative,
+    operation,
+    subtract,
+)
+
+Derivative = Callable[..., tuple[Expression, ...]]
+"""From the gradient of an operation's value, the value and the arguments to the gradients of the arguments."""
+
+HALF = constant(0.5)
+
+
+def where_le(a: Expression, b: Expression, then: Expression, otherwise: Expression) -> Expression:
+    """`then` where a ≤ b; `otherwise` where not, which includes NaN."""
+    return then if then is otherwise else operation("where_le", a, b, then, otherwise)
+
+
+def where_lt(a: Expression, b: Expression, then: Expression, otherwise: Expression) -> Expression:
+    return then if then is otherwise else operation("where_lt", a, b, then, otherwise)
+
+
+def _share(d: Expression, a: Expression, b: Expression) -> Expression:
+    """`d` where a < b, half of it where both are equal, else zero."""
+    return where_lt(a, b, d, where_lt(b, a, ZERO, multiply(HALF, d)))
+
+
+def _chosen(where: Callable[..., Expression], d: Expression, a: Expression, b: Expression) -> tuple[Expression, ...]:
+    return ZERO, ZERO, where(a, b, d, ZERO), where(a, b, ZERO, d)
+
+
+DERIVATIVES: Mapping[str, Derivative] = {
+    "add": lambda d, e, a, b: (d, d),
+    "subtract": lambda d, e, a, b: (d, negative(d)),
+    "neg": lambda d, e, a: (negative(d),),
+    "multiply": lambda d, e, a, b: (multiply(d, b), multiply(d, a)),
+    "divide": lambda d, e, a, b: (divide(d, b), negative(multiply(divide(d, b), e))),
+    "sigmoid": lambda d, e, a: (multiply(multiply(d, e), subtract(ONE, e)),),
+    "tanh": lambda d, e, a: (multiply(d, subtract(ONE, multiply(e, e))),),
+    "relu": lambda d, e, a: (where_le(e, ZERO, ZERO, d),),
+    "exp": lambda d, e, a: (multiply(d, e),),
+    "log": lambda d, e, a: (divide(d, a),),
+    "softplus": lambda d, e, a: (multiply(d, operation("sigmoid", a)),),
+    "sqrt": lambda d, e, a: (divide(multiply(HALF, d), e),),
+    "abs": lambda d, e, a: (where_lt(ZERO, a, d, where_lt(a, ZERO, negative(d), ZERO)),),
+    "maximum": lambda d, e, a, b: (_share(d, b, a), _share(d, a, b)),
+    "minimum": lambda d, e, a, b: (_share(d, a, b), _share(d, b, a)),
+    "where_le": lambda d, e, a, b, *_: _chosen(where_le, d, a, b),
+    "where_lt": lambda d, e, a, b, *_: _chosen(where_lt, d, a, b),
+    "mix": lambda d, e, z, a, b: (multiply(d, subtract(a, b)), multiply(d, z), multiply(d, subtract(ONE, z))),
+    "stop_gradient": lambda d, e, a: (ZERO,),
+}
+
+LARGEST_HALF = 65504.0
+"""Of float16; bfloat16 holds more."""
+
+_MAGNITUDES: Mapping[str, Callable[..., float]] = {
+    "sigmoid": lambda a: 1.0,
+    "tanh": lambda a: min(a, 1.0),
+    "add": lambda a, b: a + b,
+    "subtract": lambda a, b: a + b,
+    "neg": lambda a: a,
+    "multiply": lambda a, b: a * b if a and b else 0.0,
+    "relu": lambda a: a,
+    "abs": lambda a: a,
+    "exp": lambda a: math.exp(a) if a < 700 else math.inf,
+    "maximum": max,
+    "minimum": max,
+    "where_le": lambda a, b, then, otherwise: max(then, otherwise),
+    "where_lt": lambda a, b, then, otherwise: max(then, otherwise),
+    "mix": lambda z, a, b: z * a + (1 + z) * b,
+    "stop_gradient": lambda a: a,
+}
+"""How large a value can be, from how large the arguments are. Of the others nothing is known."""
+
+
+def is_bounded(e: Expression) -> bool:
+    """Whether every value of `e` fits 16 bits, whatever its leaves are."""
+    return _magnitude(e) <= LARGEST_HALF
+
+
+def _magnitude(e: Expression) -> float:
+    if e.op == "constant":
+        assert isinstance(e.value, float)
+        return abs(e.value)
+    rule = _MAGNITUDES.get(e.op)
+    return math.inf if rule is None else rule(*map(_magnitude, e.args))

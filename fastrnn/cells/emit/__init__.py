@@ -1,0 +1,1 @@
+"""A program as source: for PyTorch, Numba, Triton and CUDA, and as equations to read."""

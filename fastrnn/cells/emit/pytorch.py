@@ -1,0 +1,139 @@
+"""A program as plain PyTorch, over tensors (..., H): what the reference computes with, and its contract.
+
+It is made of differentiable operations only, so that autograd can go through the step to any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf
+from fastrnn.cells.compiler.program import Program, variable
+from fastrnn.cells.emit import contract
+from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer, tuple_of
+
+LANGUAGE = Language(
+    operations={
+        **{name: Form(f"torch.{name}({{0}})") for name in ("sigmoid", "tanh", "relu", "exp", "log", "sqrt", "abs")},
+        **{name: Form(f"functions.{name}({{0}}, {{1}})") for name in ("maximum", "minimum")},
+        "softplus": Form("functions.softplus({0})"),
+        "neg": Form("-{0}", 1, (3,)),
+        "where_le": Form("torch.where({0} <= {1}, {2}, {3})"),
+        "where_lt": Form("torch.where({0} < {1}, {2}, {3})"),
+        "mix": Form("(1 - {0}) * {2} + {0} * {1}", 1, (ATOM, 3, 3)),
+        "stop_gradient": Form("{0}.detach()", needs=(ATOM,)),
+    },
+    constant=lambda value: f"float('{value}')" if value in (float("inf"), float("-inf")) else f"{value:g}",
+)
+EXTRA = "parameters: States = (), inputs: States = ()"
+
+
+def functions(program: Program) -> str:
+    """The cell's functions and its contract."""
+    parts = [_step(program), _step_backward(program)]
+    parts += [_d_states(program)] if contract.passes_states_on(program) else []
+    parts += [_outside(program)] if program.d_outside else []
+    return "\n\n\n".join([*parts, contract.literal(program)])
+
+
+def module(programs: Sequence[Program], about: str) -> str:
+    """A module of functions for each program, and `CELLS`, which maps names to contracts."""
+    text = "\n\n\n".join(functions(program) for program in programs)
+    imports = ["from __future__ import annotations", "", "import torch", "from torch import Tensor", ""]
+    imports += ["from fastrnn.cells import functions"] if "functions." in text else []
+    imports += ["from fastrnn.cells.contract import Cell, States"]
+    table = ", ".join(f'"{program.name}": {program.name.upper()}' for program in programs)
+    return "\n".join([f'"""{about}"""', "", *imports, "", "", text, "", f"CELLS = {{{table}}}", ""])
+
+
+def _step(p: Program) -> str:
+    x_gates, u_gates = p.shares("x"), p.shares("u")
+    lines = []
+    added = [f"a_{gate}" for gate in p.gates if leaf("pre", gate) in p.blocks]
+    if len(added) == len(p.gates):
+        lines += [f"{tuple_of(added, True)} = (gx + gh).unbind(-2)"]
+    else:
+        lines += [f"{tuple_of([f'x_{gate}' for gate in x_gates], True)} = gx.unbind(-2)"]
+        lines += [f"{tuple_of([f'u_{gate}' for gate in u_gates], True)} = gh.unbind(-2)"] if u_gates else []
+        lines += [f"{name} = {name.replace('a_', 'x_', 1)} + {name.replace('a_', 'u_', 1)}" for name in added]
+    outputs = [*p.after, *p.saved.values()]
+    lines += _unpacked(p, outputs)
+    names = {**p.names, **{e: name for name, e in p.saved.items() if not e.is_leaf}}
+    write = Writer(LANGUAGE, _leaves(outputs), names, outputs, ("gx", "gh", *_ARGUMENTS))
+    after, saved = ([_tensor(write, e, "before[0]") for e in group] for group in (p.after, p.saved.values()))
+    return _function(
+        f"{p.name}_step(gx: Tensor, gh: Tensor, before: States, {EXTRA}) -> tuple[States, States]",
+        [*lines, *write.lines],
+        _returned([tuple_of(after), tuple_of(saved)]),
+    )
+
+
+_ARGUMENTS = ("before", "after", "saved", "d_after", "blocks", "parameters", "inputs", "torch", "functions")
+
+
+def _step_backward(p: Program) -> str:
+    return _derivative(p, "step_backward", "d_after", [p.d_blocks, p.d_before], "tuple[States, States]")
+
+
+def _d_states(p: Program) -> str:
+    return _derivative(p, "d_states", "d_after", [p.d_after], "States")
+
+
+def _outside(p: Program) -> str:
+    return _derivative(p, "gradients_outside", "blocks", [tuple(p.d_outside.values())], "States")
+
+
+def _derivative(p: Program, name: str, first: str, groups: Sequence[Sequence[Expression]], result: str) -> str:
+    outputs = [e for group in groups for e in group]
+    write = Writer(LANGUAGE, _leaves(outputs), p.d_names, outputs, _ARGUMENTS)
+    returned = [tuple_of([_tensor(write, e, f"{first}[0]") for e in group]) for group in groups]
+    return _function(
+        f"{p.name}_{name}({first}: States, saved: States, before: States, after: States, {EXTRA}) -> {result}",
+        [*_unpacked(p, outputs), *write.lines],
+        _returned(returned),
+    )
+
+
+def _leaves(outputs: Sequence[Expression]) -> dict[Expression, str]:
+    return {e: variable(e) for e in below(outputs) if e.is_leaf}
+
+
+def _unpacked(p: Program, outputs: Sequence[Expression]) -> list[str]:
+    """The variables of those leaves that are used."""
+    used = {e for e in below(outputs) if e.is_leaf}
+    groups: Mapping[str, tuple[str, Sequence[Expression]]] = {
+        "before": ("before", [leaf("before", state) for state in p.states]),
+        "after": ("after", [leaf("after", state) for state in p.states]),
+        "arriving": ("d_after", [leaf("arriving", state) for state in p.states]),
+        "saved": ("saved", [leaf("saved", name) for name in p.saved]),
+        "block": ("blocks", [leaf("block", str(place)) for place in range(len(p.blocks))]),
+        "parameter": ("parameters", [leaf("parameter", name) for name in p.parameters]),
+        "input": ("inputs", [leaf("input", name) for name in p.inputs]),
+    }
+    lines = []
+    for source, group in groups.values():
+        if used.issuperset(group) and group:
+            lines.append(f"{tuple_of([variable(e) for e in group], True)} = {source}")
+        else:
+            lines += [f"{variable(e)} = {source}[{place}]" for place, e in enumerate(group) if e in used]
+    return lines
+
+
+def _tensor(write: Writer, e: Expression, like: str) -> str:
+    """An output: a tensor even where it is a number."""
+    if e.op != "constant":
+        return write.text(e)
+    return f"torch.zeros_like({like})" if e is ZERO else f"torch.full_like({like}, {write.text(e)})"
+
+
+def _returned(tuples: Sequence[str]) -> str:
+    return f"return {', '.join(tuples)}"
+
+
+def _function(signature: str, lines: Sequence[str], returned: str) -> str:
+    head = f"def {signature}:"
+    if len(head) > WIDTH:
+        name, rest = signature.split("(", 1)
+        arguments, result = rest.rsplit(") -> ", 1)
+        head = f"def {name}(\n    {arguments}\n) -> {result}:"
+    return "\n".join([head, *(f"    {line}" for line in (*lines, returned))])
