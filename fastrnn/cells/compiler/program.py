@@ -131,27 +131,27 @@ def variable(e: Expression) -> str:
     return _VARIABLES.get(e.op, "{}").format(e.value)
 
 
-def _gate_of(e: Expression) -> str | None:
-    """The gate whose activation this is, if it is one."""
-    gates = {str(other.value) for other in below([e]) if other.op in ("x", "pre", "u")}
-    return gates.pop() if e.op in ACTIVATIONS and len(gates) == 1 else None
-
-
 def _by_block(values: Sequence[Expression], blocks: Sequence[Expression]) -> list[Expression]:
     """What is saved, in the order of the first block that each comes from, not through another saved value."""
 
     def place(e: Expression) -> int:
-        made_of = below([e], {other for other in values if other is not e})
-        return min(blocks.index(block) for block in made_of if block in blocks)
+        return min(blocks.index(block) for block in _apart(e, values) if block in blocks)
 
     return sorted(values, key=place)
 
 
+def _apart(e: Expression, values: Sequence[Expression]) -> list[Expression]:
+    """What a saved value is made of, not looking into others."""
+    return below([e], {other for other in values if other is not e})
+
+
 def _named(values: Sequence[Expression], names: Mapping[Expression, str]) -> dict[str, Expression]:
-    """What is saved by its author's names, or by others where it has none, no two alike."""
+    """What is saved by its author's names, or by its gate's where it is the activation of one, no two alike."""
     made: dict[str, Expression] = {}
     for e in values:
-        name = names.get(e) or (variable(e) if e.is_leaf else _gate_of(e) or f"saved{len(made)}")
+        gates = {str(other.value) for other in _apart(e, values) if other.op in ("x", "pre", "u")}
+        found = gates.pop() if e.op in ACTIVATIONS and len(gates) == 1 else f"saved{len(made)}"
+        name = names.get(e) or (variable(e) if e.is_leaf else found)
         while name in made:
             name += "_"
         made[name] = e
