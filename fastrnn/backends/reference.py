@@ -86,7 +86,7 @@ def one_step(
 ) -> tuple[States, States, States]:
     """One step of one direction: the states after it, the outputs (B, F), and what the cell saves (B, H).
 
-    gx is (B, G, H), states are (B, F) each, `live` and `cut` (B,) bool, or None where all rows or none are.
+    gx is (B, Gx, H), states are (B, F) each, `live` and `cut` (B,) bool, or None where all rows or none are.
     """
     if cut is not None:
         states = tuple(torch.where(cut[:, None], 0, state) for state in states)
@@ -194,9 +194,7 @@ def backward_recurrence(
     live, cut = products.live_steps(layer), products.cuts(layer, direction)
     for t in _order(layer, not layer.reversed(direction)):
         d_after = tuple(d + more[t] if isinstance(more, Tensor) else d for d, more in zip(carry, incoming, strict=True))
-        d_states = d_after
-        if layer.projected:
-            d_states = (d_after[0] @ layer.extras[direction].to(dtype), *d_after[1:])
+        d_states = unprojected(layer, direction, d_after)
         before, after = (tuple(s[t] for s in states) for states in (kept.before, kept.histories))
         each, d_before = cell.step_backward(d_states, tuple(s[t] for s in kept.saved), before, after)
         blocks = torch.stack(each, -2)
@@ -211,6 +209,13 @@ def backward_recurrence(
         carry = d_before
         observe(t, BackwardStep(blocks, d_after, d_before))
     return carry
+
+
+def unprojected(layer: Layer, direction: int, d_after: States) -> States:
+    """What reaches the states of a step before the projection, if there is one, from what reaches them after it."""
+    if not layer.projected:
+        return d_after
+    return d_after[0] @ layer.extras[direction].to(d_after[0].dtype), *d_after[1:]
 
 
 def _projection_gradient(layer: Layer, kept: Kept, dh: Tensor) -> Tensor:
