@@ -20,7 +20,7 @@ from fastrnn.gradients import is_transformed, needs_gradients
 from fastrnn.lengths import Lengths
 
 MOST_STATES = 2
-"""Of a cell, to which launches take addresses: of more, numba's backend lays them out."""
+"""Of a cell for which there are plans of launches, which take addresses: h and one more."""
 
 
 def bind(

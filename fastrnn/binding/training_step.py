@@ -69,15 +69,17 @@ class TrainingStep(Plan):
         return ["numba"]
 
 
-def _columns(runs: Sequence[Run], hidden: int) -> list[slice]:
+def _columns(runs: Sequence[Run], hidden: int) -> list[tuple[slice, slice]]:
     """Where the gradients of a product lie among a cell's blocks, (B, W·H), in the order of its gates."""
     in_order = sorted(runs, key=lambda run: run.gate)
-    return [slice(run.block * hidden, (run.block + run.count) * hidden) for run in in_order] or [slice(0)]
+    columns = [slice(run.block * hidden, (run.block + run.count) * hidden) for run in in_order]
+    return [(slice(None), own) for own in columns or [slice(0)]]
 
 
-def _taken(blocks: Tensor, columns: Sequence[slice]) -> Tensor:
-    parts = [blocks[:, own] for own in columns]
-    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+def _taken(blocks: Tensor, columns: Sequence[tuple[slice, slice]]) -> Tensor:
+    if len(columns) == 1:
+        return blocks[columns[0]]
+    return torch.cat([blocks[own] for own in columns], 1)
 
 
 class _Loop:
