@@ -142,12 +142,9 @@ def _of_direction(
         steps, sequences, width = rows.shape
         return rows.reshape(steps, members, sequences // members, width).transpose(0, 1).flatten(1, 2)
 
-    before = tuple(
-        products.state_before(
-            layer, direction, products.direction_slice(layer, direction, history).to(dgx.dtype), state0[direction]
-        )
-        for history, state0 in zip(histories, layer.states0, strict=True)
-    )
+    needed = histories[:1] if cell.adds_shares else histories
+    own = [products.direction_slice(layer, direction, history).to(dgx.dtype) for history in needed]
+    before = products.states_before(layer, direction, own)
     dgx_rows, h_rows = by_member(dgx), by_member(before[0])
     dgh_rows = dgx_rows if cell.adds_shares else by_member(_of_state(layer, direction, dgx, before))
     d_w_ih = dgx_rows.mT @ x.flatten(1, 2)

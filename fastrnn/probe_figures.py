@@ -205,7 +205,7 @@ def _whole_gradients(
 ) -> tuple[Tensor, ...]:
     """What reaches each state after its step, (T, B, F): an LSTM's c gets its share of h's, projected or not."""
     unprojected = reference.unprojected(layer, direction, tuple(arriving))
-    whole = layer.cell.d_states(unprojected, kept.saved, tuple(kept.before), tuple(kept.histories))
+    whole = layer.cell.d_states(unprojected, kept.saved, kept.before, tuple(kept.histories))
     return (arriving[0], *whole[1:]) if layer.projected else whole
 
 

@@ -6,12 +6,15 @@ in-place operations on arguments and without synchronisation, and works on any d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastrnn.backends import masks
 from fastrnn.backends.layer import Layer
+from fastrnn.cells.contract import States
 
 
 def _steps(layer: Layer) -> Tensor:
@@ -58,6 +61,12 @@ def state_before(layer: Layer, direction: int, history: Tensor, state0: Tensor) 
     return before if cut is None else torch.where(cut[..., None], 0, before)
 
 
+def states_before(layer: Layer, direction: int, histories: Sequence[Tensor]) -> States:
+    """`state_before` of those states, h first, of which there are histories (T, B, F), one direction's."""
+    each = zip(histories, layer.states0, strict=False)
+    return tuple(state_before(layer, direction, history, state0[direction]) for history, state0 in each)
+
+
 def hidden_product(layer: Layer, direction: int, h: Tensor) -> Tensor:
     """h (..., P or H) times one direction's recurrent weights, plus their bias -> gh (..., Gu, H)."""
     gates, heads = len(layer.cell.u_gates), layer.heads
@@ -94,10 +103,7 @@ def recomputed_gates(layer: Layer, direction: int, states: list[Tensor]) -> tupl
     Every state that entered a step is known, so that two products over all steps give all pre-activations.
     """
     dtype = layer.state_dtype
-    before = tuple(
-        state_before(layer, direction, history.to(dtype), state0[direction])
-        for history, state0 in zip(states, layer.states0, strict=True)
-    )
+    before = states_before(layer, direction, [history.to(dtype) for history in states])
     gx, gh = input_product(layer, direction, dtype), hidden_product(layer, direction, before[0])
     return layer.cell.step(gx, gh, before)[1]
 

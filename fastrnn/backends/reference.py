@@ -105,7 +105,7 @@ class Kept(NamedTuple):
 
     histories: list[Tensor]
     """(T, B, F) each"""
-    before: list[Tensor]
+    before: States
     """(T, B, F) each: the states that entered each step"""
     saved: tuple[Tensor, ...]
     """(T, B, H) each, as `Cell.saved` names them"""
@@ -152,10 +152,7 @@ def kept_of(layer: Layer, direction: int, kept: Residuals) -> Kept:
     """One direction's share of what forward left; gates that it did not keep are computed again."""
     dtype = layer.state_dtype
     histories = [products.direction_slice(layer, direction, state).to(dtype) for state in kept.states]
-    before = [
-        products.state_before(layer, direction, history, state0[direction])
-        for history, state0 in zip(histories, layer.states0, strict=True)
-    ]
+    before = products.states_before(layer, direction, histories)
     saved: tuple[Tensor, ...] = ()
     if kept.gates:
         saved = kept.gates[0][direction].to(dtype).chunk(len(layer.cell.saved), -1)
