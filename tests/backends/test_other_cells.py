@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from fastrnn import batching, checks, operator_checks
-from fastrnn.backends import cost, preference_cuda, products, reference
+from fastrnn.backends import aten, cost, preference_cuda, products, reference
 from fastrnn.backends.layer import Gradients, Layer, Residuals
 from fastrnn.backends.stack import Stack
+from fastrnn.binding.bind import results
+from fastrnn.binding.configuration import Configuration
 from fastrnn.binding.training_step import _columns, _taken
 from fastrnn.cells import CELLS, Cell
 from fastrnn.probe_figures import Thresholds, of_backward, of_forward
@@ -73,6 +75,45 @@ def test_the_references_backward_is_autograds(name: str, kept: bool) -> None:
     for d, wanted in zip(found, expected, strict=True):
         assert wanted.isfinite().all()
         torch.testing.assert_close(d, wanted)
+
+
+@others
+@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
+def test_a_stack_of_layers_is_bound_and_trained(name: str, recompute: bool) -> None:
+    """With the states of every step, by the layers' own derivatives, against autograd through the same layers."""
+    one, two = (layer_of(name, replace(MASKED, inputs=inputs)) for inputs in (4, 6))
+    weights = [
+        [layer.w_ih[k], layer.w_hh[k][0], *layer.biases[2 * k : 2 * k + 2]] for layer in (one, two) for k in range(2)
+    ]
+    hx: Any = tuple(torch.cat(pair) for pair in zip(one.states0, two.states0, strict=True))
+    configuration = Configuration(name.upper(), name, bidirectional=True, recompute=recompute, backend="reference")
+    hx = hx if len(hx) > 1 else hx[0]
+    output, finals, histories = results(configuration, weights, one.x, hx, one.lengths, one.resets, True)
+
+    first = reference.forward(one, history=True, gates=False)
+    second = reference.forward(
+        replace(two, x=first.states[0], lengths=one.lengths, resets=one.resets), history=True, gates=False
+    )
+    torch.testing.assert_close(output, second.states[0])
+    for final, below, above in zip(finals, first.finals, second.finals, strict=True):
+        torch.testing.assert_close(final, torch.cat((below, above)))
+    assert [history.shape for history in histories] == [(4, 5, 4, 3)] * len(ZOO[name].states)
+    wanted = [
+        tensor for layer in (one, two) for tensor in layer.tensors() if tensor.requires_grad and tensor is not two.x
+    ]
+    d = torch.randn_like(output)
+    for got, expected in zip(
+        torch.autograd.grad(output, wanted, d, materialize_grads=True),
+        torch.autograd.grad(second.states[0], wanted, d, materialize_grads=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected)
+
+
+def test_torch_has_no_kernels_of_other_cells() -> None:
+    layer = layer_of("cifg", Shape())
+    stack = Stack("cifg", layer.x, tuple(layer.states0), [[layer.w_ih[0], layer.w_hh[0][0], *layer.biases]])
+    assert aten.supports(stack) == "torch has no kernels for cifg"
 
 
 @others
