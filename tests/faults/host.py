@@ -174,6 +174,13 @@ FAULTS = (
         "weights that are frozen at a loop's first step get no gradient from the others",
     ),
     Fault(
+        "step-gates-order",
+        "fastrnn/binding/training_step.py",
+        "in_order = sorted(runs, key=lambda run: run.gate)",
+        "in_order = runs",
+        "a GRU cell that trains takes the gates' gradients in the order of the blocks",
+    ),
+    Fault(
         "plan-eviction",
         "fastrnn/binding/memory.py",
         "valid = one.parameters.are_those_of(module) and",
