@@ -15,8 +15,8 @@ def random(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("cell", CELLS.values(), ids=lambda cell: cell.name)
 @pytest.mark.parametrize("scale", [1.0, 30.0], ids=["ordinary", "saturated"])
 def test_step_backward_is_the_derivative_of_step(cell: Cell, scale: float) -> None:
-    batch, hidden = 3, 5
-    gx, gh = (random(batch, len(gates), hidden) for gates in (cell.x_gates, cell.u_gates))
+    gates, batch, hidden = len(cell.gates), 3, 5
+    gx, gh = random(batch, gates, hidden), random(batch, gates, hidden)
     before = tuple(random(batch, hidden) for _ in cell.states)
     after, saved = cell.step(gx * scale, gh * scale, before)
     d_after = tuple(torch.randn_like(state) for state in after)
@@ -45,8 +45,8 @@ def test_relus_derivative_at_nan_is_torchs() -> None:
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=lambda cell: cell.name)
 def test_a_step_returns_what_its_spec_names(cell: Cell) -> None:
-    gx, gh = (random(2, len(gates), 3) for gates in (cell.x_gates, cell.u_gates))
-    after, saved = cell.step(gx, gh, tuple(random(2, 3) for _ in cell.states))
+    gx = random(2, len(cell.gates), 3)
+    after, saved = cell.step(gx, gx, tuple(random(2, 3) for _ in cell.states))
     assert len(after) == len(cell.states)
     assert len(saved) == len(cell.saved)
     assert all(tensor.shape == (2, 3) for tensor in (*after, *saved))
