@@ -188,6 +188,13 @@ FAULTS = (
         "float64's exp has two digits less",
     ),
     Fault(
+        "numba-log-exponent",
+        "fastrnn/backends/numba/kernels/functions.py",
+        "n * _LN2_LOW(n)",
+        "0.0 * n",
+        "the logarithm of what is not near 1 has fewer digits",
+    ),
+    Fault(
         "numba-dc-cut",
         "fastrnn/backends/numba/kernels/backward.py",
         "clear_row(like, address(like, base + a.dc_at, row * dc_row + own), own_hidden)",

@@ -22,7 +22,7 @@ from fastrnn.backends.numba.kernels.simd import (
     load_some,
     store,
     store_some,
-    zero_where_at_most_zero,
+    where_le,
 )
 
 
@@ -119,7 +119,7 @@ def rnn_relu_step(like: Any, gx: int, gh: int, h: int, c: int, saved: int, block
 def rnn_relu_derivative(
     like: Any, dh: Any, saved: int, block: int, before: int, after: int, dc: int, dgates: int, some: int
 ) -> Any:
-    store_some(dgates, 0, zero_where_at_most_zero(load_some(like, after, 0, some), dh), some)
+    store_some(dgates, 0, where_le(load_some(like, after, 0, some), 0.0, 0.0, dh), some)
     return like
 
 
