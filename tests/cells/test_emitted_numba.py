@@ -32,7 +32,7 @@ def awkward(x: Any, u: Any, h: Any, some: Any, m: Any, n: Any, *, at: Any, fma: 
     store = tanh(x.inside + load * u.inside)
     tanh_ = exp(-m) * store + at * n
     m = tanh(where(h > 0.5, mix(load, relu(h), m), maximum(m, 1)))
-    return h * at + tanh_ / (1 + n * n), load * some - block * u.alone, m, 0 * n + 2
+    return h * at + tanh_ / (1 + n * n), load * some - block * u.alone, m, 0 * n + 2 / 3
 
 
 def named() -> dict[str, tuple[Cell, Program]]:
