@@ -1,7 +1,6 @@
 """The functions of cells over vectors that no built-in cell needs: a few ulp from the truth, NaN passes.
 
-They overflow to infinity where their values do, and are exact in the sense of their dtype elsewhere as well: subnormal
-numbers are taken and given.
+They overflow to infinity where their values do, and take and give subnormal numbers.
 """
 
 from __future__ import annotations
