@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+import fastrnn
 from fastrnn.cells import CELLS, Cell
 
 
@@ -50,3 +53,13 @@ def test_a_step_returns_what_its_spec_names(cell: Cell) -> None:
     assert len(after) == len(cell.states)
     assert len(saved) == len(cell.saved)
     assert all(tensor.shape == (2, 3) for tensor in (*after, *saved))
+
+
+@fastrnn.cell
+def halved(x: Any, h: Any) -> Any:
+    return 0.5**0.5 * h + x.a
+
+
+def test_constants_keep_all_digits() -> None:
+    (h,), _ = halved.step(torch.zeros(1, 1, dtype=torch.float64), None, (torch.ones(1, dtype=torch.float64),))
+    assert h.item() == 0.5**0.5

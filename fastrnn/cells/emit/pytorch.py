@@ -6,6 +6,7 @@ It is made of differentiable operations only, so that autograd can go through th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 from fastrnn.cells.compiler.expression import ZERO, Expression, leaf
 from fastrnn.cells.compiler.program import Program
@@ -24,7 +25,7 @@ LANGUAGE = Language(
         "mix": Form("(1 - {0}) * {2} + {0} * {1}", 1, (ATOM, 3, 3)),
         "stop_gradient": Form("{0}.detach()", needs=(ATOM,)),
     },
-    constant=lambda value: f"float('{value}')" if value in (float("inf"), float("-inf")) else f"{value:g}",
+    constant=lambda value: repr(value).removesuffix(".0") if isfinite(value) else f"float('{value}')",
 )
 EXTRA = "parameters: States = (), inputs: States = ()"
 
