@@ -13,11 +13,19 @@ from fastrnn.backends.triton.kernels.cells import FUNCTIONS
 
 def cell_constants(layer: Layer) -> dict[str, Any]:
     """The compile-time arguments that kernels share, by name."""
-    functions = FUNCTIONS[layer.cell_name]
+    cell, functions = layer.cell, FUNCTIONS[layer.cell_name]
+    reads_before = {*cell.reads_before, *cell.step_reads}  # the step's where it is computed once more
     return {
         **{name.upper(): function for name, function in functions._asdict().items()},
-        "G": len(layer.cell.gates),
-        "S": len(layer.cell.saved),
+        "GX": len(cell.x_gates),
+        "GU": len(cell.u_gates),
+        "W": len(cell.blocks),
+        "S": len(cell.saved),
+        "PRE": len({*cell.dgx, *cell.dgh}),
+        "DGH": cell.dgh,
+        "UNBOUNDED": tuple(name in cell.unbounded for name in cell.saved),
+        "READS_BEFORE": tuple(state in reads_before for state in cell.states),
+        "READS_AFTER": tuple(state in cell.reads_after for state in cell.states),
         "APPROXIMATE": layer.x.dtype in (torch.float16, torch.bfloat16),
         "STATE": tl.float64 if layer.state_dtype == torch.float64 else tl.float32,
     }
