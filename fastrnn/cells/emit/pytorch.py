@@ -12,6 +12,7 @@ from fastrnn.cells.compiler.expression import ZERO, Expression, leaf
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit import contract
 from fastrnn.cells.emit.arguments import unpacked, variables
+from fastrnn.cells.emit.numbers import chosen
 from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer, tuple_of
 
 LANGUAGE = Language(
@@ -26,6 +27,9 @@ LANGUAGE = Language(
         "stop_gradient": Form("{0}.detach()", needs=(ATOM,)),
     },
     constant=lambda value: repr(value).removesuffix(".0") if isfinite(value) else f"float('{value}')",
+    special=lambda write, e: chosen(
+        write, e, "torch.where({a} {sign} {b}, torch.full_like({typed}, {then}), {otherwise})"
+    ),
 )
 EXTRA = "parameters: States = (), inputs: States = ()"
 
