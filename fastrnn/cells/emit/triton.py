@@ -14,6 +14,7 @@ from math import isfinite
 from fastrnn.cells.compiler.expression import ZERO, Expression
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit.arguments import from_tuple, unpacked, variables
+from fastrnn.cells.emit.numbers import chosen
 from fastrnn.cells.emit.writer import ATOM, Form, Language, Writer, tuple_of
 
 FUNCTIONS = ("preactivations", "step", "derivative")
@@ -21,15 +22,6 @@ FUNCTIONS = ("preactivations", "step", "derivative")
 _APPROXIMATED = ("sigmoid", "tanh", "exp", "log", "softplus")
 _EXACT = ("relu", "sqrt", "maximum", "minimum")
 ACTIVATIONS = "fastrnn.backends.triton.kernels.activations"
-
-
-def _where(writer: Writer, e: Expression) -> str | None:
-    """A choice between two numbers: Triton would take them for float32 whatever the tiles are."""
-    if not e.op.startswith("where") or {a.op for a in e.args[2:]} != {"constant"}:
-        return None
-    a, b, then, otherwise = map(writer.variable, e.args)
-    tile = b if e.args[0].op == "constant" else a
-    return f"tl.where({a} {'<=' if e.op == 'where_le' else '<'} {b}, tl.zeros_like({tile}) + {then}, {otherwise})"
 
 
 LANGUAGE = Language(
@@ -45,7 +37,7 @@ LANGUAGE = Language(
         "stop_gradient": Form("{0}", needs=(ATOM,)),
     },
     constant=lambda value: repr(value) if isfinite(value) else f'float("{value}")',
-    special=_where,
+    special=lambda write, e: chosen(write, e, "tl.where({a} {sign} {b}, tl.zeros_like({typed}) + {then}, {otherwise})"),
 )
 _TAKEN = ("tl", *_APPROXIMATED, *_EXACT, "pre", "before", "after", "saved", "d_after", "parameters", "inputs")
 
