@@ -27,11 +27,11 @@ pytestmark = [
 ]
 
 
-@fastrnn.cell(gates="nf")
+@fastrnn.cell(gates="nlf")
 def backwards(x: Any, u: Any, h: Any) -> Any:
-    """The minimal gated unit with its gates the other way round: those of u are no run of blocks."""
+    """The minimal gated unit and a leap: u's gates are no run of blocks, and blocks are more than saved values."""
     f = sigmoid(x.f + u.f)
-    return mix(f, tanh(x.n + f * u.n), h)
+    return mix(f, tanh(x.n + f * u.n), h) + x.l
 
 
 OTHERS = [backwards, *(ZOO[name] for name in ("cifg", "mgu", "ligru", "star", "mingru"))]

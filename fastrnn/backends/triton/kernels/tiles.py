@@ -1,6 +1,8 @@
 """Tuples of tiles: loading, selecting, and one wide tile as four narrow ones without leaving the registers.
 
-A cell of one gate has one tile; every other has four, three gates being padded to four.
+A cell of one gate has one tile; every other has four, three gates being padded to four. That is what the persistent
+kernels can take: as many gates of x as of u, one, three or four, and as many blocks, and as many saved values or none,
+one or four. The per-step kernels have no such tiles.
 """
 
 from __future__ import annotations
