@@ -19,6 +19,9 @@ from tests.cells.zoo import ZOO
 
 pytest.importorskip("triton")
 
+reason = backends.module("triton").ready()
+needs_a_device = pytest.mark.skipif(reason is not None, reason=f"triton: {reason}")
+
 N = 64
 SIZES = ("x_gates", "u_gates", "states", "parameters", "inputs")
 
@@ -62,9 +65,7 @@ def random_arguments(cell: Cell, dtype: torch.dtype = torch.float64) -> list[Ten
     return arguments
 
 
-@pytest.mark.skipif(
-    backends.module("triton").ready() is not None, reason=f"triton: {backends.module('triton').ready()}"
-)
+@needs_a_device
 @pytest.mark.parametrize("backend", ["triton"])  # names the backend, and with it the device
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("cell", ALL.values(), ids=list(ALL))
@@ -73,6 +74,26 @@ def test_a_cell_is_the_same_as_in_pytorch(cell: Cell, dtype: torch.dtype, backen
     for got, want in zip(computed(cell, arguments), expected(cell, arguments), strict=True):
         tolerance = 1e-13 if dtype == torch.float64 else 1e-5
         torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
+
+
+@needs_a_device
+@pytest.mark.parametrize("backend", ["triton"])
+def test_cells_of_one_name_have_functions_of_their_own(backend: str) -> None:
+    """Although Triton reads the source of both when it runs them first."""
+    from fastrnn.backends.triton.constants import functions_of
+
+    def scaled(factor: float) -> Cell:
+        @fastrnn.cell
+        def twice(x: Any, h: Any) -> Any:
+            return factor * x.a * h
+
+        return twice
+
+    cells = [scaled(2.0), scaled(3.0)]
+    assert functions_of(cells[0]) != functions_of(cells[1])
+    arguments = random_arguments(cells[0])
+    for cell in cells:
+        torch.testing.assert_close(computed(cell, arguments), expected(cell, arguments))
 
 
 COMPILES = """

@@ -46,5 +46,5 @@ def functions_of(cell: Cell) -> Functions:
 def _made(program: Program) -> Functions:
     source = triton.module([program], f"The cell {program.name} for Triton's kernels.")
     name = f"fastrnn.backends.triton.made.{program.name}"
-    made: dict[str, Functions] = namespace(source, f"<{name}>", name)["FUNCTIONS"]
+    made: dict[str, Functions] = namespace(source, f"<{name} {id(program):x}>", name)["FUNCTIONS"]
     return made[program.name]

@@ -23,7 +23,6 @@ _APPROXIMATED = ("sigmoid", "tanh", "exp", "log", "softplus")
 _EXACT = ("relu", "sqrt", "maximum", "minimum")
 ACTIVATIONS = "fastrnn.backends.triton.kernels.activations"
 
-
 LANGUAGE = Language(
     operations={
         **{name: Form(f"{name}({{0}}, APPROXIMATE)") for name in _APPROXIMATED},
@@ -39,7 +38,8 @@ LANGUAGE = Language(
     constant=lambda value: repr(value) if isfinite(value) else f'float("{value}")',
     special=lambda write, e: chosen(write, e, "tl.where({a} {sign} {b}, tl.zeros_like({typed}) + {then}, {otherwise})"),
 )
-_TAKEN = ("tl", *_APPROXIMATED, *_EXACT, "pre", "before", "after", "saved", "d_after", "parameters", "inputs")
+_ARGUMENTS = ("pre", "before", "after", "saved", "d_after", "parameters", "inputs", "APPROXIMATE")
+_TAKEN = ("tl", "float", *_APPROXIMATED, *_EXACT, *_ARGUMENTS)
 
 
 def functions(p: Program) -> str:
