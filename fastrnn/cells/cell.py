@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, overload
@@ -11,6 +10,7 @@ from fastrnn.cells.author import traced
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.contract import Cell
 from fastrnn.cells.emit import pytorch
+from fastrnn.cells.emit.loaded import namespace
 
 
 @overload
@@ -53,10 +53,6 @@ def cell(function: Callable[..., Any] | None = None, *, gates: Sequence[str] | N
 
 def _made(program: Program) -> Cell:
     source = pytorch.module([program], f"The cell {program.name}, as `fastrnn.cell` made it from its function.")
-    file = f"<fastrnn cell {program.name}>"
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    namespace: dict[str, dict[str, Cell] | str] = {"__name__": f"fastrnn.cells.made.{program.name}"}
-    exec(compile(source, file, "exec"), namespace)
-    made = namespace["CELLS"]
-    assert isinstance(made, dict)
-    return replace(made[program.name], program=program)
+    made = namespace(source, f"<fastrnn cell {program.name}>", f"fastrnn.cells.made.{program.name}")
+    cell: Cell = made["CELLS"][program.name]
+    return replace(cell, program=program)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from fastrnn.cells.compiler.program import Program
-from fastrnn.cells.emit import numba, pytorch
+from fastrnn.cells.emit import numba, pytorch, triton
 
 ROOT = Path(__file__).parents[2]
 ABOUT = "Written by `python -m fastrnn.cells.generate` from the functions in fastrnn/cells; not to be edited."
@@ -30,6 +30,7 @@ def files() -> dict[Path, str]:
     return {
         ROOT / "fastrnn/cells/built_in.py": pytorch.module(cells, ABOUT),
         ROOT / "fastrnn/backends/numba/kernels/cells.py": numba.module(cells, ABOUT),
+        ROOT / "fastrnn/backends/triton/kernels/cells.py": triton.module(cells, ABOUT),
     }
 
 

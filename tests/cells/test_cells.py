@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from fastrnn.cells import CELLS, Cell
+import fastrnn
+from fastrnn.cells import CELLS, Cell, where
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -50,3 +53,13 @@ def test_a_step_returns_what_its_spec_names(cell: Cell) -> None:
     assert len(after) == len(cell.states)
     assert len(saved) == len(cell.saved)
     assert all(tensor.shape == (2, 3) for tensor in (*after, *saved))
+
+
+@fastrnn.cell
+def halved(x: Any, h: Any) -> Any:
+    return 0.5**0.5 * h + where(x.a <= 1, 0.1, 0.2)
+
+
+def test_constants_keep_all_digits() -> None:
+    one = torch.ones(1, 1, dtype=torch.float64)
+    assert halved.step(one, None, (one[0],))[0][0].item() == 0.5**0.5 + 0.1
