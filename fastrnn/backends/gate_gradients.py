@@ -33,12 +33,14 @@ def _scaled(first: int, count: int, size: int) -> slice:
 
 def input_gradient(layer: Layer, dgates: Tensor) -> Tensor:
     """dx (T, B, I), of all directions together, in the storage dtype."""
+    of_x = len(layer.cell.x_gates) * layer.hidden_size
     total: Tensor | None = None
     for direction in range(layer.directions):
-        rows, w = dgates[direction].flatten(0, 1), layer.w_ih[direction].to(dgates.dtype)
-        for blocks, gates in columns(layer, layer.cell.x_runs):
-            left, right = rows[:, blocks], w[gates]
-            total = left @ right if total is None else total.addmm_(left, right)
+        w = layer.w_ih[direction].to(dgates.dtype)
+        parts = [w[gates] for _, gates in columns(layer, layer.cell.x_runs)]
+        # A copy where there are several: two products would add up in the storage dtype.
+        rows, w = dgates[direction].flatten(0, 1)[:, :of_x], parts[0] if len(parts) == 1 else torch.cat(parts)
+        total = rows @ w if total is None else total.addmm_(rows, w)
     assert total is not None
     return total.view(layer.x.shape).to(layer.x.dtype)
 
