@@ -55,7 +55,8 @@ def by_autograd(cell: Cell, given: Arguments, d_after: tuple[Tensor, ...]) -> Na
     )
     names = ["gx", "gh", *(f"{state}_before" for state in cell.states), *cell.parameters, *cell.inputs]
     names += [f"{cell.states[place]}_after" for place in places]
-    return dict(zip(names, found, strict=True))
+    # A state that is made of parameters alone is one value of every sequence: not what its other users have read.
+    return {name: d for name, d, of in zip(names, found, [*given.leaves(), *flowing], strict=True) if of.stride()[0]}
 
 
 def by_derivative(cell: Cell, given: Arguments, d_after: tuple[Tensor, ...]) -> Named:
