@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import linecache
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import WRAPPER_ASSIGNMENTS
 from typing import Any, overload
 
 from fastrnn.cells.author import traced
-from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.contract import Cell
-from fastrnn.cells.emit import pytorch
+from fastrnn.cells.files import code
 
 
 @overload
@@ -47,16 +46,18 @@ def cell(function: Callable[..., Any] | None = None, *, gates: Sequence[str] | N
         ('n', 'f', 'u_n')
     """
     if function is None:
-        return lambda function: _made(traced(function, gates))
-    return _made(traced(function, gates))
+        return lambda function: _made(function, gates)
+    return _made(function, gates)
 
 
-def _made(program: Program) -> Cell:
-    source = pytorch.module([program], f"The cell {program.name}, as `fastrnn.cell` made it from its function.")
-    file = f"<fastrnn cell {program.name}>"
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    namespace: dict[str, dict[str, Cell] | str] = {"__name__": f"fastrnn.cells.made.{program.name}"}
-    exec(compile(source, file, "exec"), namespace)
-    made = namespace["CELLS"]
-    assert isinstance(made, dict)
-    return replace(made[program.name], program=program)
+def _made(function: Callable[..., Any], gates: Sequence[str] | None) -> Cell:
+    program = traced(function, gates)
+    name = f"fastrnn.cells.made.{program.name}"
+    namespace: dict[str, Any] = {"__name__": name}
+    of_a_user = not function.__module__.startswith("fastrnn.cells.")
+    exec(code(program, "pytorch", kept=of_a_user), namespace)
+    made: Cell = replace(namespace["CELLS"][program.name], program=program)
+    for attribute in WRAPPER_ASSIGNMENTS:  # what help() and inspect show of a function
+        object.__setattr__(made, attribute, getattr(function, attribute, None))
+    object.__setattr__(made, "__wrapped__", function)
+    return made
