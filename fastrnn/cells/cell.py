@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import WRAPPER_ASSIGNMENTS
 from typing import Any, overload
 
 from fastrnn.cells.author import traced
@@ -52,12 +51,11 @@ def cell(function: Callable[..., Any] | None = None, *, gates: Sequence[str] | N
 
 def _made(function: Callable[..., Any], gates: Sequence[str] | None) -> Cell:
     program = traced(function, gates)
-    name = f"fastrnn.cells.made.{program.name}"
-    namespace: dict[str, Any] = {"__name__": name}
+    namespace: dict[str, Any] = {"__name__": f"fastrnn.cells.made.{program.name}"}
     of_a_user = not function.__module__.startswith("fastrnn.cells.")
     exec(code(program, "pytorch", kept=of_a_user), namespace)
     made: Cell = replace(namespace["CELLS"][program.name], program=program)
-    for attribute in WRAPPER_ASSIGNMENTS:  # what help() and inspect show of a function
-        object.__setattr__(made, attribute, getattr(function, attribute, None))
-    object.__setattr__(made, "__wrapped__", function)
+    shown = {name: getattr(function, name) for name in ("__module__", "__name__", "__qualname__", "__doc__")}
+    for name, value in {**shown, "__wrapped__": function}.items():  # by help() and inspect, as of a function
+        object.__setattr__(made, name, value)
     return made

@@ -133,6 +133,7 @@ def test_gates_are_in_the_order_of_their_first_use() -> None:
         (lambda x, u, h: sigmoid(x.a + u.a) * h, ("a",)),
         (lambda x, u, h: h + tanh(x.a + u.a + h), ("a",)),
         (lambda x, u, h: stop_gradient(tanh(x.a)) * h + relu(u.b), ("saved0", "b")),
+        (lambda x, u, h: h * tanh(x.a + sigmoid(x.b + u.b) * u.a), ("a", "b", "u_a")),
         (lambda x, u, h: x.a * u.a, ("x_a", "u_a")),
         (lambda x, u, h: x.a + u.b + h * h, ()),
     ],

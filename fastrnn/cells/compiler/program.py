@@ -119,8 +119,9 @@ def program(
 
 
 def _gate_of(e: Expression) -> str | None:
-    """The gate whose activation this is, if it is one."""
-    gates = {str(other.value) for other in below([e]) if other.op in ("x", "pre", "u")}
+    """The gate whose activation this is, if it is one: other gates may enter by way of their own activations."""
+    others = {other for other in below(e.args) if other.op in ACTIVATIONS}
+    gates = {str(other.value) for other in below(e.args, others) if other.op in ("x", "pre", "u")}
     return gates.pop() if e.op in ACTIVATIONS and len(gates) == 1 else None
 
 
