@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import fastrnn
-from fastrnn.cells import Cell, CellError, mix, relu, sigmoid, stop_gradient, tanh
+from fastrnn.cells import Cell, CellError, log, mix, relu, sigmoid, stop_gradient, tanh
 from fastrnn.cells.compiler.expression import (
     ONE,
     ZERO,
@@ -136,6 +136,7 @@ def test_gates_are_in_the_order_of_their_first_use() -> None:
         (lambda x, u, h: h * tanh(x.a + sigmoid(x.b + u.b) * u.a), ("a", "b", "u_a")),
         (lambda x, u, h: x.a * u.a, ("x_a", "u_a")),
         (lambda x, u, h: x.a + u.b + h * h, ()),
+        (lambda x, u, h: h * stop_gradient(log(sigmoid(x.a))), ("a",)),  # as good as the logarithm, and fits 16 bits
     ],
 )
 def test_what_is_saved(case: Any) -> None:
