@@ -133,6 +133,13 @@ class Case:
         return self.mode == "training"
 
     @property
+    def states(self) -> tuple[str, ...]:
+        """The cell's."""
+        from fastrnn.cells import CELLS
+
+        return CELLS[self.cell].states
+
+    @property
     def streaming(self) -> bool:
         """Whether a call is one step, which takes the states of the call before."""
         return self.mode in STEP_MODES
@@ -178,7 +185,7 @@ class Problem(NamedTuple):
 
         In streaming the outputs are the last step's, whose states carry all steps; a cell returns states alone.
         """
-        states = ("h_n", "c_n") if self.case.cell == "lstm" else ("h_n",)
+        states = [f"{state}_n" for state in self.case.states]
         gradients = ("x", *self.weights) if self.case.training else ()
         outputs = () if self.case.mode == CELL else ("ys",)
         return (*outputs, *states, *(f"d {name}" for name in gradients))

@@ -101,7 +101,7 @@ def streaming_run(module: nn.Module, problem: Problem, dtype: torch.dtype) -> Ru
     turns = cycle([x.unbind() if is_cell else x.split(1) for x, _ in copied(problem, dtype)])
     shape = (case.shape.B, case.shape.H) if is_cell else (case.layers, case.shape.B, case.shape.H)
     zeros = problem.x.new_zeros(shape, dtype=dtype)
-    initial = (zeros, zeros) if case.cell == "lstm" else zeros
+    initial = (zeros,) * len(case.states) if len(case.states) > 1 else zeros
 
     def run_cell() -> Sequence[Any]:
         states = initial

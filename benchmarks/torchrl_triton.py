@@ -71,7 +71,7 @@ class TorchRL:
         forward = stacked(function, problem, weights)
         data = [(batch_first(x), batch_first(dy)) for x, dy in copied(problem, torch.float32)]
         run = make_run(forward, case.training, data, weights)
-        first_input_gradient = 3 if case.cell == "lstm" else 2
+        first_input_gradient = 1 + len(case.states)
         with case.grad_mode():
             run()
         return partial(time_first, run, first_input_gradient if case.training else None)
@@ -117,9 +117,8 @@ def stacked(
 ) -> Callable[[Tensor], Sequence[Any]]:
     """The layers' forward: from x (B, T, I) to outputs (B, T, H) and final states (layers, B, H)."""
     T, B, _, H = problem.case.shape
-    states = 2 if problem.case.cell == "lstm" else 1
     x = problem.x
-    zeros = [x.new_zeros((B, T, H), dtype=torch.float32) for _ in range(states)]
+    zeros = [x.new_zeros((B, T, H), dtype=torch.float32) for _ in problem.case.states]
     is_init = x.new_zeros((B, T), dtype=torch.bool) if problem.resets is None else batch_first(problem.resets)
     each = len(weights) // problem.case.layers
     layers = [weights[start : start + each] for start in range(0, len(weights), each)]
@@ -128,7 +127,7 @@ def stacked(
         finals: list[list[Tensor]] = []
         for layer in layers:
             ys, *rest = function(ys, *zeros, *layer, is_init)
-            finals.append(rest[-states:])
+            finals.append(rest[-len(zeros) :])
         return (ys, *(torch.stack(state) for state in zip(*finals, strict=True)))
 
     return forward

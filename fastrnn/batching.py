@@ -15,6 +15,8 @@ from torch import Tensor
 
 from fastrnn.backends import products
 from fastrnn.backends.layer import Layer
+from fastrnn.cells import Cell
+from fastrnn.cells.contract import States
 
 Dims = Sequence[int | None]
 """Where tensors have their members, None where they have none."""
@@ -80,16 +82,21 @@ def prefers_one_backward(layer: Layer) -> bool:
     where a member has one sequence or `SMALL` units in all, and 0.7 to 2.5 beyond. On a GPU each is several launches.
     """
     others = [name for name, group in layer.groups().items() if group and name not in _WITH_PRODUCTS]
-    if others or not (layer.cell.adds_pre_activations or layer.cell.name == "gru"):
+    if others or not _told_by_input(layer.cell):
         return False
     batch = layer.x.shape[1]
     return layer.x.device.type != "cpu" or batch == 1 or batch * layer.hidden_size <= SMALL
 
 
-def cut_before_input(layer: Layer) -> Layer:
-    """The same layer behind its input's products, so that its d_x is dgx (T, B, directions·G·H).
+def _told_by_input(cell: Cell) -> bool:
+    """Whether dgh follows from dgx: each of its blocks is one of dgx, too, or one that the cell computes from them."""
+    return all(place in cell.dgx or cell.blocks[place] in cell.outside for place in cell.dgh)
 
-    The products are the input, (T, B, directions·G·H), and the weights are the identity, divided among the directions.
+
+def cut_before_input(layer: Layer) -> Layer:
+    """The same layer behind its input's products, so that its d_x is dgx (T, B, directions·Gx·H).
+
+    The products are the input, (T, B, directions·Gx·H), and the weights are the identity, divided among the directions.
     """
     gx = [products.input_product(layer, direction, layer.state_dtype) for direction in range(layer.directions)]
     x = _side_by_side([part.flatten(2) for part in gx]).to(layer.x.dtype)
@@ -103,21 +110,21 @@ def _side_by_side(parts: list[Tensor]) -> Tensor:
 
 
 def input_gradient(layer: Layer, dgx: Tensor) -> Tensor:
-    """d_x (T, B, I) from dgx (T, B, directions·G·H)."""
+    """d_x (T, B, I) from dgx (T, B, directions·Gx·H)."""
     rows = dgx.to(layer.state_dtype)
     return (rows @ torch.cat(layer.w_ih).to(rows.dtype)).to(layer.x.dtype)
 
 
 def weight_gradients(
-    layer: Layer, x: Tensor, dgx: Tensor, ys: Tensor
+    layer: Layer, x: Tensor, dgx: Tensor, histories: Sequence[Tensor]
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """The gradients of w_ih, w_hh and the biases of each of V members, whose batches the layer joins, (V, ...) each.
 
-    x is (V, T, B, I), zero beyond the lengths, dgx (T, V·B, directions·G·H), and ys (T, V·B, directions·H) the layer's
-    output.
+    x is (V, T, B, I), zero beyond the lengths, dgx (T, V·B, directions·Gx·H), and the histories are the layer's states
+    of every step, (T, V·B, directions·H).
     """
     found = [
-        _of_direction(layer, direction, x.to(layer.state_dtype), part.to(layer.state_dtype), ys)
+        _of_direction(layer, direction, x.to(layer.state_dtype), part.to(layer.state_dtype), histories)
         for direction, part in enumerate(dgx.chunk(layer.directions, -1))
     ]
     w_ih, w_hh, pairs = zip(*found, strict=True)
@@ -126,36 +133,40 @@ def weight_gradients(
 
 
 def _of_direction(
-    layer: Layer, direction: int, x: Tensor, dgx: Tensor, ys: Tensor
+    layer: Layer, direction: int, x: Tensor, dgx: Tensor, histories: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    gates, heads, members = len(layer.cell.gates), layer.heads, x.shape[0]
+    cell, heads, members = layer.cell, layer.heads, x.shape[0]
 
     def by_member(rows: Tensor) -> Tensor:
         """(T, V·B, F) -> (V, T·B, F)"""
-        return rows.reshape(len(rows), members, -1, rows.shape[-1]).transpose(0, 1).flatten(1, 2)
+        steps, sequences, width = rows.shape
+        return rows.reshape(steps, members, sequences // members, width).transpose(0, 1).flatten(1, 2)
 
-    history = products.direction_slice(layer, direction, ys).to(dgx.dtype)
-    before = products.state_before(layer, direction, history, layer.states0[0][direction])
-    dgx_rows, h_rows = by_member(dgx), by_member(before)
-    dgh_rows = dgx_rows
-    if not layer.cell.adds_pre_activations:
-        dgh_rows = by_member(_times_reset_gate(layer, direction, dgx, before))
+    needed = histories[:1] if cell.adds_shares else histories
+    own = [products.direction_slice(layer, direction, history).to(dgx.dtype) for history in needed]
+    before = products.states_before(layer, direction, own)
+    dgx_rows, h_rows = by_member(dgx), by_member(before[0])
+    dgh_rows = dgx_rows if cell.adds_shares else by_member(_of_state(layer, direction, dgx, before))
     d_w_ih = dgx_rows.mT @ x.flatten(1, 2)
     if heads == 1:
         d_w_hh = (dgh_rows.mT @ h_rows).unsqueeze(1)
     else:
-        by_head = dgh_rows.unflatten(-1, (gates, heads, -1))
+        by_head = dgh_rows.unflatten(-1, (len(cell.u_gates), heads, -1))
         d_w_hh = torch.einsum("vrgnk,vrnd->vngkd", by_head, h_rows.unflatten(-1, (heads, -1))).flatten(2, 3)
     return d_w_ih, d_w_hh, [dgx_rows.sum(1), dgh_rows.sum(1)] if layer.biases else []
 
 
-def _times_reset_gate(layer: Layer, direction: int, dgx: Tensor, h: Tensor) -> Tensor:
-    """A GRU's dgh from its dgx (T, B, G·H), and the h (T, B, H) that entered each step: see `fastrnn.cells.gru`.
+def _of_state(layer: Layer, direction: int, dgx: Tensor, before: States) -> Tensor:
+    """dgh (T, B, Gu·H) from dgx (T, B, Gx·H), and the states (T, B, H) that entered each step.
 
-    The reset gate is computed again, so that autograd can go through it.
+    What gradients outside the recurrence need is computed again, so that autograd can go through it.
     """
-    gx, gh = products.input_product(layer, direction, h.dtype), products.hidden_product(layer, direction, h)
-    reset = layer.cell.gates.index("r")
-    r: Tensor = (gx[..., reset, :] + gh[..., reset, :]).sigmoid()
-    hidden = layer.hidden_size
-    return torch.cat((dgx[..., :-hidden], dgx[..., -hidden:] * r), -1)
+    cell = layer.cell
+    of_gates = dgx.unflatten(-1, (len(cell.x_gates), -1))
+    blocks = tuple(of_gates.select(-2, gate) for _, gate in sorted(zip(cell.dgx, range(len(cell.dgx)), strict=True)))
+    named = dict(zip(cell.blocks, blocks, strict=False))
+    if any(place not in cell.dgx for place in cell.dgh):
+        gx = products.input_product(layer, direction, dgx.dtype)
+        after, saved = cell.step(gx, products.hidden_product(layer, direction, before[0]), before)
+        named |= zip(cell.outside, cell.gradients_outside(blocks, saved, before, after), strict=True)
+    return torch.cat([named[cell.blocks[place]] for place in cell.dgh], -1) if cell.dgh else dgx[..., :0]

@@ -160,7 +160,8 @@ def state_dims(input: Tensor, hx: Sequence[Tensor]) -> None:
         if len(hx) == 1:
             raise RuntimeError(f"For {kind} input, hx should also be {dim}-D but got {hx[0].dim()}-D tensor")
         got = ", ".join(f"{state.dim()}-D" for state in hx)
-        raise RuntimeError(f"For {kind} input, hx and cx should also be {dim}-D but got ({got}) tensors")
+        every = "hx and cx" if len(hx) == 2 else "all states"
+        raise RuntimeError(f"For {kind} input, {every} should also be {dim}-D but got ({got}) tensors")
 
 
 def count_of_states(label: str, hx: object, names: tuple[str, ...]) -> None:
@@ -173,11 +174,12 @@ def count_of_states(label: str, hx: object, names: tuple[str, ...]) -> None:
         got = f"a {type(hx).__name__}" if not isinstance(hx, (tuple, list)) else "other elements"
         raise TypeError(f"{label}: hx must be a tuple of {len(names)} tensors ({', '.join(names)}), got {got}")
     if len(hx) != len(names):
-        raise RuntimeError(f"{label.lower().replace('cell', '_cell')} expects two hidden states")
+        number = "two" if len(names) == 2 else len(names)
+        raise RuntimeError(f"{label.lower().replace('cell', '_cell')} expects {number} hidden states")
 
 
 def dtype_and_size(input: Tensor, weight_ih: Tensor) -> None:
-    """The input's dtype (unless autocast converts it) and its last size against weight_ih (G·H, I)."""
+    """The input's dtype (unless autocast converts it) and its last size against weight_ih (Gx·H, I)."""
     if input.dtype != weight_ih.dtype and autocast_dtype(input) is None:
         raise ValueError(
             f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
@@ -190,7 +192,7 @@ def dtype_and_size(input: Tensor, weight_ih: Tensor) -> None:
 
 def state_shapes(cell: Cell, weights: Sequence[Sequence[Tensor]], batch: int) -> list[tuple[int, ...]]:
     """(layers·directions, B, P or H) for h, (layers·directions, B, H) for the others; weights as in `weight_shapes`."""
-    hidden = weights[0][0].shape[0] // len(cell.gates)
+    hidden = weights[0][0].shape[0] // len(cell.x_gates)
     output = weights[0][-1].shape[0] if len(weights[0]) % 2 else hidden
     return [(len(weights), batch, output if index == 0 else hidden) for index in range(len(cell.states))]
 
@@ -243,15 +245,15 @@ def weight_counts(operator: str, weights: Sequence[Sequence[Tensor]], directions
         )
 
 
-def weight_shapes(operator: str, gates: int, directions: int, inputs: int, weights: Sequence[Sequence[Tensor]]) -> None:
+def weight_shapes(operator: str, cell: Cell, directions: int, inputs: int, weights: Sequence[Sequence[Tensor]]) -> None:
     """Every parameter's shape, given I and the first parameters' sizes: a kernel computes addresses from them.
 
-    weight_ih (G·H, I or directions·P or directions·H), weight_hh (G·H, P or H) or by heads (N, G·D, D), of a single one
-    also (1, G·H, P), biases (G·H,), weight_hr (P, H).
+    weight_ih (Gx·H, I or directions·P or directions·H), weight_hh (Gu·H, P or H) or by heads (N, Gu·D, D), of a single
+    one also (1, Gu·H, P), biases (Gx·H,) and (Gu·H,), weight_hr (P, H).
     """
     first = weights[0]
-    rows, projected = first[0].shape[0], len(first) % 2 == 1
-    hidden = rows // gates
+    hidden, projected = first[0].shape[0] // len(cell.x_gates), len(first) % 2 == 1
+    of_x, of_u = len(cell.x_gates) * hidden, len(cell.u_gates) * hidden
     outputs = first[-1].shape[0] if projected else hidden
     if hidden == 0 or outputs == 0:
         raise RuntimeError(f"{operator}: there must be at least one hidden unit and output, got {hidden} and {outputs}")
@@ -259,8 +261,8 @@ def weight_shapes(operator: str, gates: int, directions: int, inputs: int, weigh
         w_hh, rest = group[1], len(group) - 2
         width = inputs if index < directions else directions * outputs
         heads = w_hh.shape[0] if w_hh.dim() == 3 else 1
-        by_head = (heads, rows // max(1, heads), outputs // max(1, heads)) if w_hh.dim() == 3 else (rows, outputs)
-        expected = [(gates * hidden, width), by_head, *[(rows,)] * (rest // 2 * 2)]
+        by_head = (heads, of_u // max(1, heads), outputs // max(1, heads)) if w_hh.dim() == 3 else (of_u, outputs)
+        expected = [(of_x, width), by_head, *[(of_x,), (of_u,)] * (rest // 2)]
         if projected:
             expected.append((outputs, hidden))
         wrong = heads == 0 or hidden % heads or (projected and heads > 1)

@@ -134,8 +134,9 @@ def _of_layers(
 
 def _of_cell(module: _Cell, input: Any, hx: Any = None) -> Explanation:
     states = hx if hx is None else (hx,)
-    if module._cell_name == "lstm" and hx is not None:
-        checks.count_of_states("LSTMCell", hx, CELLS["lstm"].states)
+    names = CELLS[module._cell_name].states
+    if len(names) > 1 and hx is not None:
+        checks.count_of_states(module._configuration().label, hx, names)
         states = tuple(hx)
     return _of_step(module, input, states)
 
@@ -186,7 +187,7 @@ def _of_call(
         layers = plan_of(checked, stack).served_by(stack)
     except backends.CannotServe:
         layers = []
-    preferred = backends.why_aten(stack, first, training)
+    preferred = backends.why_aten(stack, first, training) if "aten" in layers else None
     reasons = {}
     for name in backends.BACKENDS:
         why_not = aten.supports(stack) if name == "aten" else backends.module(name).supports(first)

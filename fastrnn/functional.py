@@ -11,6 +11,7 @@ from fastrnn import checks
 from fastrnn.binding.bind import results
 from fastrnn.binding.checked import Weights
 from fastrnn.binding.configuration import Configuration
+from fastrnn.cells import projection
 from fastrnn.lengths import Lengths
 
 __all__ = ["gru", "lstm", "rnn"]
@@ -135,6 +136,6 @@ def lstm(
 
 def _checked_results(configuration: Configuration, weights: Weights, *arguments: Any) -> tuple[Any, ...]:
     """`results`, after a check that a module's own parameters do not need."""
-    projection = configuration.cell_name == "lstm"
-    checks.weight_counts(configuration.operator, weights, configuration.directions, projection=projection)
+    may_project = configuration.cell_name in projection.CELLS
+    checks.weight_counts(configuration.operator, weights, configuration.directions, projection=may_project)
     return results(configuration, weights, *arguments)

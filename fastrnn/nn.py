@@ -55,6 +55,8 @@ class _Layers(Module, nn.RNNBase):
     """the class's name, for messages"""
     _cell_name: Any
     """of what it computes, as in `CELLS`"""
+    _one_state = True
+    """whether its cell has no state but h, so that hx is a tensor"""
     _attributes = staticmethod(
         attrgetter(
             "mode",
@@ -120,7 +122,7 @@ class _Layers(Module, nn.RNNBase):
     def _run(
         self, input: Any, hx: Any, lengths: Lengths | None, resets: Tensor | None, return_states: bool
     ) -> tuple[Any, ...]:
-        states = hx if hx is None or self._label == "LSTM" else (hx,)
+        states = (hx,) if hx is not None and self._one_state else hx
         watch = watch_of(self)
         return door.call(self, input, hx, states, lengths, resets, return_states, watch)
 
@@ -347,7 +349,7 @@ class LSTM(_Layers):
         True
     """
 
-    _label, _cell_name = "LSTM", "lstm"
+    _label, _cell_name, _one_state = "LSTM", "lstm", False
 
     @_refused_as_by_torch
     def __init__(

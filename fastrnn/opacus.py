@@ -84,7 +84,7 @@ class PerSample(nn.Module):
         if isinstance(input, PackedSequence) or input.dim() != 3:
             raise TypeError("PerSample: input must be a tensor of 3 dimensions, padded, with lengths= if need be")
         options = replace(self.options, training=self.training, batch_first=False)
-        single = options.label != "LSTM"
+        single = len(options.cell.states) == 1
         x = input
         if self.options.batch_first:
             x, resets = x.transpose(0, 1), None if resets is None else resets.transpose(0, 1)
@@ -119,7 +119,7 @@ class _Call:
     def __call__(self, x: Tensor, lengths: Any, resets: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
         """For a batch, or for one sample without one."""
         hx: Any = tensors[: self.states] or None
-        if hx is not None and self.options.label != "LSTM":
+        if hx is not None and len(self.options.cell.states) == 1:
             (hx,) = hx
         each = iter(tensors[self.states :])
         weights = [[next(each) for _ in range(size)] for size in self.sizes]

@@ -123,7 +123,7 @@ def _shapes(layer: Layer) -> None:
         (layer.w_ih[d], layer.w_hh[d], *layer.biases[2 * d : 2 * d + 2], *layer.extras[d : d + 1])
         for d in range(layer.directions)
     ]
-    checks.weight_shapes(name, len(layer.cell.gates), layer.directions, layer.x.shape[2], weights)
+    checks.weight_shapes(name, layer.cell, layer.directions, layer.x.shape[2], weights)
     checks.state_sizes(layer.states0, checks.state_shapes(layer.cell, weights, layer.x.shape[1]))
     for row in rows:
         known = [layer.sizes.get(letter) for letter in row.sizes]

@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fastrnn.backends import products, reference
 from fastrnn.backends.layer import Gradients, Layer, Residuals
+from fastrnn.cells import CELLS, Cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Activation = Literal["sigmoid", "tanh", "relu"]
 
-ACTIVATIONS: dict[str, dict[str, Activation]] = {
-    "rnn_tanh": {"h": "tanh"},
-    "rnn_relu": {"h": "relu"},
-    "lstm": {"i": "sigmoid", "f": "sigmoid", "g": "tanh", "o": "sigmoid"},
-    "gru": {"r": "sigmoid", "z": "sigmoid", "n": "tanh"},
-}
-"""What is shown of each cell; of an RNN, which has no gates, its h."""
+def shown(cell: Cell) -> dict[str, str]:
+    """The activations that are shown of a cell: of its gates in their order, of what else it saves, and of states."""
+    names = (*cell.x_gates, *cell.u_gates, *cell.saved, *cell.states)
+    return {name: cell.activations[name] for name in names if name in cell.activations}
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Thresholds:
     tanh: float
     """of the absolute value"""
 
-    def saturated(self, activation: Activation, values: Tensor) -> Tensor:
+    def saturated(self, activation: str, values: Tensor) -> Tensor:
         """Whether each value is; of a relu, whether it is zero, where its derivative is."""
         if activation == "relu":
             return values == 0
@@ -58,21 +55,21 @@ class Figures:
     label: str
     """the layer's class"""
     cell_name: str
-    """"rnn_tanh", "rnn_relu", "gru" or "lstm" """
+    """as in `fastrnn.cells.CELLS`"""
     directions: int
     sequences: Tensor
     """(T,) integers: how many sequences are alive"""
     gate_means: dict[str, Tensor]
-    """the mean of each gate's activation over sequences and units: i, f, g, o of an LSTM, r, z, n of a GRU, h of an
-    RNN"""
+    """the mean of each gate's activation over sequences and units: i, f, g, o of an LSTM, r, z, n of a GRU; and of a
+    state that is one, as h of an RNN"""
     saturation: dict[str, Tensor]
     """the fraction of each gate's activations, over sequences and units, that lie beyond the thresholds of `probe`; of
     a relu's h, that are zero"""
     state_norms: dict[str, Tensor]
-    """of h, and of an LSTM's c: the norm over units after the step, its mean over sequences"""
+    """of each state, h first: the norm over units after the step, its mean over sequences"""
     gradient_norms: dict[str, Tensor] | None
-    """of h, and of an LSTM's c: the norm, over sequences and units, of dL/dh_t and dL/dc_t, the loss's gradient with
-    respect to the state after step t. It is the whole gradient, through the output and through all later steps, of c_t
+    """of each state, h first: the norm, over sequences and units, of dL/dh_t, the loss's gradient with respect to the
+    state after step t. It is the whole gradient, through the output and through all later steps, of an LSTM's c_t
     through h_t too, as `retain_grad` gives it in an unrolled loop. None before the first backward; of the last one
     through this call, with whatever scale its loss had."""
     gradient_gains: Tensor | None
@@ -83,10 +80,15 @@ class Figures:
     where no gradient arrives."""
 
     @property
+    def activations(self) -> dict[str, str]:
+        """Of each gate that is shown whether it is a sigmoid, a tanh or a relu."""
+        return shown(CELLS[self.cell_name])
+
+    @property
     def rows(self) -> list[str]:
         """What each row is: "layer 0", "layer 0 reverse", "layer 1", ..."""
         names = [" reverse" * direction for direction in range(self.directions)]
-        layers = len(next(iter(self.gate_means.values()))) // self.directions
+        layers = len(next(iter(self.state_norms.values()))) // self.directions
         return [f"layer {layer}{name}" for layer in range(layers) for name in names]
 
     def summary(self) -> str:
@@ -115,7 +117,7 @@ def joined(parts: Sequence[Figures], dim: int) -> Figures:
         return part.gradient_norms or missing
 
     def gains(part: Figures) -> Tensor:
-        missing = torch.full_like(part.state_norms["h"], torch.nan)
+        missing = torch.full_like(next(iter(part.state_norms.values())), torch.nan)
         return missing if part.gradient_gains is None else part.gradient_gains
 
     def join(groups: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -141,11 +143,11 @@ def of_forward(label: str, layer: Layer, histories: Sequence[Tensor], thresholds
     norms: dict[str, list[Tensor]] = {}
     for direction in range(layer.directions):
         own = _of_direction(layer, direction, histories)
-        saved = dict(zip(layer.cell.saved, products.recomputed_gates(layer, direction, own), strict=True))
-        for gate, activation in ACTIVATIONS[layer.cell_name].items():
-            values = saved.get(gate, own[0])
-            means.setdefault(gate, []).append(_mean(values, live))
-            saturation.setdefault(gate, []).append(_mean(thresholds.saturated(activation, values), live))
+        values = dict(zip(layer.cell.states, own, strict=True))
+        values |= zip(layer.cell.saved, products.recomputed_gates(layer, direction, own), strict=True)
+        for gate, activation in shown(layer.cell).items():
+            means.setdefault(gate, []).append(_mean(values[gate], live))
+            saturation.setdefault(gate, []).append(_mean(thresholds.saturated(activation, values[gate]), live))
         for state, history in zip(layer.cell.states, own, strict=True):
             norm = torch.linalg.vector_norm(history, dim=-1, dtype=torch.float64, keepdim=True)
             norms.setdefault(state, []).append(_mean(norm, live))
@@ -176,10 +178,8 @@ def of_backward(
     for direction in range(layer.directions):
         own = reference.kept_of(layer, direction, Residuals(list(histories)))
         arriving, handed_on = _gradients(layer, direction, own, grads)
-        norms["h"].append(_norm(arriving[0], live))
-        if layer.cell_name == "lstm":
-            through = _through_h(layer, direction, own.histories[1], own.saved[3], arriving[0])
-            norms["c"].append(_norm(arriving[1] + through, live))
+        for name, gradient in zip(layer.cell.states, _whole_gradients(layer, direction, own, arriving), strict=True):
+            norms[name].append(_norm(gradient, live))
         cut = products.cuts(layer, direction)
         uncut = live if cut is None else live & ~cut
         gains.append(_norm(torch.cat(handed_on, -1), uncut) / _norm(torch.cat(arriving, -1), uncut))
@@ -200,11 +200,13 @@ def _gradients(
     return arriving, handed_on
 
 
-def _through_h(layer: Layer, direction: int, c: Tensor, o: Tensor, d_h: Tensor) -> Tensor:
-    """What c_t gets of an LSTM's dL/dh_t, since h_t = o tanh(c_t), projected or not: (T, B, H)."""
-    if layer.projected:
-        d_h = d_h @ layer.extras[direction].to(d_h.dtype)
-    return d_h * o * (1 - c.tanh() ** 2)
+def _whole_gradients(
+    layer: Layer, direction: int, kept: reference.Kept, arriving: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """What reaches each state after its step, (T, B, F): an LSTM's c gets its share of h's, projected or not."""
+    unprojected = reference.unprojected(layer, direction, tuple(arriving))
+    whole = layer.cell.d_states(unprojected, kept.saved, kept.before, tuple(kept.histories))
+    return (arriving[0], *whole[1:]) if layer.projected else whole
 
 
 def _live(layer: Layer) -> Tensor:

@@ -23,7 +23,7 @@ SATURATED = 0.5
 
 _HEADERS = ("", "gates' means", "saturated", "‖h‖ first … last", "‖dL/dh‖ first … last", "gradient a step")
 
-# Okabe and Ito's colours, which people tell apart whatever colours they see.
+# Okabe and Ito's colours, which people tell apart whatever colours they see; other names have matplotlib's.
 _COLOURS = {
     "i": "#0072B2",
     "f": "#D55E00",
@@ -67,11 +67,17 @@ def _rows(record: Mapping[str, Figures]) -> Iterator[tuple[str, Figures, int]]:
 def _cells(figures: Figures, row: int) -> tuple[str, ...]:
     means = " ".join(f"{gate} {_mean(values[row]):.2f}" for gate, values in figures.gate_means.items())
     saturated = " ".join(f"{gate} {_mean(values[row]):.0%}" for gate, values in figures.saturation.items())
-    norms = _ends(figures.state_norms["h"][row])
+    norms = _ends(_of_output(figures.state_norms)[row])
     if figures.gradient_norms is None:
         return means, saturated, norms, "no backward", ""
     factor = _factor(figures, row)
-    return means, saturated, norms, _ends(figures.gradient_norms["h"][row]), "" if factor is None else f"× {factor:.2g}"
+    gradients = _ends(_of_output(figures.gradient_norms)[row])
+    return means, saturated, norms, gradients, "" if factor is None else f"× {factor:.2g}"
+
+
+def _of_output(norms: Mapping[str, Tensor]) -> Tensor:
+    """Those of the first state, which is the output."""
+    return next(iter(norms.values()))
 
 
 def _remarks(figures: Figures, row: int) -> Iterator[str]:
@@ -81,7 +87,7 @@ def _remarks(figures: Figures, row: int) -> Iterator[str]:
     for gate, values in figures.saturation.items():
         share = _mean(values[row])
         if share > SATURATED:
-            what = "zero" if figures.cell_name == "rnn_relu" else "saturated"
+            what = "zero" if figures.activations[gate] == "relu" else "saturated"
             yield f"{share:.0%} of {gate} are {what}"
     if figures.gradient_norms is None:
         return
@@ -157,10 +163,11 @@ def _plot_row(axes: Any, title: str, figures: Figures, row: int) -> None:
         one.set_xlim(-0.02 * last - 0.1, 1.02 * last + 0.1)
         one.xaxis.set_major_locator(MaxNLocator(min_n_ticks=1, integer=True))
     _lines(means, row, figures.gate_means)
-    if figures.cell_name == "rnn_relu":
-        means.set_ylim(bottom=0)
-    else:
+    kinds = set(figures.activations.values())
+    if "relu" not in kinds:
         means.set_ylim(-1.05, 1.05)
+    elif "tanh" not in kinds:
+        means.set_ylim(bottom=0)
     _lines(saturation, row, figures.saturation)
     saturation.set_ylim(-0.05, 1.05)
     saturation.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -183,7 +190,7 @@ def _lines(axes: Axes, row: int, lines: Mapping[str, Tensor]) -> None:
     for name, values in lines.items():
         heights = values[row].tolist()
         marker = "." if len(heights) <= _MARKED else None
-        axes.plot(range(len(heights)), heights, label=name, color=_COLOURS[name], marker=marker, linewidth=1.4)
+        axes.plot(range(len(heights)), heights, label=name, color=_COLOURS.get(name), marker=marker, linewidth=1.4)
     axes.grid(color="0.9", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if lines and row == 0:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn import checks
-from fastrnn.cells import Cell
+from fastrnn.cells import Cell, projection
 
 
 def parameters_each(module: nn.RNNBase, cell: Cell) -> int:
     """How many parameters the attributes give to a layer and direction: weights, biases, and an LSTM's projection."""
-    return (4 if module.bias else 2) + (module.proj_size > 0 and len(cell.states) == 2)
+    return (4 if module.bias else 2) + (module.proj_size > 0 and cell.name in projection.CELLS)
 
 
 def check(
@@ -43,7 +43,7 @@ def check(
     if (
         len(weights) == groups
         and len(weights[-1]) == parameters_each(module, cell)
-        and first[0].shape == (len(cell.gates) * module.hidden_size, module.input_size)
+        and first[0].shape == (len(cell.x_gates) * module.hidden_size, module.input_size)
         and module.proj_size == (first[-1].shape[0] if len(first) % 2 else 0)
         and (0 <= module.dropout <= 1 or not module.training or module.num_layers == 1)
     ):
@@ -85,10 +85,11 @@ def _check_arguments(
         x, states = x.unsqueeze(0 if module.batch_first else 1), [state.unsqueeze(1) for state in states]
     module.check_input(x, batch_sizes)
     count, batch, width = module.get_expected_hidden_size(x, batch_sizes)
-    expected = [(count, batch, width), (count, batch, module.hidden_size)][: len(cell.states)]
+    others = [(count, batch, module.hidden_size)] * (len(cell.states) - 1)
+    expected = [(count, batch, width), *others]
     if not states:  # what torch.nn begins with is of other sizes where `proj_size` is of no use
-        shapes = expected if len(cell.states) == 2 else [(count, batch, module.hidden_size)]
-        states = [torch.empty(shape, device="meta") for shape in shapes]
+        first = expected[0] if cell.name in projection.CELLS else (count, batch, module.hidden_size)
+        states = [torch.empty(shape, device="meta") for shape in (first, *others)]
     checks.state_sizes(states, expected)
 
 

@@ -334,7 +334,7 @@ def _gradients_of_each(options: _BackwardOptions, members: int, tensors: Sequenc
         dgx, *d_states0 = _Backward.apply(gates_only, *d_states, *d_finals, *states, *saved, *cut.tensors())  # type: ignore[no-untyped-call]
         d_x = [batching.input_gradient(layer, dgx)] if options.need_x else []
         x = products.masked_x(layer).unflatten(1, (members, -1)).movedim(1, 0)
-        w_ih, w_hh, biases = batching.weight_gradients(layer, x, dgx, states[0])
+        w_ih, w_hh, biases = batching.weight_gradients(layer, x, dgx, states)
     found = Backward(x=d_x, w_ih=w_ih, w_hh=w_hh, biases=biases, extras=[], states0=d_states0)
     results = [tensor for group in found for tensor in group]
     return batching.unfolded(members, results, options.results_batch())

@@ -68,7 +68,8 @@ SATURATING = 30.0
 
 def random_layer(cell_name: str, shape: Shape) -> Layer:
     """A layer of float64 tensors with nonzero states, weights of the size that torch initialises with."""
-    gates, states = len(CELLS[cell_name].gates), CELLS[cell_name].states
+    cell = CELLS[cell_name]
+    of_x, of_u = len(cell.x_gates), len(cell.u_gates)
     hidden, output = shape.hidden, shape.projection or shape.hidden
     bound = hidden**-0.5
 
@@ -89,13 +90,13 @@ def random_layer(cell_name: str, shape: Shape) -> Layer:
     return Layer(
         cell_name,
         x,
-        [SATURATING * w if shape.saturated else w for w in each(gates * hidden, shape.inputs)],
-        each(shape.heads, gates * head, output if shape.heads == 1 else head),
-        [weight(gates * hidden) for _ in range(2 * shape.directions * shape.bias)],
+        [SATURATING * w if shape.saturated else w for w in each(of_x * hidden, shape.inputs)],
+        each(shape.heads, of_u * head, output if shape.heads == 1 else head),
+        [weight(of * hidden) for _ in range(shape.directions * shape.bias) for of in (of_x, of_u)],
         each(shape.projection, hidden) if shape.projection else [],
         [
             torch.randn(shape.directions, shape.batch, output if index == 0 else hidden, dtype=torch.float64)
-            for index in range(len(states))
+            for index in range(len(cell.states))
         ],
         lengths,
         torch.rand(shape.steps, shape.batch) < 0.3 if shape.resets else None,

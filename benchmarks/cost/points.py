@@ -81,7 +81,9 @@ class Point(NamedTuple):
     @property
     def products(self) -> float:
         """Multiplications of a forward."""
-        return self.T * self.B * self.directions * len(CELLS[self.cell].gates) * self.H * (self.I + (self.P or self.H))
+        cell = CELLS[self.cell]
+        of_row = len(cell.x_gates) * self.I + len(cell.u_gates) * (self.P or self.H)
+        return self.T * self.B * self.directions * self.H * of_row
 
     def grad_mode(self) -> AbstractContextManager[None]:
         """What a run of this point runs under: inference_mode, or with gradients."""

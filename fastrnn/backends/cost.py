@@ -34,7 +34,6 @@ train by torch with 510 inputs as with 256, and 2.2 times by numba."""
 TABLE_FILE = Path(__file__).with_name("cost.json")
 TABLE: dict[str, list[float]] = json.loads(TABLE_FILE.read_text())["seconds"]
 """By row, the seconds that each of `TERMS` takes."""
-_GATES = {name: len(cell.gates) for name, cell in CELLS.items()}
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -144,9 +143,10 @@ def terms(sizes: Sizes) -> tuple[float, ...]:
     cell_name, steps, batch, inputs, hidden, outputs, directions, _, dtype, _, is_cell, threads = sizes
     item = 8 if dtype is torch.float64 else 4
     padded = -hidden // (UNITS // item) * -(UNITS // item)
-    columns = directions * _GATES[cell_name] * padded
+    cell = CELLS[cell_name]
+    columns, of_state = (directions * len(gates) * padded for gates in (cell.x_gates, cell.u_gates))
     rows = steps * batch
-    weights = columns * outputs + (directions * outputs * padded if outputs != hidden else 0)
+    weights = of_state * outputs + (directions * outputs * padded if outputs != hidden else 0)
     # In float64 a vector holds half as many numbers.
     fed, recurrent = rows * columns * inputs * item / 4, rows * weights * item / 4
     across = (fed if inputs * item % UNITS else 0.0) + (recurrent if outputs * item % UNITS else 0.0)

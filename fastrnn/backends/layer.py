@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import torch
 from torch import Tensor
 
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import CELLS, Cell, projection
 
 ShapeAndDtype = tuple[tuple[int, ...], torch.dtype]
 
@@ -35,7 +35,7 @@ def gate_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def as_gates(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a cell saved, in `dtype`. The GRU's h W_n + b_hn may lie beyond float16's range: it stays finite."""
+    """What a cell saved, in `dtype`. What `Cell.unbounded` names may lie beyond float16's range: it stays finite."""
     if dtype == torch.float16 != values.dtype:
         largest = torch.finfo(dtype).max
         values = values.clamp(-largest, largest)
@@ -80,7 +80,8 @@ class Layer:
     """The arguments of one layer, which stay as they are. Lists hold one tensor for each direction, the forward first.
 
     All floating tensors share one dtype, the storage dtype. Checked before it reaches a backend: shapes, dtypes,
-    devices, and on the CPU the range of `lengths`. Any tensor may be non-contiguous.
+    devices, and on the CPU the range of `lengths`. Any tensor may be non-contiguous. The cell has Gx gates with a share
+    of the input's product and Gu with one of the state's, which may be none: then `w_hh` and b_hh have no rows.
 
     Each annotated field is an argument of the operators, in this order. A new one is one more of them, with a default:
     backends that do not know it say so in `supports`. Its gradient is a field of `Backward`.
@@ -88,22 +89,22 @@ class Layer:
 
     cell_name: str
     x: Annotated[Tensor, Argument("(T, B, I)", "the input", INPUT)]
-    w_ih: Annotated[list[Tensor], Argument("(G·H, I)", "weight_ih", WEIGHTS, numbers=lambda _: (1, 2))]
+    w_ih: Annotated[list[Tensor], Argument("(Gx·H, I)", "weight_ih", WEIGHTS, numbers=lambda _: (1, 2))]
     w_hh: Annotated[
-        list[Tensor], Argument("(N, G·D, K)", "weight_hh", WEIGHTS, numbers=lambda layer: (layer.directions,))
+        list[Tensor], Argument("(N, Gu·D, K)", "weight_hh", WEIGHTS, numbers=lambda layer: (layer.directions,))
     ]
     """each head's rows are gate by gate, D = H / N; K = D, with a projection N = 1 and K = P"""
     biases: Annotated[
-        list[Tensor], Argument("(G·H,)", "a bias", WEIGHTS, numbers=lambda layer: (0, 2 * layer.directions))
+        list[Tensor], Argument("(rows,)", "a bias", WEIGHTS, numbers=lambda layer: (0, 2 * layer.directions))
     ]
-    """b_ih, b_hh for each direction, or nothing at all"""
+    """b_ih (Gx·H,), b_hh (Gu·H,) for each direction, or nothing at all"""
     extras: Annotated[
         list[Tensor],
         Argument(
             "(P, H)",
             "weight_hr",
             WEIGHTS,
-            numbers=lambda layer: (0, layer.directions) if layer.cell_name == "lstm" else (0,),
+            numbers=lambda layer: (0, layer.directions) if layer.may_project else (0,),
         ),
     ]
     """a cell's further parameters for each direction: w_hr of a projected LSTM, else nothing"""
@@ -154,7 +155,7 @@ class Layer:
         """By the letters of `Argument.shape`, but for those whose meaning is not the same everywhere."""
         steps, batch, inputs = self.x.shape
         hidden, rows = self.hidden_size, self.w_ih[0].shape[0]
-        return {"T": steps, "B": batch, "I": inputs, "H": hidden, "P": self.output_size, "G·H": rows}
+        return {"T": steps, "B": batch, "I": inputs, "H": hidden, "P": self.output_size, "Gx·H": rows}
 
     @property
     def cell(self) -> Cell:
@@ -166,7 +167,7 @@ class Layer:
 
     @property
     def hidden_size(self) -> int:
-        return self.w_ih[0].shape[0] // len(self.cell.gates)
+        return self.w_ih[0].shape[0] // len(self.cell.x_gates)
 
     @property
     def output_size(self) -> int:
@@ -176,6 +177,10 @@ class Layer:
     @property
     def heads(self) -> int:
         return self.w_hh[0].shape[0]
+
+    @property
+    def may_project(self) -> bool:
+        return self.cell_name in projection.CELLS
 
     @property
     def projected(self) -> bool:

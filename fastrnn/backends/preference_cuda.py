@@ -81,7 +81,8 @@ def precision(dtype: torch.dtype) -> str:
 
 def order(layer: Layer, operation: str) -> tuple[str, ...]:
     """Fastrnn's backends for GPUs, the one that measured faster first."""
-    limit = TRITON[operation][layer.cell_name]
+    limits = TRITON[operation]
+    limit = limits.get(layer.cell_name) or limits["lstm" if len(layer.cell.u_gates) > 1 else "rnn_tanh"]
     units, batch = int(layer.hidden_size) // int(layer.heads), int(layer.x.shape[1])
     fits = units <= limit.units and batch >= limit.batch
     return ("triton", "cuda") if fits and precision(layer.x.dtype) in _SIXTEEN_BITS else ("cuda", "triton")

@@ -6,12 +6,15 @@ in-place operations on arguments and without synchronisation, and works on any d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastrnn.backends import masks
 from fastrnn.backends.layer import Layer
+from fastrnn.cells.contract import States
 
 
 def _steps(layer: Layer) -> Tensor:
@@ -58,11 +61,19 @@ def state_before(layer: Layer, direction: int, history: Tensor, state0: Tensor) 
     return before if cut is None else torch.where(cut[..., None], 0, before)
 
 
+def states_before(layer: Layer, direction: int, histories: Sequence[Tensor]) -> States:
+    """`state_before` of those states, h first, of which there are histories (T, B, F), one direction's."""
+    each = zip(histories, layer.states0, strict=False)
+    return tuple(state_before(layer, direction, history, state0[direction]) for history, state0 in each)
+
+
 def hidden_product(layer: Layer, direction: int, h: Tensor) -> Tensor:
-    """h (..., P or H) times one direction's recurrent weights, plus their bias -> gh (..., G, H)."""
+    """h (..., P or H) times one direction's recurrent weights, plus their bias -> gh (..., Gu, H)."""
+    gates, heads = len(layer.cell.u_gates), layer.heads
+    if gates == 0:
+        return h.new_empty((*h.shape[:-1], 0, layer.hidden_size))
     w_hh = layer.w_hh[direction].to(h.dtype)
     bias = layer.biases[2 * direction + 1].to(h.dtype) if layer.biases else None
-    gates, heads = len(layer.cell.gates), layer.heads
     if heads == 1:
         return torch.unflatten(F.linear(h, w_hh[0], bias), -1, (gates, layer.hidden_size))
     gh = torch.einsum("...nd,ngd->...ng", h.unflatten(-1, (heads, -1)), w_hh)
@@ -71,7 +82,7 @@ def hidden_product(layer: Layer, direction: int, h: Tensor) -> Tensor:
 
 
 def hidden_product_backward(layer: Layer, direction: int, dgh: Tensor) -> Tensor:
-    """dgh (..., G, H) -> the gradient of the h (..., P or H) that entered `hidden_product`."""
+    """dgh (..., Gu, H) -> the gradient of the h (..., P or H) that entered `hidden_product`."""
     w_hh = layer.w_hh[direction].to(dgh.dtype)
     if layer.heads == 1:
         return dgh.flatten(-2) @ w_hh[0]
@@ -80,10 +91,10 @@ def hidden_product_backward(layer: Layer, direction: int, dgh: Tensor) -> Tensor
 
 
 def input_product(layer: Layer, direction: int, dtype: torch.dtype) -> Tensor:
-    """gx (T, B, G, H) in `dtype`: the input's share of the pre-activations, with its bias."""
+    """gx (T, B, Gx, H) in `dtype`: the input's share of the pre-activations, with its bias."""
     bias = layer.biases[2 * direction].to(dtype) if layer.biases else None
     gx = F.linear(masked_x(layer).to(dtype), layer.w_ih[direction].to(dtype), bias)
-    return torch.unflatten(gx, -1, (len(layer.cell.gates), layer.hidden_size))
+    return torch.unflatten(gx, -1, (len(layer.cell.x_gates), layer.hidden_size))
 
 
 def recomputed_gates(layer: Layer, direction: int, states: list[Tensor]) -> tuple[Tensor, ...]:
@@ -92,10 +103,7 @@ def recomputed_gates(layer: Layer, direction: int, states: list[Tensor]) -> tupl
     Every state that entered a step is known, so that two products over all steps give all pre-activations.
     """
     dtype = layer.state_dtype
-    before = tuple(
-        state_before(layer, direction, history.to(dtype), state0[direction])
-        for history, state0 in zip(states, layer.states0, strict=True)
-    )
+    before = states_before(layer, direction, [history.to(dtype) for history in states])
     gx, gh = input_product(layer, direction, dtype), hidden_product(layer, direction, before[0])
     return layer.cell.step(gx, gh, before)[1]
 
@@ -108,7 +116,7 @@ def direction_slice(layer: Layer, direction: int, history: Tensor) -> Tensor:
 def weight_gradients(
     layer: Layer, direction: int, dgx: Tensor, dgh: Tensor, h_before: Tensor
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """d w_ih, d w_hh and the biases' gradients from dgx, dgh (T, B, G, H), zero at t >= length, and h_before."""
+    """d w_ih, d w_hh, d biases from dgx (T, B, Gx, H), dgh (T, B, Gu, H), zero at t >= length, and h_before."""
     dgx_rows, dgh_rows = dgx.flatten(2).flatten(0, 1), dgh.flatten(2).flatten(0, 1)
     h_rows = h_before.flatten(0, 1).to(dgh.dtype)
     d_w_ih = dgx_rows.T @ masked_x(layer).flatten(0, 1).to(dgx.dtype)

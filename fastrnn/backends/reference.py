@@ -86,7 +86,7 @@ def one_step(
 ) -> tuple[States, States, States]:
     """One step of one direction: the states after it, the outputs (B, F), and what the cell saves (B, H).
 
-    gx is (B, G, H), states are (B, F) each, `live` and `cut` (B,) bool, or None where all rows or none are.
+    gx is (B, Gx, H), states are (B, F) each, `live` and `cut` (B,) bool, or None where all rows or none are.
     """
     if cut is not None:
         states = tuple(torch.where(cut[:, None], 0, state) for state in states)
@@ -105,7 +105,7 @@ class Kept(NamedTuple):
 
     histories: list[Tensor]
     """(T, B, F) each"""
-    before: list[Tensor]
+    before: States
     """(T, B, F) each: the states that entered each step"""
     saved: tuple[Tensor, ...]
     """(T, B, H) each, as `Cell.saved` names them"""
@@ -152,10 +152,7 @@ def kept_of(layer: Layer, direction: int, kept: Residuals) -> Kept:
     """One direction's share of what forward left; gates that it did not keep are computed again."""
     dtype = layer.state_dtype
     histories = [products.direction_slice(layer, direction, state).to(dtype) for state in kept.states]
-    before = [
-        products.state_before(layer, direction, history, state0[direction])
-        for history, state0 in zip(histories, layer.states0, strict=True)
-    ]
+    before = products.states_before(layer, direction, histories)
     saved: tuple[Tensor, ...] = ()
     if kept.gates:
         saved = kept.gates[0][direction].to(dtype).chunk(len(layer.cell.saved), -1)
@@ -194,9 +191,7 @@ def backward_recurrence(
     live, cut = products.live_steps(layer), products.cuts(layer, direction)
     for t in _order(layer, not layer.reversed(direction)):
         d_after = tuple(d + more[t] if isinstance(more, Tensor) else d for d, more in zip(carry, incoming, strict=True))
-        d_states = d_after
-        if layer.projected:
-            d_states = (d_after[0] @ layer.extras[direction].to(dtype), *d_after[1:])
+        d_states = unprojected(layer, direction, d_after)
         before, after = (tuple(s[t] for s in states) for states in (kept.before, kept.histories))
         each, d_before = cell.step_backward(d_states, tuple(s[t] for s in kept.saved), before, after)
         blocks = torch.stack(each, -2)
@@ -211,6 +206,13 @@ def backward_recurrence(
         carry = d_before
         observe(t, BackwardStep(blocks, d_after, d_before))
     return carry
+
+
+def unprojected(layer: Layer, direction: int, d_after: States) -> States:
+    """What reaches the states of a step before the projection, if there is one, from what reaches them after it."""
+    if not layer.projected:
+        return d_after
+    return d_after[0] @ layer.extras[direction].to(d_after[0].dtype), *d_after[1:]
 
 
 def _projection_gradient(layer: Layer, kept: Kept, dh: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Stack:
 
     @property
     def hidden_size(self) -> int:
-        return self.weights[0][0].shape[0] // len(self.cell.gates)
+        return self.weights[0][0].shape[0] // len(self.cell.x_gates)
 
     @property
     def is_one_step(self) -> bool:

@@ -19,6 +19,9 @@ from fastrnn.binding.plans import Bound, ByOperators, Plan, Results, Torch, Torc
 from fastrnn.gradients import is_transformed, needs_gradients
 from fastrnn.lengths import Lengths
 
+MOST_STATES = 2
+"""Of a cell for which there are plans of launches, which take addresses: h and one more."""
+
 
 def bind(
     configuration: Configuration,
@@ -59,7 +62,8 @@ def plan_of(checked: Checked, stack: Stack, watch: Watch | None = None) -> Plan:
     given = [*tensors, *[mask for mask in (stack.lengths, stack.resets) if mask is not None]]
     if ops.is_watched(given) or any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
         return ByOperators(checked, watch)
-    if watch is None and operator_backend(checked.backend, first) == "numba":
+    addressed = watch is None and len(stack.states0) <= MOST_STATES
+    if addressed and operator_backend(checked.backend, first) == "numba":
         if not differentiable and launches.serves(checked, stack):
             return launches.Launches(checked, stack)
         if differentiable and training_step.serves(checked, stack):

@@ -108,8 +108,7 @@ def check(
             checks.state_sizes(states, expected)
         ready_states = layout.states(states)
         checks.state_sizes(ready_states, expected)
-    gates, directions = len(configuration.cell.gates), configuration.directions
-    checks.weight_shapes(configuration.operator, gates, directions, x.shape[-1], weights)
+    checks.weight_shapes(configuration.operator, configuration.cell, configuration.directions, x.shape[-1], weights)
     checks.same_device_and_dtype(x, ready_states or (), [tensor for tensors in weights for tensor in tensors])
     backend = requested(configuration.backend and check_name(configuration.backend))
     dtype = checks.autocast_dtype(x)

@@ -17,6 +17,7 @@ from fastrnn.backends.stack import Stack
 from fastrnn.binding.checked import Checked
 from fastrnn.binding.layouts import States
 from fastrnn.binding.plans import Plan, Results
+from fastrnn.cells.contract import Run
 from fastrnn.lengths import Lengths
 from fastrnn.watched_weights import any_freed
 
@@ -35,9 +36,11 @@ class TrainingStep(Plan):
     def __init__(self, checked: Checked) -> None:
         super().__init__(checked)
         cell = checked.configuration.cell
-        self.cell_name, self.adds, self.batched = cell.name, cell.adds_pre_activations, checked.layout.batched
+        self.cell_name, self.adds, self.batched = cell.name, cell.adds_shares, checked.layout.batched
         self.states = len(cell.states)
         (self.weights,) = checked.weights
+        hidden = self.weights[0].shape[0] // len(cell.x_gates)
+        self.of_x, self.of_u = _columns(cell.x_runs, hidden), _columns(cell.u_runs, hidden)
 
     def run(
         self, input: Tensor, states: States | None, lengths: Lengths | None, resets: Tensor | None
@@ -64,6 +67,19 @@ class TrainingStep(Plan):
     def served_by(self, stack: Stack) -> list[str]:
         """As `Plan.served_by`."""
         return ["numba"]
+
+
+def _columns(runs: Sequence[Run], hidden: int) -> list[tuple[slice, slice]]:
+    """Where the gradients of a product lie among a cell's blocks, (B, W·H), in the order of its gates."""
+    in_order = sorted(runs, key=lambda run: run.gate)
+    columns = [slice(run.block * hidden, (run.block + run.count) * hidden) for run in in_order]
+    return [(slice(None), own) for own in columns or [slice(0)]]
+
+
+def _taken(blocks: Tensor, columns: Sequence[tuple[slice, slice]]) -> Tensor:
+    if len(columns) == 1:
+        return blocks[columns[0]]
+    return torch.cat([blocks[own] for own in columns], 1)
 
 
 class _Loop:
@@ -95,9 +111,9 @@ class _Rows(NamedTuple):
     """What gradients of weights are made of."""
 
     dgx: Tensor
-    """(B, G·H)"""
+    """(B, Gx·H)"""
     dgh: Tensor
-    """as `dgx`, itself where the cell only adds both products"""
+    """(B, Gu·H), `dgx` itself where the cell only adds both products"""
     x: Tensor
     h: Tensor
     """before the step"""
@@ -205,12 +221,10 @@ def _gradients(
     _, need_x, need_h, *others = ctx.needs_input_grad
     need_weights = others[plan.states - 1 :]
     w_ih, w_hh = weights[:2]
-    dgates, d_before = step.backward(plan.cell_name, states[-1].contiguous(), after, saved, grads)
-    dgx = dgh = dgates
+    blocks, d_before = step.backward(plan.cell_name, states[-1].contiguous(), after, saved, grads)
+    dgx = dgh = blocks
     if not plan.adds:
-        hidden = after.shape[1]
-        # The last gate of dgx comes first; see `gate_gradients`.
-        dgx, dgh = torch.cat((dgates[:, hidden:-hidden], dgates[:, :hidden]), 1), dgates[:, hidden:]
+        dgx, dgh = _taken(blocks, plan.of_x), _taken(blocks, plan.of_u)
     if need_h:
         d_before[0].addmm_(dgh, w_hh)
     found: list[Tensor | None] = [dgx.mm(w_ih) if need_x else None, *d_before]

@@ -1,8 +1,11 @@
-"""The LSTM's projection, which no other cell has: what it multiplies."""
+"""The LSTM's projection, which no other cell has."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+CELLS = ("lstm",)
+"""The cells that may have one."""
 
 
 def unprojected_output(saved: tuple[Tensor, ...], c: Tensor) -> Tensor:

@@ -16,24 +16,20 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import fastrnn
 from fastrnn.backends import aten, aten_cuda
 from fastrnn.backends.stack import Stack
+from fastrnn.cells import CELLS
 from tests.tolerances import DROP_IN
 
-CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
 T, B, I, H = 5, 3, 4, 6
 
 
 def make_stack(cell: str, layers: int = 2, lengths: Sequence[int] = (), **options: Any) -> Stack:
-    gates, states = {"lstm": (4, 2), "gru": (3, 1)}.get(cell, (1, 1))
+    rows, states = len(CELLS[cell].x_gates) * H, len(CELLS[cell].states)
 
     def random(*sizes: int) -> Tensor:
         return torch.randn(sizes, dtype=torch.float64).mul_(0.5).requires_grad_()
 
     widths = [I, *[2 * H] * (layers - 1)]
-    weights = [
-        [random(gates * H, width), random(gates * H, H), random(gates * H), random(gates * H)]
-        for width in widths
-        for _ in range(2)
-    ]
+    weights = [[random(rows, width), random(rows, H), random(rows), random(rows)] for width in widths for _ in range(2)]
     x = random(T, B, I)
     packed = None
     if lengths:

@@ -198,7 +198,7 @@ def test_gates_are_kept_so_that_gradients_in_bfloat16_lose_little(backend: str) 
 @pytest.mark.parametrize("cell", CELLS)
 def test_heads_are_a_block_diagonal_recurrence(cell: str) -> None:
     layer = random_layer(cell, Shape(hidden=6, heads=3, directions=2, resets=True, lengths=True))
-    gates, width = len(CELLS[cell].gates), 2
+    gates, width = len(CELLS[cell].u_gates), 2
     dense = []
     for w_hh in layer.w_hh:
         full = torch.zeros(gates, 6, 6, dtype=torch.float64)

@@ -145,8 +145,9 @@ def test_what_is_asked_for_a_call(kind: str, training: bool, monkeypatch: pytest
 
 def test_explanations_tell_both_times(monkeypatch: pytest.MonkeyPatch) -> None:
     lstm, cell, x = fastrnn.LSTM(3, 4), fastrnn.GRUCell(3, 4), torch.zeros(5, 2, 3)
-    predict(monkeypatch, numba=3e-5, aten=2e-5)
+    asked = predict(monkeypatch, numba=3e-5, aten=2e-5)
     for explanation in (fastrnn.explain(lstm, x), fastrnn.explain(cell, x[0])):
+        assert all(sizes.training for sizes in asked)
         assert explanation.layers == ["aten"]
         assert explanation.reasons["aten"] == "taken: predicted 20 µs, numba 30 µs"
     predict(monkeypatch, numba=3e-5, aten=4e-3)

@@ -20,14 +20,14 @@ cells = pytest.mark.parametrize("cell", CELLS)
 
 def layer(cell: str, hidden: int, dtype: torch.dtype, steps: int = 128, batch: int = 16, heads: int = 1) -> Layer:
     """Without memory."""
-    rows, head = len(CELLS[cell].gates) * hidden, hidden // heads
+    of_x, of_u = (len(gates) * hidden for gates in (CELLS[cell].x_gates, CELLS[cell].u_gates))
 
     def empty(*sizes: int) -> torch.Tensor:
         return torch.empty(sizes, dtype=dtype, device="meta")
 
     states0 = [empty(1, batch, hidden) for _ in CELLS[cell].states]
-    w_hh = [empty(heads, rows // heads, head)]
-    return Layer(cell, empty(steps, batch, hidden), [empty(rows, hidden)], w_hh, [], [], states0, None, None, False)
+    w_hh = [empty(heads, of_u // heads, hidden // heads)]
+    return Layer(cell, empty(steps, batch, hidden), [empty(of_x, hidden)], w_hh, [], [], states0, None, None, False)
 
 
 @cells

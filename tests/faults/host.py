@@ -71,8 +71,8 @@ FAULTS = (
     Fault(
         "sample-reset-gate",
         "fastrnn/batching.py",
-        "dgx[..., -hidden:] * r",
-        "dgx[..., -hidden:]",
+        "zip(cell.outside, cell.gradients_outside(blocks, saved, before, after), strict=True)",
+        "zip(cell.outside, blocks, strict=False)",
         "a GRU's gradients of each sample lack the reset gate",
     ),
     Fault(
@@ -172,6 +172,13 @@ FAULTS = (
         " or loop.asked != asked",
         "",
         "weights that are frozen at a loop's first step get no gradient from the others",
+    ),
+    Fault(
+        "step-gates-order",
+        "fastrnn/binding/training_step.py",
+        "in_order = sorted(runs, key=lambda run: run.gate)",
+        "in_order = runs",
+        "a GRU cell that trains takes the gates' gradients in the order of the blocks",
     ),
     Fault(
         "plan-eviction",

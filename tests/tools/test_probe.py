@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 import fastrnn
 from fastrnn.cells import CELLS
 from fastrnn.module import watched
-from fastrnn.probe_figures import ACTIVATIONS
+from fastrnn.probe_figures import shown
+from tests.cells.zoo import ZOO
 from tests.tools.unrolled import (
     SIGMOID,
     TANH,
@@ -337,5 +338,15 @@ def test_compiled_models_run_eagerly_meanwhile() -> None:
     assert len(record.calls("GRU")) == counter.frame_count == 1
 
 
-def test_every_kind_of_layer_has_activations() -> None:
-    assert set(ACTIVATIONS) == set(CELLS)
+def test_gates_are_shown_in_their_order_and_states_last() -> None:
+    cells = CELLS | {name: ZOO[name] for name in ("mgu", "star", "indrnn", "slstm")}
+    assert {name: list(shown(cell)) for name, cell in cells.items()} == {
+        "rnn_tanh": ["h"],
+        "rnn_relu": ["h"],
+        "lstm": ["i", "f", "g", "o"],
+        "gru": ["r", "z", "n"],
+        "mgu": ["f", "n"],
+        "star": ["k", "z", "h"],
+        "indrnn": ["h"],
+        "slstm": ["z", "o"],
+    }
