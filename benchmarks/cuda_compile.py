@@ -31,6 +31,8 @@ from rich.table import Table
 from benchmarks import sass
 from benchmarks.checkout import ROOT
 from fastrnn import extension
+from fastrnn.cells import CELLS
+from fastrnn.cells.emit.cuda import class_name
 
 WAYS = ("cluster", "grid")
 OPERATIONS = ("forward", "backward")
@@ -40,8 +42,8 @@ FIRST_WITH_CLUSTERS = 90
 ARCHITECTURES = ("80", "90a")
 """The oldest of all, and the oldest with clusters."""
 
-GATES = {"Lstm": 4, "Gru": 3, "RnnTanh": 1, "RnnRelu": 1}
-"""By cell, as csrc/cells.cuh names it."""
+CELL_OF_CLASS = {class_name(name): cell for name, cell in CELLS.items()}
+"""As csrc/cells.cuh names them."""
 TILE_M = 16
 TILE_K = {"bfloat16": 16, "float16": 16, "tf32": 8}
 """Of a tile of weights, by element."""
@@ -59,7 +61,7 @@ class Source(NamedTuple):
     @property
     def name(self) -> str:
         """Of the cell, as the package has it."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.cell).lower()
+        return CELL_OF_CLASS[self.cell].name
 
     def __str__(self) -> str:
         return f"{self.way}-{self.name}_{self.operation}"
@@ -91,12 +93,14 @@ class Kernel(NamedTuple):
         if self.way == "grid":
             return self._grid_tiles()
         units, blocks, *_ = self.shape
-        return GATES[self.cell] * units // blocks * units // (TILE_M * TILE_K[self.element] * self.warps)
+        rows = len(CELL_OF_CLASS[self.cell].u_gates) * units // blocks
+        return rows * units // (TILE_M * TILE_K[self.element] * self.warps)
 
     def _grid_tiles(self) -> int:
         """By the rules of csrc/grid/shape.cuh."""
         block_units, register_tiles = self.shape
-        gates, states, rows = GATES[self.cell], 2 if self.cell == "Lstm" else 1, 8
+        cell, rows = CELL_OF_CLASS[self.cell], 8
+        gates, states = len(cell.u_gates), len(cell.states)
         m_gates, k_gates, kept = (gates, 1, states) if self.operation == "forward" else (1, gates, states + 1)
         m_tiles, units_of_tiles = m_gates * block_units // TILE_M, 2 * TILE_K[self.element]
         slice_tiles, slice_units = k_gates * 2 * m_tiles, self.warps * units_of_tiles
@@ -155,7 +159,7 @@ def runs_on(way: str, architecture: str) -> bool:
 def sources(architecture: str) -> list[Source]:
     """What holds kernels for an architecture."""
     ways = [way for way in WAYS if runs_on(way, architecture)]
-    return [Source(*one) for one in itertools.product(ways, OPERATIONS, GATES)]
+    return [Source(*one) for one in itertools.product(ways, OPERATIONS, CELL_OF_CLASS)]
 
 
 def compile_all(architecture: str, cells: Sequence[str] = ()) -> Iterator[Compiled]:

@@ -26,9 +26,9 @@ using Pair = const void* [2];  // of the first direction, and of the second or n
   X(bool, reverse) /* whether the first direction runs from the end; the second always does */
 
 #define FASTRNN_FORWARD(X)                                                                              \
-  X(const void*, gx)         /* (directions, T, B, G, H): x W_ihᵀ + b_ih */                             \
-  X(Pair, w_hh)              /* (N, G·D, D) */                                                          \
-  X(Pair, b_hh)              /* (G, H), or null where it is part of gx */                               \
+  X(const void*, gx)         /* (directions, T, B, Gx, H): x W_ihᵀ + b_ih */                            \
+  X(Pair, w_hh)              /* (N, Gu·D, D) */                                                         \
+  X(Pair, b_hh)              /* (Gu, H), or null where it is part of gx */                              \
   X(const void*, h0)         /* (directions, B, H) */                                                   \
   X(const void*, c0)         /* as h0, or null for a cell with one state */                             \
   X(const int64_t*, lengths) /* (B,), or null */                                                        \
@@ -41,7 +41,7 @@ using Pair = const void* [2];  // of the first direction, and of the second or n
   FASTRNN_SIZES(X)
 
 #define FASTRNN_BACKWARD(X)                                                                                        \
-  X(Pair, w_hh)         /* (N, G·D, D) */                                                                          \
+  X(Pair, w_hh)         /* (N, Gu·D, D) */                                                                         \
   X(const void*, ys)    /* (T, B, directions·H) */                                                                 \
   X(const float*, cs)   /* (T, B, directions·H), or null */                                                        \
   X(const void*, gates) /* (directions, T, B, S, H): what forward saved, or preactivations in the storage dtype */ \
@@ -54,7 +54,7 @@ using Pair = const void* [2];  // of the first direction, and of the second or n
   X(const float*, dcs)       /* (T, B, directions·H), or null for zero */                                          \
   X(const void*, dh_last)    /* (directions, B, H), or null for zero */                                            \
   X(const void*, dc_last)    /* as dh_last, or null */                                                             \
-  X(void*, dgates) /* (directions, T, B, max(S, G), H): written, in the storage dtype, zero at t >= length */      \
+  X(void*, dgates) /* (directions, T, B, W, H), W blocks: written, in the storage dtype, zero at t >= length */    \
   X(void*, dh0)    /* (directions, B, H): written */                                                               \
   X(void*, dc0)    /* as dh0, or null */                                                                           \
   FASTRNN_SIZES(X)

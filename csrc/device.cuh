@@ -223,6 +223,18 @@ DEVICE float sigmoid_precise(float x) {
   return y;
 }
 
+// With an error of at most two units in the last place.
+DEVICE float exp(float x) { return expf(x); }
+DEVICE float log(float x) { return logf(x); }
+DEVICE float log1p(float x) { return log1pf(x); }
+
+// With a relative error of 2⁻²³.
+DEVICE float sqrt(float x) {
+  float y;
+  asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // With a relative error of 2⁻¹¹.
 DEVICE float tanh_fast(float x) {
   float y;

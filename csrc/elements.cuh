@@ -12,8 +12,22 @@ namespace fastrnn {
 
 constexpr int VECTOR_BYTES = 16;  // what one load or store moves
 
+// What cells apply beside tanh and sigmoid, of which the storage dtype makes no difference.
+struct Functions {
+  static DEVICE float relu(float x) { return x <= 0.f ? 0.f : x; }
+  static DEVICE float exp(float x) { return device::exp(x); }
+  static DEVICE float log(float x) { return device::log(x); }
+  static DEVICE float sqrt(float x) { return device::sqrt(x); }
+  static DEVICE float abs(float x) { return fabsf(x); }
+  // NaN where one of the two is.
+  static DEVICE float maximum(float a, float b) { return a < b || b != b ? b : a; }
+  static DEVICE float minimum(float a, float b) { return a > b || b != b ? b : a; }
+  // log(1 + eˣ), which does not overflow.
+  static DEVICE float softplus(float x) { return maximum(x, 0.f) + device::log1p(exp(-abs(x))); }
+};
+
 // What the formats of 16 bits have in common: they are multiplied as they are.
-struct SixteenBits {
+struct SixteenBits : Functions {
   using Word = uint16_t;
   static constexpr int TILE_K = 16;
 
@@ -50,7 +64,7 @@ struct Bfloat16 : SixteenBits {
 
 // float32 that is multiplied with 10 bits of fraction. A word has the bits of a float; a NaN that is stored is always
 // the same one, so that no stored word has all bits set. Activations are as precise as the sums.
-struct Tf32 {
+struct Tf32 : Functions {
   using Word = uint32_t;
   using Saved = Tf32;
   static constexpr ElementKind KIND = ElementKind::kTf32;

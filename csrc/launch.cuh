@@ -32,8 +32,7 @@ inline Exchanged exchanged(const ForwardArguments& a, const Geometry& geometry) 
 }
 
 inline Exchanged exchanged(const BackwardArguments& a, const Geometry& geometry) {
-  const int values = geometry.cell == CellKind::kLstm || geometry.cell == CellKind::kGru ? 4 : 1;  // max(S, G)
-  return {a.dgates, size_t(a.directions) * a.T * a.B * values * a.H * word_bytes(geometry.element)};
+  return {a.dgates, size_t(a.directions) * a.T * a.B * geometry.gradients * a.H * word_bytes(geometry.element)};
 }
 
 #ifdef __CUDACC__
@@ -130,8 +129,8 @@ void launch_grid(const Geometry& geometry, const Plan& plan, const Arguments& ar
 // The table's row for the cluster kernel of shape `Shape`.
 template <class Shape, class Arguments, void (*kernel)(Arguments)>
 Instance<Arguments> cluster_instance(Operation operation) {
-  return {{Way::kCluster, operation, Shape::Cell::KIND, Shape::Element::KIND, Shape::UNITS, Shape::BLOCKS,
-           Shape::THREADS, Shape::ROWS, Shape::SHARED_BYTES, Spread{}},
+  return {{Way::kCluster, operation, Shape::Cell::KIND, Shape::Element::KIND, Shape::Cell::BLOCKS, Shape::UNITS,
+           Shape::BLOCKS, Shape::THREADS, Shape::ROWS, Shape::SHARED_BYTES, Spread{}},
           &launch_clusters<Arguments, kernel>};
 }
 
@@ -140,7 +139,7 @@ template <class Shape, class Arguments, void (*kernel)(Arguments, Teams)>
 Instance<Arguments> grid_instance(Operation operation) {
   const Spread spread{Shape::BLOCK_UNITS,    Shape::SLICE_UNITS, Shape::SLICE_TILES,
                       Shape::REGISTER_TILES, Shape::TILE_BYTES,  Shape::BATCH_TILE_BYTES};
-  return {{Way::kGrid, operation, Shape::Cell::KIND, Shape::Element::KIND, Shape::MOST_UNITS,
+  return {{Way::kGrid, operation, Shape::Cell::KIND, Shape::Element::KIND, Shape::Cell::BLOCKS, Shape::MOST_UNITS,
            Shape::MOST_UNITS / Shape::BLOCK_UNITS, Shape::THREADS, Shape::ROWS, Shape::SHARED_BYTES, spread},
           &launch_grid<Arguments, kernel>};
 }

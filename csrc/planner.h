@@ -35,6 +35,7 @@ struct Geometry {
   Operation operation;
   CellKind cell;
   ElementKind element;
+  int gradients;     // blocks of them, of a unit
   int units;         // of a head at most
   int blocks;        // of a cluster; of a team, for the most units
   int threads;       // of a block

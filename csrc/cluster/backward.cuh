@@ -131,7 +131,9 @@ backward_kernel(BackwardArguments a) {
   using Element = typename P::Element;
   using Word = typename P::Word;
   using Saved = typename Element::Saved;
-  constexpr int G = P::GATES, VALUES = P::VALUES, STATES = Cell::STATES, SAVED = Cell::SAVED, ITEMS = P::ITEMS;
+  constexpr int BLOCKS = Cell::BLOCKS, FIRST_U = first_u<Cell>(), STATES = Cell::STATES, SAVED = Cell::SAVED;
+  constexpr int ITEMS = P::ITEMS;
+  const Others<Cell> others;
 
   const Place place(a);
   const BackwardLane<P> me;
@@ -149,8 +151,8 @@ backward_kernel(BackwardArguments a) {
   char* rest = partial + 2 * P::PARTIAL_BYTES + me.warp * P::SHARED_TILES * P::TILE_BYTES + me.lane * sizeof(word4);
 
   word4 w[P::REGISTER_TILES];
-  load_weights<P>(me, static_cast<const Word*>(direction ? a.w_hh[1] : a.w_hh[0]) + int64_t(head) * G * D * D, D, w,
-                  rest);
+  load_weights<P>(me, static_cast<const Word*>(direction ? a.w_hh[1] : a.w_hh[0]) + int64_t(head) * P::U_GATES * D * D,
+                  D, w, rest);
 
   // Of every item: the gradient that the step before in this order left for its states, but for the product's share;
   // that share; and whether it counts, which it does not where that step was cut or dead.
@@ -172,17 +174,17 @@ backward_kernel(BackwardArguments a) {
   // order left.
   const int t_first = backwards ? 0 : a.T - 1;
   const int64_t row = int64_t(t_first) * a.B + first + me.row, directed = int64_t(direction) * a.T * a.B + row;
-  int64_t ys = row * wide + direction * H + head * D + unit, gates = directed * VALUES * H + head * D + unit;
-  const int64_t ys_step = int64_t(dt) * a.B * wide, gates_step = int64_t(dt) * a.B * VALUES * H;
+  int64_t ys = row * wide + direction * H + head * D + unit, gates = directed * BLOCKS * H + head * D + unit;
+  const int64_t ys_step = int64_t(dt) * a.B * wide, gates_step = int64_t(dt) * a.B * BLOCKS * H;
   auto ys_at = [&](int x) { return ys + me.rows_to(x) * int64_t(wide) + me.units_to(x); };
   int value_step = H;
   auto gate_at = [&](int x, int v) {
-    return gates + (me.rows_to(x) * VALUES + v) * int64_t(value_step) + me.units_to(x);
+    return gates + (me.rows_to(x) * BLOCKS + v) * int64_t(value_step) + me.units_to(x);
   };
-  Word dy[ITEMS], h[ITEMS];  // h: of the GRU that before the step, of an RNN that after it
+  Word dy[ITEMS], h[ITEMS];  // h: after the step or before it, whichever the derivative reads
   float dcy[ITEMS], c_next[ITEMS];
-  typename Saved::Word saved[ITEMS][VALUES];
-  uint8_t cut;  // whether the asked sequence is cut where it enters the step
+  typename Saved::Word words[ITEMS][ROOM<SAVED>];  // what was saved, or pre-activations
+  uint8_t cut;                                     // whether the asked sequence is cut where it enters the step
   auto load_step = [&](int step) {
     const int t = t_first + dt * step;
     const uint32_t from_start = device::ballot(masks::starts(step == a.T - 1, t, length, backwards));
@@ -199,12 +201,13 @@ backward_kernel(BackwardArguments a) {
         if (in && !starts) c_next[x] = a.cs[ys_at(x) + ys_step];
       } else {
         const Word* after = static_cast<const Word*>(a.ys) + ys_at(x);
-        const Word* from = SAVED == 0 ? after : starts ? static_cast<const Word*>(a.h0) + state_at(x) : after + ys_step;
+        const Word* before = starts ? static_cast<const Word*>(a.h0) + state_at(x) : after + ys_step;
+        const Word* from = has(Cell::READS_AFTER, 0) ? after : before;
         h[x] = in ? *from : Word(0);
       }
 #pragma unroll
       for (int v = 0; v < SAVED; ++v) {
-        saved[x][v] = in ? static_cast<const typename Saved::Word*>(a.gates)[gate_at(x, v)] : Word(0);
+        words[x][v] = in ? static_cast<const typename Saved::Word*>(a.gates)[gate_at(x, v)] : Word(0);
       }
     }
   };
@@ -215,7 +218,8 @@ backward_kernel(BackwardArguments a) {
   };
 
   // What the step has of it, as it computes with it.
-  float values[ITEMS][VALUES], dh_own[ITEMS], dc_own[ITEMS], entering[ITEMS], left[ITEMS], c_before[ITEMS];
+  Values<SAVED> saved[ITEMS];
+  float dh_own[ITEMS], dc_own[ITEMS], entering[ITEMS], left[ITEMS], c_before[ITEMS];
   uint32_t live, cuts;
   auto take_step = [&](int step) {
     live = device::ballot(masks::live(t_first + dt * step, length));
@@ -231,12 +235,14 @@ backward_kernel(BackwardArguments a) {
         left[x] = entering[x] = Element::to_float(h[x]);
       }
 #pragma unroll
-      for (int v = 0; v < SAVED; ++v) values[x][v] = Saved::to_float(saved[x][v]);
+      for (int v = 0; v < SAVED; ++v) saved[x][v] = Saved::to_float(words[x][v]);
       if (SAVED > 0 && a.are_preactivations) {
-        float pre[VALUES];
+        Values<SAVED> pre;
+        Values<STATES> before = {}, after;
+        before[STATES - 1] = cuts >> (me.row + me.rows_to(x)) & 1 ? 0.f : entering[x];
 #pragma unroll
-        for (int v = 0; v < VALUES; ++v) pre[v] = Element::to_float(saved[x][v]);
-        Cell::template activated<Element>(pre, values[x]);
+        for (int v = 0; v < SAVED; ++v) pre[v] = Element::to_float(words[x][v]);
+        Cell::template step<Element>(pre, before, others.parameters, others.inputs, after, saved[x]);
       }
     }
   };
@@ -279,13 +285,14 @@ backward_kernel(BackwardArguments a) {
       device::schedule_fence(a.B);
     }
     if (step > 0) receive(step - 1);
-    Word dgates[ITEMS][VALUES];
+    Word dgates[ITEMS][BLOCKS];
 #pragma unroll
     for (int x = 0; x < ITEMS; ++x) {
       const int n = me.row + me.rows_to(x);
       const bool lives = inside(x) && (live >> n & 1), cut_here = cuts >> n & 1;
       if (flows[x]) carried[x][0] += through[x];
-      float dstates[STATES], before[STATES], after[STATES], d[VALUES], direct[STATES];
+      Values<STATES> dstates, before, after, direct;
+      Values<BLOCKS> d;
       dstates[0] = carried[x][0] + dh_own[x];
       before[0] = after[0] = 0.f;
       before[STATES - 1] = entering[x];
@@ -293,16 +300,16 @@ backward_kernel(BackwardArguments a) {
       if (STATES == 2) dstates[STATES - 1] = carried[x][STATES - 1] + dc_own[x];
 #pragma unroll
       for (int s = 0; s < STATES; ++s) before[s] = cut_here ? 0.f : before[s];
-      Cell::template derivative<Element>(dstates, values[x], before, after, d, direct);
+      Cell::template derivative<Element>(dstates, saved[x], before, after, others.parameters, others.inputs, d, direct);
       flows[x] = lives && !cut_here;
 #pragma unroll
       for (int s = 0; s < STATES; ++s) {
         if (lives) carried[x][s] = cut_here ? 0.f : direct[s];
       }
 #pragma unroll
-      for (int v = 0; v < VALUES; ++v) {
+      for (int v = 0; v < BLOCKS; ++v) {
         dgates[x][v] = lives ? Element::from_float(d[v]) : Word(0);
-        const int gate = v - (VALUES - G), k = gate * P::BLOCK_UNITS + me.unit + me.units_to(x);
+        const int gate = v - FIRST_U, k = gate * P::BLOCK_UNITS + me.unit + me.units_to(x);
         char* to = gradients + now * P::GRADIENT_BYTES + (k / P::WORD_ROWS * P::ROWS + slot(n)) * sizeof(word4);
         if (gate >= 0) store(to + k % P::WORD_ROWS * sizeof(Word), Element::operand(dgates[x][v]));
       }
@@ -312,7 +319,7 @@ backward_kernel(BackwardArguments a) {
 #pragma unroll
       for (int x = 0; x < ITEMS; ++x) {
 #pragma unroll
-        for (int v = 0; v < VALUES; ++v) {
+        for (int v = 0; v < BLOCKS; ++v) {
           if (inside(x)) static_cast<Word*>(a.dgates)[gate_at(x, v) - gates_step] = dgates[x][v];
         }
       }

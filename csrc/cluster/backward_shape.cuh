@@ -22,6 +22,7 @@ struct BackwardShape {
   using Cell = Cell_;
   using Element = Element_;
   using Word = typename Element::Word;
+  static_assert(Served<Cell>::value);
   static constexpr int UNITS = UNITS_;    // D, padded
   static constexpr int BLOCKS = BLOCKS_;  // of a cluster
   static constexpr int WARPS = M_WARPS_, THREADS = WARPS * 32;
@@ -29,15 +30,15 @@ struct BackwardShape {
   static constexpr int TILE = 16;
   static constexpr int TILE_K = Element::TILE_K;
 
-  static constexpr int GATES = Cell::GATES, VALUES = Cell::VALUES;
+  static constexpr int U_GATES = Cell::U_GATES;
   static constexpr int BLOCK_UNITS = UNITS / BLOCKS;
-  static constexpr int M_TILES = UNITS / TILE / WARPS;          // along units, of a warp
-  static constexpr int K_TILES = GATES * BLOCK_UNITS / TILE_K;  // along gate rows
-  static constexpr int TILES = M_TILES * K_TILES;               // of a warp
-  static constexpr int ITEMS = BLOCK_UNITS * ROWS / THREADS;    // of a thread
-  static constexpr int OWNED_TILES = BLOCK_UNITS / TILE;        // of units, of a block
-  static constexpr int PAIRS = ROWS / 2;                        // of sequences
-  static constexpr int LANE_SUMS = TILE * ROWS / 32;            // of a tile's product, in a lane
+  static constexpr int M_TILES = UNITS / TILE / WARPS;            // along units, of a warp
+  static constexpr int K_TILES = U_GATES * BLOCK_UNITS / TILE_K;  // along gate rows
+  static constexpr int TILES = M_TILES * K_TILES;                 // of a warp
+  static constexpr int ITEMS = BLOCK_UNITS * ROWS / THREADS;      // of a thread
+  static constexpr int OWNED_TILES = BLOCK_UNITS / TILE;          // of units, of a block
+  static constexpr int PAIRS = ROWS / 2;                          // of sequences
+  static constexpr int LANE_SUMS = TILE * ROWS / 32;              // of a tile's product, in a lane
 
   // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. These are about the most tiles that leave enough
   // for the rest, and for the tiles that are under way from shared memory, as compiled by nvcc 13 without spilling.

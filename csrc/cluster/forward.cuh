@@ -92,9 +92,10 @@ forward_kernel(ForwardArguments a) {
   using Element = typename P::Element;
   using Word = typename P::Word;
   using SavedWord = typename Element::Saved::Word;
-  constexpr int G = P::GATES, VALUES = P::VALUES, STATES = Cell::STATES, SAVED = Cell::SAVED;
+  constexpr int X_GATES = Cell::X_GATES, U_GATES = Cell::U_GATES, STATES = Cell::STATES, SAVED = Cell::SAVED;
   constexpr int ITEMS = P::ITEMS, COLUMNS = P::COLUMNS;
 
+  const Others<Cell> others;
   const Place place(a);
   const int first = place.first, D = place.D, H = a.H, wide = place.wide;
   const bool second = place.direction == 1, vectors = D % P::WORD_UNITS == 0;
@@ -113,12 +114,12 @@ forward_kernel(ForwardArguments a) {
                me.lane * sizeof(word4);
 
   word4 w[P::REGISTER_TILES];
-  load_weights<P>(me, static_cast<const Word*>(a.w_hh[second]) + int64_t(place.head) * G * D * D, D, w, rest);
+  load_weights<P>(me, static_cast<const Word*>(a.w_hh[second]) + int64_t(place.head) * U_GATES * D * D, D, w, rest);
 
   // The states before the first step: this lane's own, and h for the product, of which every block has a copy.
   const uint32_t cut_first = device::ballot(!place.backwards && place.load_reset(a, 0, place.asked) != 0);
   const int64_t state_row = int64_t(place.direction) * a.B + first;
-  float states[ITEMS][COLUMNS][STATES];
+  Values<STATES> states[ITEMS][COLUMNS];
 #pragma unroll
   for (int i = 0; i < ITEMS; ++i) {
 #pragma unroll
@@ -139,12 +140,12 @@ forward_kernel(ForwardArguments a) {
     store(state + state_word(k, row), Element::operand(load_row(from, zero ? 0 : D - k, vectors)));
   }
 
-  float bias[ITEMS][G];
+  Values<U_GATES> bias[ITEMS];
   const Word* b_hh = static_cast<const Word*>(a.b_hh[second]);
 #pragma unroll
   for (int i = 0; i < ITEMS; ++i) {
 #pragma unroll
-    for (int gate = 0; gate < G; ++gate) {
+    for (int gate = 0; gate < U_GATES; ++gate) {
       const bool none = Cell::ADDS || !b_hh || unit + 8 * i >= D;
       bias[i][gate] = none ? 0.f : Element::to_float(b_hh[int64_t(gate) * H + head_unit + 8 * i]);
     }
@@ -164,7 +165,7 @@ forward_kernel(ForwardArguments a) {
   // A block on its own keeps strides and places in registers; one of a cluster computes them while it waits.
   constexpr bool ALONE = P::BLOCKS == 1;
   auto keep = [](int64_t stride) { return ALONE ? device::hide(stride) : stride; };
-  const int64_t row_step = keep(int64_t(dt) * a.B * H), gx_step = keep(row_step * G);
+  const int64_t row_step = keep(int64_t(dt) * a.B * H), gx_step = keep(row_step * X_GATES);
   const int64_t ys_step = keep(row_step * a.directions);
   int64_t gates_at = (directed + column) * SAVED * H + head_unit;
   int64_t ys_at = (row + column) * wide + place.direction * H + head_unit;
@@ -178,19 +179,19 @@ forward_kernel(ForwardArguments a) {
   for (int j = 0; j < COLUMNS; ++j) {
     const int n = first + column + j;
     const int64_t sequence = directed - first + (n < a.B ? n : a.B - 1);
-    from[j] = static_cast<const Word*>(a.gx) + sequence * G * H + place.head * D + (unit < D ? unit : D - 1);
+    from[j] = static_cast<const Word*>(a.gx) + sequence * X_GATES * H + place.head * D + (unit < D ? unit : D - 1);
   }
 #pragma unroll
   for (int i = 0; i < ITEMS; ++i) beside[i] = unit + 8 * i < D ? 8 * i : 0;
-  uint32_t gx[ITEMS][COLUMNS][G], reset;
-  float x[ITEMS][COLUMNS][G];
+  uint32_t gx[ITEMS][COLUMNS][X_GATES], reset;
+  Values<X_GATES> x[ITEMS][COLUMNS];
   uint32_t live, cuts;
   auto load_step = [&](int t, bool is_last) {
     const int64_t on = is_last ? 0 : gx_step;
 #pragma unroll
     for (int j = 0; j < COLUMNS; ++j) {
 #pragma unroll
-      for (int gate = 0; gate < G; ++gate) {
+      for (int gate = 0; gate < X_GATES; ++gate) {
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) gx[i][j][gate] = from[j][int64_t(gate) * H + beside[i]];
       }
@@ -209,7 +210,7 @@ forward_kernel(ForwardArguments a) {
 #pragma unroll
       for (int j = 0; j < COLUMNS; ++j) {
 #pragma unroll
-        for (int gate = 0; gate < G; ++gate) {
+        for (int gate = 0; gate < X_GATES; ++gate) {
           x[i][j][gate] = live & own[i][j] ? Element::to_float(static_cast<Word>(gx[i][j][gate])) : 0.f;
         }
       }
@@ -235,11 +236,12 @@ forward_kernel(ForwardArguments a) {
 
   // What a step leaves to be stored: ys, as a row's word4 where there are others to send it to, else as it is computed;
   // c; and what is saved, two 16-bit values in a word.
-  constexpr int SAVED_WORDS = P::BLOCKS == 1 && sizeof(SavedWord) == 2 && SAVED > 0 ? VALUES / 2 : VALUES;
+  constexpr bool IN_PAIRS = ALONE && sizeof(SavedWord) == 2;
+  constexpr int SAVED_WORDS = IN_PAIRS ? (SAVED + 1) / 2 : SAVED;
   word4 rows[ITEMS];
   Word ys[ITEMS][COLUMNS];
   float c[ITEMS][COLUMNS];
-  uint32_t saved[ITEMS][COLUMNS][SAVED_WORDS];
+  uint32_t words[ITEMS][COLUMNS][ROOM<SAVED_WORDS>];
   auto publish = [&](int t) {
     const int64_t row_now = int64_t(device::hide(t)) * a.B + first;
     if (!ALONE) {
@@ -262,8 +264,8 @@ forward_kernel(ForwardArguments a) {
           SavedWord* gates = static_cast<SavedWord*>(a.gates) + gates_at + int64_t(j) * SAVED * H + 8 * i;
 #pragma unroll
           for (int v = 0; v < SAVED; ++v) {
-            const uint32_t word = saved[i][j][v * SAVED_WORDS / VALUES];
-            gates[v * int64_t(H)] = static_cast<SavedWord>(SAVED_WORDS < VALUES ? word >> v % 2 * 16 : word);
+            const uint32_t word = words[i][j][IN_PAIRS ? v / 2 : v];
+            gates[v * int64_t(H)] = static_cast<SavedWord>(IN_PAIRS ? word >> v % 2 * 16 : word);
           }
         }
       }
@@ -287,7 +289,8 @@ forward_kernel(ForwardArguments a) {
         device::hide(static_cast<int>(P::BARRIER_BYTES + state_word(sent_unit, sent_column)) + then * P::STATE_BYTES);
     const int arrival =
         device::hide((then * P::ARRIVALS + me.rank * P::ARRIVALS / P::BLOCKS) * static_cast<int>(sizeof(uint64_t)));
-    float sums[P::M_TILES][4], gh[ITEMS][COLUMNS][G];
+    float sums[P::M_TILES][4];
+    Values<U_GATES> gh[ITEMS][COLUMNS];
     auto meanwhile = [&] {
       if (!ALONE) return;
       device::schedule_fence(a.B);  // the first products come first
@@ -306,14 +309,15 @@ forward_kernel(ForwardArguments a) {
 #pragma unroll
       for (int j = 0; j < COLUMNS; ++j) {
         const bool lives = live & own[i][j];
-        float pre[VALUES], values[VALUES], after[STATES];
+        Values<Cell::PREACTIVATIONS> pre;
+        Values<STATES> after;
+        Values<SAVED> saved;
 #pragma unroll
-        for (int gate = 0; gate < G; ++gate) {
+        for (int gate = 0; gate < U_GATES; ++gate) {
           if (!Cell::ADDS) gh[i][j][gate] += bias[i][gate];
         }
         Cell::preactivations(x[i][j], gh[i][j], pre);
-        Cell::template activated<Element>(pre, values);
-        Cell::template update<Element>(values, states[i][j], after);
+        Cell::template step<Element>(pre, states[i][j], others.parameters, others.inputs, after, saved);
 #pragma unroll
         for (int s = 0; s < STATES; ++s) after[s] = lives ? after[s] : states[i][j][s];
         h[j] = after[0];
@@ -326,16 +330,16 @@ forward_kernel(ForwardArguments a) {
           store(to + k % P::WORD_UNITS * sizeof(Word), Element::operand(Element::from_float(states[i][j][0])));
           ys[i][j] = lives ? Element::from_float(after[0]) : Word(0);
         }
-        if (Cell::UNBOUNDED >= 0) {
-          float& value = values[Cell::UNBOUNDED >= 0 ? Cell::UNBOUNDED : 0];
-          value = Element::Saved::finite(value);
+#pragma unroll
+        for (int v = 0; v < SAVED; ++v) {
+          if (has(Cell::UNBOUNDED, v)) saved[v] = Element::Saved::finite(saved[v]);
         }
 #pragma unroll
         for (int v = 0; v < SAVED_WORDS; ++v) {
-          if constexpr (SAVED_WORDS < VALUES) {
-            saved[i][j][v] = Element::Saved::pack(values[2 * v], values[2 * v + 1]);
+          if constexpr (IN_PAIRS) {
+            words[i][j][v] = Element::Saved::pack(saved[2 * v], 2 * v + 1 < SAVED ? saved[2 * v + 1] : 0.f);
           } else {
-            saved[i][j][v] = Element::Saved::from_float(values[v]);
+            words[i][j][v] = Element::Saved::from_float(saved[v]);
           }
         }
       }

@@ -77,14 +77,14 @@ DEVICE void multiply(const ForwardLane<P>& me, const word4 (&w)[P::REGISTER_TILE
 // Adds up what the warps along k have, each warp its own part of it, in the warps' order.
 template <class P>
 DEVICE void reduce(const ForwardLane<P>& me, const float (&sums)[P::M_TILES][4], char* partial,
-                   float (&gh)[P::ITEMS][P::COLUMNS][P::GATES]) {
+                   Values<P::U_GATES> (&gh)[P::ITEMS][P::COLUMNS]) {
   if (P::K_WARPS == 1) {
 #pragma unroll
     for (int i = 0; i < P::ITEMS; ++i) {
 #pragma unroll
       for (int j = 0; j < P::COLUMNS; ++j) {
 #pragma unroll
-        for (int a = 0; a < P::GATES; ++a) gh[i][j][a] = sums[P::tile_of(i, a)][P::half_of(i, a) * 2 + j];
+        for (int a = 0; a < P::U_GATES; ++a) gh[i][j][a] = sums[P::tile_of(i, a)][P::half_of(i, a) * 2 + j];
       }
     }
     return;
@@ -103,7 +103,7 @@ DEVICE void reduce(const ForwardLane<P>& me, const float (&sums)[P::M_TILES][4],
     for (int i = 0; i < P::ITEMS; ++i) {
       Partial part = {};
 #pragma unroll
-      for (int a = 0; a < P::GATES; ++a) {
+      for (int a = 0; a < P::U_GATES; ++a) {
         const int u = (P::K_WARPS == 4 ? to / 2 * P::ITEMS : 0) + i;
         part.x[a] = sums[P::tile_of(u, a)][P::half_of(u, a) * 2 + to % 2];
       }
@@ -117,7 +117,7 @@ DEVICE void reduce(const ForwardLane<P>& me, const float (&sums)[P::M_TILES][4],
     for (int i = 0; i < P::ITEMS; ++i) {
       const Partial part = load<Partial>(at(me.k_warp, from, i));
 #pragma unroll
-      for (int a = 0; a < P::GATES; ++a) gh[i][0][a] = from ? gh[i][0][a] + part.x[a] : part.x[a];
+      for (int a = 0; a < P::U_GATES; ++a) gh[i][0][a] = from ? gh[i][0][a] + part.x[a] : part.x[a];
     }
   }
 }

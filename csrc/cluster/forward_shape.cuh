@@ -21,17 +21,18 @@ struct ForwardShape {
   using Cell = Cell_;
   using Element = Element_;
   using Word = typename Element::Word;
+  static_assert(Served<Cell>::value);
   static constexpr int UNITS = UNITS_;    // D, padded
   static constexpr int BLOCKS = BLOCKS_;  // of a cluster
   static constexpr int M_WARPS = M_WARPS_, K_WARPS = K_WARPS_, WARPS = M_WARPS * K_WARPS, THREADS = WARPS * 32;
   static constexpr int ROWS = Place::ROWS;  // sequences of a cluster
   static constexpr int TILE_K = Element::TILE_K;
 
-  static constexpr int GATES = Cell::GATES, VALUES = Cell::VALUES;
+  static constexpr int U_GATES = Cell::U_GATES;
   static constexpr int BLOCK_UNITS = UNITS / BLOCKS;
   static constexpr int GROUPS = BLOCK_UNITS / 8 / M_WARPS;  // of units, of a warp
   static constexpr int K_TILES = UNITS / TILE_K / K_WARPS;  // tiles along k, of a warp
-  static constexpr int M_TILES = GROUPS * GATES / 2;        // tiles along gate rows, of a warp
+  static constexpr int M_TILES = GROUPS * U_GATES / 2;      // tiles along gate rows, of a warp
   static constexpr int TILES = K_TILES * M_TILES;
   // Sums of a tile along gate rows that a warp has under way: one waits for the product before it, so that few tiles
   // need two, for even and odd tiles along k.
@@ -79,7 +80,7 @@ struct ForwardShape {
   static constexpr int BARRIER_BYTES = 128;
   static constexpr int PRODUCT_BYTES = TILE_K * ROWS * sizeof(Word);  // of the state, that a tile is multiplied by
   static constexpr int STATE_BYTES = UNITS * ROWS * sizeof(Word);
-  static constexpr int PARTIAL_FLOATS = GATES == 1 ? 1 : 4;  // of a lane's item: a power of two, loaded at once
+  static constexpr int PARTIAL_FLOATS = U_GATES == 1 ? 1 : 4;  // of a lane's item: a power of two, loaded at once
   static constexpr int PARTIAL_ITEM_BYTES = 32 * PARTIAL_FLOATS * sizeof(float);
   static constexpr int PARTIAL_BYTES = K_WARPS == 1 ? 0 : WARPS * K_WARPS * ITEMS * PARTIAL_ITEM_BYTES;
   static constexpr int SHARED_BYTES =
@@ -89,31 +90,31 @@ struct ForwardShape {
 
   static_assert(SHARED_BYTES <= MOST_SHARED_BYTES, "the weights fit into the cluster");
   static_assert(UNITS % BLOCKS == 0 && BLOCK_UNITS % (8 * M_WARPS) == 0, "a warp has whole groups");
-  static_assert(GATES % 2 == 0 || GROUPS % 2 == 0, "a warp has whole tiles of gate rows");
+  static_assert(U_GATES % 2 == 0 || GROUPS % 2 == 0, "a warp has whole tiles of gate rows");
   static_assert(UNITS % (2 * TILE_K * K_WARPS) == 0, "tiles along k are loaded in pairs");
   static_assert(K_WARPS == 1 || K_WARPS == 2 || (K_WARPS == 4 && GROUPS % 2 == 0), "each warp finishes a part");
   static_assert(!ARRIVALS || (ARRIVALS % K_WARPS == 0 && BLOCKS % ARRIVALS == 0 && TILES_OF_ARRIVAL % 2 == 0),
                 "a slice that arrives is of whole blocks and whole pairs of tiles");
 
   // Tiles that a group has to itself; one where it has none, as a divisor.
-  static constexpr int OWN_TILES = GATES == 1 ? 1 : GATES / 2;
+  static constexpr int OWN_TILES = U_GATES == 1 ? 1 : U_GATES / 2;
 
   // The tile along gate rows, and the half of it, where gate `a` of the warp's group `u` lies.
   static constexpr DEVICE int tile_of(int u, int a) {
-    if (GATES % 2 == 0) return u * OWN_TILES + a / 2;
-    return u / 2 * GATES + (a == GATES - 1 ? GATES - 1 : u % 2 * OWN_TILES + a / 2);
+    if (U_GATES % 2 == 0) return u * OWN_TILES + a / 2;
+    return u / 2 * U_GATES + (a == U_GATES - 1 ? U_GATES - 1 : u % 2 * OWN_TILES + a / 2);
   }
-  static constexpr DEVICE int half_of(int u, int a) { return GATES % 2 == 1 && a == GATES - 1 ? u % 2 : a % 2; }
+  static constexpr DEVICE int half_of(int u, int a) { return U_GATES % 2 == 1 && a == U_GATES - 1 ? u % 2 : a % 2; }
 
   // The group and the gate of a half of a tile: the other way round.
   static constexpr DEVICE int group_of(int tile, int half) {
-    if (GATES % 2 == 0) return tile / OWN_TILES;
-    return tile / GATES * 2 + (is_shared(tile) ? half : tile % GATES / OWN_TILES);
+    if (U_GATES % 2 == 0) return tile / OWN_TILES;
+    return tile / U_GATES * 2 + (is_shared(tile) ? half : tile % U_GATES / OWN_TILES);
   }
   static constexpr DEVICE int gate_of(int tile, int half) {
-    return is_shared(tile) ? GATES - 1 : (GATES % 2 == 0 ? tile : tile % GATES) % OWN_TILES * 2 + half;
+    return is_shared(tile) ? U_GATES - 1 : (U_GATES % 2 == 0 ? tile : tile % U_GATES) % OWN_TILES * 2 + half;
   }
-  static constexpr DEVICE bool is_shared(int tile) { return GATES % 2 == 1 && tile % GATES == GATES - 1; }
+  static constexpr DEVICE bool is_shared(int tile) { return U_GATES % 2 == 1 && tile % U_GATES == U_GATES - 1; }
 };
 
 // What a lane is in its cluster.

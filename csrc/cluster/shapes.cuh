@@ -14,31 +14,39 @@ struct Shape {};
 template <class... Each>
 struct Shapes {};
 
-// An LSTM's groups of 8 units hold whole tiles of gate rows; the other cells' need pairs of groups, so that a block of
-// 32 units has two of them for its warps to share. In TF32 weights take twice the room.
-template <class Cell, class Element>
-struct ForwardShapes
+// By the gates of the state. Four gates' groups of 8 units hold whole tiles of gate rows; fewer need pairs of groups,
+// so that a block of 32 units has two of them for its warps to share. In TF32 weights take twice the room.
+template <int GATES, class Element>
+struct ForwardShapesOf
     : Shapes<Shape<64, 1, 4, 1>, Shape<128, 1, 8, 1>, Shape<256, 8, 2, 4>, Shape<512, 16, 2, 4>, Shape<768, 16, 3, 4>> {
 };
 template <>
-struct ForwardShapes<Gru, Tf32>
+struct ForwardShapesOf<3, Tf32>
     : Shapes<Shape<64, 1, 4, 1>, Shape<128, 4, 2, 4>, Shape<256, 8, 2, 4>, Shape<512, 16, 2, 4>> {};
+template <>
+struct ForwardShapesOf<2, Tf32> : ForwardShapesOf<3, Tf32> {};
 template <class Element>
-struct ForwardShapes<Lstm, Element>
+struct ForwardShapesOf<4, Element>
     : Shapes<Shape<64, 1, 8, 1>, Shape<128, 1, 8, 1>, Shape<256, 8, 4, 2>, Shape<512, 16, 4, 2>, Shape<768, 16, 6, 2>> {
 };
 template <>
-struct ForwardShapes<Lstm, Tf32>
+struct ForwardShapesOf<4, Tf32>
     : Shapes<Shape<64, 1, 8, 1>, Shape<128, 4, 4, 2>, Shape<256, 8, 4, 2>, Shape<384, 16, 3, 2>, Shape<512, 16, 4, 2>> {
 };
-
 template <class Cell, class Element>
-struct BackwardShapes : Shapes<Shape<64, 1, 4, 1>, Shape<128, 1, 8, 1>, Shape<256, 8, 8, 1>, Shape<512, 16, 8, 1>,
-                               Shape<768, 16, 12, 1>> {};
+using ForwardShapes = ForwardShapesOf<Cell::U_GATES, Element>;
+
+template <int GATES, class Element>
+struct BackwardShapesOf : Shapes<Shape<64, 1, 4, 1>, Shape<128, 1, 8, 1>, Shape<256, 8, 8, 1>, Shape<512, 16, 8, 1>,
+                                 Shape<768, 16, 12, 1>> {};
 template <>
-struct BackwardShapes<Gru, Tf32>
+struct BackwardShapesOf<3, Tf32>
     : Shapes<Shape<64, 1, 4, 1>, Shape<128, 4, 8, 1>, Shape<256, 8, 8, 1>, Shape<512, 16, 8, 1>> {};
 template <>
-struct BackwardShapes<Lstm, Tf32> : BackwardShapes<Gru, Tf32> {};
+struct BackwardShapesOf<2, Tf32> : BackwardShapesOf<3, Tf32> {};
+template <>
+struct BackwardShapesOf<4, Tf32> : BackwardShapesOf<3, Tf32> {};
+template <class Cell, class Element>
+using BackwardShapes = BackwardShapesOf<Cell::U_GATES, Element>;
 
 }  // namespace fastrnn::cluster

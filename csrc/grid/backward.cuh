@@ -14,8 +14,8 @@ namespace fastrnn::grid {
 // What a step of an item needs of the tensors, as it is stored, so that nothing waits for its loads.
 template <class P>
 struct BackwardInputs {
-  typename P::Word dy = 0, h = 0;                // h: of the GRU that before the step, of an RNN that after it
-  typename P::Word saved[P::Cell::VALUES] = {};  // or preactivations
+  typename P::Word dy = 0, h = 0;                     // h: after the step or before it, whichever the derivative reads
+  typename P::Word words[ROOM<P::Cell::SAVED>] = {};  // what was saved, or pre-activations
   float dc = 0.f, c = 0.f, c_before = 0.f;
   uint8_t reset = 0;  // between the step and the one before in the forward's order
 };
@@ -28,9 +28,10 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
   using Element = typename P::Element;
   using Saved = typename Element::Saved;
   using Word = typename P::Word;
-  constexpr int G = P::K_GATES, VALUES = Cell::VALUES, STATES = Cell::STATES, SAVED = Cell::SAVED;
+  constexpr int BLOCKS = Cell::BLOCKS, FIRST_U = first_u<Cell>(), STATES = Cell::STATES, SAVED = Cell::SAVED;
   constexpr int FLOWS = STATES;  // number of an item: whether the product's share of the gradient counts
   static_assert(sizeof(typename Saved::Word) == sizeof(Word), "gates take as much as preactivations");
+  const Others<Cell> others;
 
   const bool backwards = job.backwards;
   auto inside = [&](int tile) { return me.unit < job.D && chunk.first + tile * P::ROWS + me.row < a.B; };
@@ -75,12 +76,14 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
           in.c_before = starts ? Element::to_float(static_cast<const Word*>(a.c0)[state_at(tile)]) : a.cs[ys_before];
         } else {
           const Word* ys = static_cast<const Word*>(a.ys);
-          in.h = SAVED == 0 ? ys[ys_at] : starts ? static_cast<const Word*>(a.h0)[state_at(tile)] : ys[ys_before];
+          in.h = has(Cell::READS_AFTER, 0) ? ys[ys_at]
+                 : starts                  ? static_cast<const Word*>(a.h0)[state_at(tile)]
+                                           : ys[ys_before];
         }
         const int64_t row = int64_t(direction) * a.T * a.B + at;
 #pragma unroll
         for (int v = 0; v < SAVED; ++v) {
-          in.saved[v] = static_cast<const Word*>(a.gates)[(row * SAVED + v) * H + head_unit];
+          in.words[v] = static_cast<const Word*>(a.gates)[(row * SAVED + v) * H + head_unit];
         }
         in.reset = load_reset(a, entry, first + me.row);
       }
@@ -88,7 +91,7 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
       if (step > 0) {
         const int sequence = first + me.g, unit = me.read_unit(0);
         const int64_t row_before = (int64_t(direction) * a.T + t - dt) * a.B + sequence;
-        const Word* from = static_cast<const Word*>(a.dgates) + (row_before * VALUES + VALUES - G) * H;
+        const Word* from = static_cast<const Word*>(a.dgates) + (row_before * BLOCKS + FIRST_U) * H;
         const bool none = sequence >= a.B;
         const Row<Word> row{from + job.unit(unit), H, none ? 0 : job.D - unit, !none, job.vectors};
         float sums[P::M_TILES][4];
@@ -108,15 +111,9 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
         if (is_step) {
           const int steps = memory.length(tile, me.row);
           const bool lives = masks::live(t, steps), cut_here = masks::cut(in.reset, entry, steps);
-          float values[VALUES], dstates[STATES], before[STATES], after[STATES], d[VALUES], direct[STATES];
-#pragma unroll
-          for (int v = 0; v < VALUES; ++v) values[v] = Saved::to_float(in.saved[v]);
-          if (SAVED > 0 && a.are_preactivations) {
-            float pre[VALUES];
-#pragma unroll
-            for (int v = 0; v < VALUES; ++v) pre[v] = Element::to_float(in.saved[v]);
-            Cell::template activated<Element>(pre, values);
-          }
+          Values<SAVED> saved;
+          Values<STATES> dstates, before, after, direct;
+          Values<BLOCKS> d;
           dstates[0] = carried[0] + Element::to_float(in.dy);
           before[0] = after[0] = Element::to_float(in.h);
           if (STATES == 2) {
@@ -126,13 +123,23 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
           }
 #pragma unroll
           for (int s = 0; s < STATES; ++s) before[s] = cut_here ? 0.f : before[s];
-          Cell::template derivative<Element>(dstates, values, before, after, d, direct);
+#pragma unroll
+          for (int v = 0; v < SAVED; ++v) saved[v] = Saved::to_float(in.words[v]);
+          if (SAVED > 0 && a.are_preactivations) {
+            Values<SAVED> pre;
+            Values<STATES> again;
+#pragma unroll
+            for (int v = 0; v < SAVED; ++v) pre[v] = Element::to_float(in.words[v]);
+            Cell::template step<Element>(pre, before, others.parameters, others.inputs, again, saved);
+          }
+          Cell::template derivative<Element>(dstates, saved, before, after, others.parameters, others.inputs, d,
+                                             direct);
 
           // What all blocks wait for comes first.
           const int64_t row = (int64_t(direction) * a.T + t) * a.B + first + me.row;
-          Word* dgates = static_cast<Word*>(a.dgates) + row * VALUES * H + head_unit;
+          Word* dgates = static_cast<Word*>(a.dgates) + row * BLOCKS * H + head_unit;
 #pragma unroll
-          for (int v = VALUES - 1; v >= 0; --v) {
+          for (int v = BLOCKS - 1; v >= 0; --v) {
             publish(dgates + int64_t(v) * H, lives ? Element::from_float(d[v]) : Word(0), inside(tile), job.vectors);
           }
 #pragma unroll

@@ -15,7 +15,7 @@ namespace fastrnn::grid {
 template <class P>
 struct ForwardWeights {
   word4 w[P::REGISTER_TILES];
-  float bias[P::M_GATES];
+  Values<P::M_GATES> bias;
 
   DEVICE void load(const ForwardArguments& a, const Lane<P>& me, const Memory<P>& memory, const Job& job) {
     using Word = typename P::Word;
@@ -44,7 +44,8 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
   using Element = typename P::Element;
   using Saved = typename Element::Saved;
   using Word = typename P::Word;
-  constexpr int G = P::M_GATES, VALUES = Cell::VALUES, STATES = Cell::STATES, SAVED = Cell::SAVED;
+  constexpr int X_GATES = Cell::X_GATES, U_GATES = Cell::U_GATES, STATES = Cell::STATES, SAVED = Cell::SAVED;
+  const Others<Cell> others;
 
   const bool backwards = job.backwards;
   auto inside = [&](int tile) { return me.unit < job.D && chunk.first + tile * P::ROWS + me.row < a.B; };
@@ -76,13 +77,13 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
       const int head_unit = job.unit(me.unit);
 
       // What is finished from, ahead of the wait for the other blocks.
-      Word gx[G] = {};
+      Word gx[X_GATES] = {};
       uint8_t reset = 0;
       if (me.finishes && inside(tile)) {
         const int64_t row = (int64_t(direction) * a.T + t) * a.B + first + me.row;
 #pragma unroll
-        for (int gate = 0; gate < G; ++gate)
-          gx[gate] = static_cast<const Word*>(a.gx)[(row * G + gate) * H + head_unit];
+        for (int gate = 0; gate < X_GATES; ++gate)
+          gx[gate] = static_cast<const Word*>(a.gx)[(row * X_GATES + gate) * H + head_unit];
         reset = load_reset(a, entry(t), first + me.row);
       }
 
@@ -107,18 +108,22 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
       if (me.finishes) {
         const int steps = memory.length(tile, me.row);
         const bool lives = masks::live(t, steps), cut_here = masks::cut(reset, entry(t), steps);
-        float gh[G], x[G], pre[VALUES], values[VALUES], before[STATES], after[STATES];
+        Values<U_GATES> gh;
+        Values<X_GATES> x;
+        Values<Cell::PREACTIVATIONS> pre;
+        Values<STATES> before, after;
+        Values<SAVED> saved;
         add_up<P>(me, memory.sums + now * P::SUM_BYTES, gh);
 #pragma unroll
-        for (int gate = 0; gate < G; ++gate) {
-          x[gate] = lives ? Element::to_float(gx[gate]) : 0.f;
+        for (int gate = 0; gate < X_GATES; ++gate) x[gate] = lives ? Element::to_float(gx[gate]) : 0.f;
+#pragma unroll
+        for (int gate = 0; gate < U_GATES; ++gate) {
           if (!Cell::ADDS) gh[gate] += weights.bias[gate];
         }
 #pragma unroll
         for (int s = 0; s < STATES; ++s) before[s] = cut_here ? 0.f : memory.number(tile, s);
         Cell::preactivations(x, gh, pre);
-        Cell::template activated<Element>(pre, values);
-        Cell::template update<Element>(values, before, after);
+        Cell::template step<Element>(pre, before, others.parameters, others.inputs, after, saved);
 #pragma unroll
         for (int s = 0; s < STATES; ++s) after[s] = lives ? after[s] : before[s];
 
@@ -134,7 +139,7 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
           auto* gates = static_cast<typename Saved::Word*>(a.gates) + row_of_gates * SAVED * H + head_unit;
 #pragma unroll
           for (int v = 0; v < SAVED; ++v) {
-            const float kept = v == Cell::UNBOUNDED ? Saved::finite(values[v]) : values[v];
+            const float kept = has(Cell::UNBOUNDED, v) ? Saved::finite(saved[v]) : saved[v];
             gates[v * int64_t(H)] = Saved::from_float(kept);
           }
         }

@@ -20,6 +20,7 @@ struct Shape {
   using Cell = Cell_;
   using Element = Element_;
   using Word = typename Element::Word;
+  static_assert(Served<Cell>::value);
   static constexpr int WARPS = 8, THREADS = WARPS * 32;
   static constexpr int ROWS = 8;   // sequences of a tile of the batch: the least that a product takes
   static constexpr int TILE = 16;  // rows of a tile of weights
@@ -65,16 +66,16 @@ struct Shape {
 
 // What is compiled: an RNN has one gate, so that a block of as many rows has more units.
 template <class Cell>
-constexpr int USUAL_UNITS = Cell::GATES == 1 ? 32 : 16;
+constexpr int USUAL_UNITS = Cell::U_GATES == 1 ? 32 : 16;
 constexpr int USUAL_TILES = 32;
 
 // Rows of the product are the units' gates, the sum is over the state.
 template <class Cell, class Element, int BLOCK_UNITS = USUAL_UNITS<Cell>, int REGISTER_TILES = USUAL_TILES>
-struct ForwardShape : Shape<Cell, Element, BLOCK_UNITS, REGISTER_TILES, Cell::GATES, 1, Cell::STATES> {};
+struct ForwardShape : Shape<Cell, Element, BLOCK_UNITS, REGISTER_TILES, Cell::U_GATES, 1, Cell::STATES> {};
 
 // Rows of the product are units, the sum is over the gates' gradients. An item keeps, beside the gradients of its
 // states, whether the product's share of them counts.
 template <class Cell, class Element, int BLOCK_UNITS = USUAL_UNITS<Cell>, int REGISTER_TILES = USUAL_TILES>
-struct BackwardShape : Shape<Cell, Element, BLOCK_UNITS, REGISTER_TILES, 1, Cell::GATES, Cell::STATES + 1> {};
+struct BackwardShape : Shape<Cell, Element, BLOCK_UNITS, REGISTER_TILES, 1, Cell::U_GATES, Cell::STATES + 1> {};
 
 }  // namespace fastrnn::grid

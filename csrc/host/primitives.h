@@ -69,6 +69,10 @@ inline uint32_t pack_bfloat16(float low, float high) { return round_to_bfloat16(
 inline uint32_t pack_float16(float low, float high) { return round_to_float16(low) | round_to_float16(high) << 16; }
 inline float tanh_fast(float x) { return std::tanh(x); }
 inline float sigmoid_precise(float x) { return 1 / (1 + std::exp(-x)); }
+inline float exp(float x) { return std::exp(x); }
+inline float log(float x) { return std::log(x); }
+inline float log1p(float x) { return std::log1p(x); }
+inline float sqrt(float x) { return std::sqrt(x); }
 
 inline uint32_t round_to_tf32(float x) {
   const uint32_t u = bits(x);

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from fastrnn.cells.compiler.program import Program
-from fastrnn.cells.emit import pytorch
+from fastrnn.cells.emit import cuda, pytorch
 
 ROOT = Path(__file__).parents[2]
 ABOUT = "Written by `python -m fastrnn.cells.generate` from the functions in fastrnn/cells; not to be edited."
@@ -27,7 +27,11 @@ def programs() -> list[Program]:
 def files() -> dict[Path, str]:
     """What is generated, by its place."""
     cells = programs()
-    return {ROOT / "fastrnn/cells/built_in.py": pytorch.module(cells, ABOUT)}
+    return {
+        ROOT / "fastrnn/cells/built_in.py": pytorch.module(cells, ABOUT),
+        ROOT / "csrc/cells.h": cuda.names(cells, ABOUT),
+        ROOT / "csrc/cells.cuh": cuda.classes(cells, ABOUT),
+    }
 
 
 def main() -> int:

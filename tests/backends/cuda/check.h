@@ -104,11 +104,11 @@ template <class Cell, class Element, class Launch>
 bool forward(const std::string& name, const Case& one, int schedules, const Launch& launch) {
   Random random;
   const size_t H = one.units * one.heads, rows = size_t(one.T) * one.B, wide = one.directions * H;
-  const size_t states = size_t(one.directions) * one.B * H, weights = one.heads * Cell::GATES * one.units * one.units;
+  const size_t states = size_t(one.directions) * one.B * H, weights = one.heads * Cell::U_GATES * one.units * one.units;
   const Masks masks(random, one);
-  const auto gx = words<Element>(random, rows * wide * Cell::GATES, 2.f);
+  const auto gx = words<Element>(random, rows * wide * Cell::X_GATES, 2.f);
   const auto w0 = words<Element>(random, weights, 0.2f), w1 = words<Element>(random, weights, 0.2f);
-  const auto b0 = words<Element>(random, Cell::GATES * H, 1.f), b1 = words<Element>(random, Cell::GATES * H, 1.f);
+  const auto b0 = words<Element>(random, Cell::U_GATES * H, 1.f), b1 = words<Element>(random, Cell::U_GATES * H, 1.f);
   const auto h0 = words<Element>(random, states, 1.f), c0 = words<Element>(random, states, 1.f);
   Words<Element> ys(rows * wide), h_last(states), c_last(states);
   Words<typename Element::Saved> gates(rows * wide * Cell::SAVED);
@@ -149,7 +149,7 @@ template <class Cell, class Element, class Launch>
 bool backward(const std::string& name, const Case& one, bool are_preactivations, int schedules, const Launch& launch) {
   Random random;
   const size_t H = one.units * one.heads, rows = size_t(one.T) * one.B, wide = one.directions * H;
-  const size_t states = size_t(one.directions) * one.B * H, weights = one.heads * Cell::GATES * one.units * one.units;
+  const size_t states = size_t(one.directions) * one.B * H, weights = one.heads * Cell::U_GATES * one.units * one.units;
   const Masks masks(random, one);
   const auto w0 = words<Element>(random, weights, 0.2f), w1 = words<Element>(random, weights, 0.2f);
   const auto ys = words<Element>(random, rows * wide, 1.f), dys = words<Element>(random, rows * wide, 1.f);
@@ -159,7 +159,7 @@ bool backward(const std::string& name, const Case& one, bool are_preactivations,
       are_preactivations ? words<Element>(random, saved, 2.f) : words<typename Element::Saved>(random, saved, 1.f);
   const auto h0 = words<Element>(random, states, 1.f), c0 = words<Element>(random, states, 1.f);
   const auto dh = words<Element>(random, states, 1.f), dc = words<Element>(random, states, 1.f);
-  Words<Element> dgates(rows * wide * Cell::VALUES), dh0(states), dc0(states);
+  Words<Element> dgates(rows * wide * Cell::BLOCKS), dh0(states), dc0(states);
   BackwardArguments a{};
   set_sizes(a, one, masks);
   a.w_hh[0] = w0.data();
