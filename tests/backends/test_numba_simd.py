@@ -53,10 +53,11 @@ def applied(function: Callable[..., Any], dtype: Any, *inputs: np.ndarray) -> np
         (lambda x, y: simd.fma(x, y, 1.0), lambda x, y: x * y + 1),
         (lambda x, y: simd.at_least(x, y), lambda x, y: np.maximum(x, y)),
         (lambda x, y: simd.at_most(x, 0.5), lambda x, y: np.minimum(x, 0.5)),
-        (lambda x, y: simd.where_above(x, 0.0, y, x), lambda x, y: np.where(x > 0, y, x)),
+        (lambda x, y: simd.where_lt(0.0, x, y, 1.0), lambda x, y: np.where(x > 0, y, 1)),
+        (lambda x, y: simd.where_le(x, y, 0.0, y), lambda x, y: np.where(x <= y, 0, y)),
+        (lambda x, y: -x, lambda x, y: -x),
         (lambda x, y: simd.with_sign_of(x, y), lambda x, y: np.copysign(y, x)),
         (lambda x, y: simd.magnitude(x), lambda x, y: abs(x)),
-        (lambda x, y: simd.zero_where_at_most_zero(x, y), lambda x, y: np.where(x <= 0, 0, y)),
         (lambda x, y: simd.reciprocal(x), lambda x, y: 1 / x),
     ],
 )
@@ -75,10 +76,19 @@ def test_nan_passes_through_the_bounds(dtype: Any, number: type) -> None:
     for function in (
         lambda x: simd.at_least(x, 0.0),
         lambda x: simd.at_most(x, 0.0),
-        lambda x: simd.zero_where_at_most_zero(x, x),
+        lambda x: simd.where_le(x, 0.0, 0.0, x),
+        lambda x: simd.where_lt(0.0, x, 0.0, x),
+        lambda x: simd.where_le(x, x, 0.0, x),
         lambda x: simd.reciprocal(x),
     ):
         assert np.isnan(applied(function, dtype, x)).all()
+
+
+@pytest.mark.parametrize(("dtype", "number"), DTYPES)
+def test_equal_numbers_are_at_most_each_other_and_not_below(dtype: Any, number: type) -> None:
+    x = np.ones(lanes_of(dtype), number)
+    assert (applied(lambda x: simd.where_le(x, 1.0, 2.0, x), dtype, x) == 2).all()
+    assert (applied(lambda x: simd.where_lt(x, 1.0, 2.0, x), dtype, x) == 1).all()
 
 
 @pytest.mark.parametrize(("dtype", "number"), DTYPES)

@@ -209,6 +209,20 @@ FAULTS = (
         "float64's exp has two digits less",
     ),
     Fault(
+        "numba-log-exponent",
+        "fastrnn/backends/numba/kernels/functions.py",
+        "n * _LN2_LOW(n)",
+        "0.0 * n",
+        "the logarithm of what is not near 1 has fewer digits",
+    ),
+    Fault(
+        "numba-emitted-distance",
+        "fastrnn/cells/emit/numba.py",
+        'f"{kind}_apart"',
+        '"before_apart"',
+        "a derivative looks for the states after the step as far apart as those before it",
+    ),
+    Fault(
         "numba-dc-cut",
         "fastrnn/backends/numba/kernels/backward.py",
         "clear_row(like, address(like, base + a.dc_at, row * dc_row + own), own_hidden)",

@@ -137,9 +137,9 @@ class BackwardShape(NamedTuple):
     thread_count: int
     barrier: int
     clock: int
-    products: int  # G·H, the K of the product with w_hh
+    products: int  # rows of w_hh, the K of the product with it
     products_at: int  # at which element of a row of dgates dgh starts
-    gates_row: int  # S·H, or H where the cell saves nothing
+    gates_row: int  # W·H
     states_row: int
     w_hh_at: int  # in panels of columns, as w_hr
     w_hr_at: int
@@ -157,10 +157,10 @@ class BackwardAddresses(NamedTuple):
     memory: int
     lengths: int
     resets: int
-    states: int  # (T, B, H): c of cells that have one, else h, after each step
+    states: int  # (T, B, H): the last of the cell's states after each step, the only one that its derivative looks at
     state0: int  # (B, H): that state before the first step
     saved: int  # (T, B, S·H)
-    dgates: int  # (T, B, S·H), written
+    dgates: int  # (T, B, W·H): the blocks of gradients, written
     dys: int  # (T, B, P or H)
     dys_step: int
     dys_row: int
@@ -210,8 +210,8 @@ class Pointwise(NamedTuple):
 
     batch: int
     hidden: int
-    gx: int  # (B, G·H), with its bias, as gh
-    gh: int  # (B, G·H)
+    gx: int  # (B, Gx·H), with its bias, as gh
+    gh: int  # (B, Gu·H)
     h: int  # (B, H)
     c: int  # (B, H)
     h_new: int  # (B, H), written
@@ -225,11 +225,11 @@ class PointwiseBackward(NamedTuple):
     batch: int
     hidden: int
     saved: int  # (B, S·H)
-    before: int  # (B, H): c before the step where there is one, else h
+    before: int  # (B, H): as `states` of a backward, before the step
     after: int  # (B, H)
     dh: int  # (B, H)
     dc: int  # (B, H)
-    dgates: int  # (B, S·H), or (B, H) where the cell saves nothing, written
+    dgates: int  # (B, W·H), written
     dh0: int  # (B, H): what reaches the h before directly, written
     dc0: int  # (B, H), written
 

@@ -8,13 +8,14 @@ import torch
 
 from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Geometry, panel_units
 from fastrnn.backends.numba.kernel_files import KernelFile
-from fastrnn.cells import CELLS
 from fastrnn.first_use import undisturbed
 
 PARALLEL = "parallel"
 """The task whose kernel has no dtype either: it is asked for in float32."""
 SHARED = ("pack", "weights", PARALLEL)
 """Tasks whose kernels serve every cell."""
+PROJECTED = "lstm"
+"""The only cell that may have a projection."""
 
 
 class Kernel(NamedTuple):
@@ -52,7 +53,6 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     from fastrnn.backends.numba.kernels.weights import weights_kernel
 
     number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
-    gates = len(CELLS[cell].gates) if cell else 1
     name = "_".join(part for part in (cell, task, number.name) if part)
     if task == PARALLEL:
         function = parallel_kernel()
@@ -61,22 +61,23 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     elif task == "weights":
         function = weights_kernel(PANEL_VECTORS, CHUNK_ROWS, number)
     elif task == "forward":
-        function = forward_kernel(CELL_KERNELS[cell], gates, panel_units(gates), PANEL_VECTORS, number)
+        units = panel_units(CELL_KERNELS[cell].x_gates)
+        function = forward_kernel(CELL_KERNELS[cell], units, PANEL_VECTORS, cell == PROJECTED, number)
     elif task == "unpacked":
-        function = unpacked_kernel(CELL_KERNELS[cell], gates, number)
+        function = unpacked_kernel(CELL_KERNELS[cell], number)
     elif task == "pointwise":
-        function = pointwise_kernel(CELL_KERNELS[cell], gates, number)
+        function = pointwise_kernel(CELL_KERNELS[cell], number)
     elif task == "pointwise_backward":
         function = pointwise_backward_kernel(CELL_KERNELS[cell], number)
     else:
-        function = backward_kernel(CELL_KERNELS[cell], PANEL_VECTORS, number)
+        function = backward_kernel(CELL_KERNELS[cell], PANEL_VECTORS, cell == PROJECTED, number)
     _name_apart(function, name)
     compiled = CFunc(function, ([record.pointer_to_blocks(task)], numba.types.void), {}, {"error_model": "numpy"})
     compiled._cache = KernelFile(name)
     compiled.compile()
     panel_widths = {PANEL_VECTORS}
     if task == "forward":
-        panel_widths.add(gates * panel_units(gates))
+        panel_widths |= {gates * units for gates in (CELL_KERNELS[cell].x_gates, CELL_KERNELS[cell].u_gates)}
     geometry = Geometry(
         lanes=simd.register_bits() // number.bitwidth,
         itemsize=number.bitwidth // 8,

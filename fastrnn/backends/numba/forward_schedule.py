@@ -49,21 +49,21 @@ def schedule(
     available: int,
 ) -> Schedule:
     steps, batch, inputs = x_shape
-    gates = len(CELLS[cell].gates)
-    units = panel_units(gates)
+    x_gates, u_gates = len(CELLS[cell].x_gates), len(CELLS[cell].u_gates)
+    units = panel_units(x_gates)
     compiled, pack = kernel(cell, "forward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize
-    recurrent, panels = gates * hidden * outputs, geometry.panels(hidden, units)
-    products = gates * hidden * inputs + recurrent
+    recurrent, panels = u_gates * hidden * outputs, geometry.panels(hidden, units)
+    products = x_gates * hidden * inputs + recurrent
     slices, team, threads = split(
         batch, directions, steps, products, 0 if projected else recurrent, item, panels, available
     )
     rows = divide_up(batch, slices)
     padded = geometry.padded(hidden, units)
-    step = rows * gates * padded * item
+    step = rows * x_gates * padded * item
     chunk = min(steps, max(1, GX_BYTES // (step * geometry.rows)) * geometry.rows)
     owners = directions * slices
-    spread = min(available, directions * steps * batch * gates * hidden * inputs // WORK_PER_THREAD)
+    spread = min(available, directions * steps * batch * x_gates * hidden * inputs // WORK_PER_THREAD)
     spreads = team == 1 and spread > owners and steps * step <= SPREAD_BYTES
     parts = divide_up(spread, owners) if spreads else 0
     if parts:
@@ -100,11 +100,11 @@ def schedule(
             team=team,
             **launch.team_functions(),
             tile_size=geometry.tile_bytes,
-            w_ih_at=laid_out.rows(hidden, inputs, gates),
-            bias_ih_at=laid_out.rows(hidden, 1, gates),
-            w_hh_at=laid_out.rows(hidden, outputs, gates),
-            bias_hh_at=laid_out.rows(hidden, 1, gates),
-            w_hr_at=laid_out.rows(outputs, hidden, 1) if projected else 0,
+            w_ih_at=laid_out.rows(hidden, inputs, x_gates, units),
+            bias_ih_at=laid_out.rows(hidden, 1, x_gates, units),
+            w_hh_at=laid_out.rows(hidden, outputs, u_gates, units),
+            bias_hh_at=laid_out.rows(hidden, 1, u_gates, units),
+            w_hr_at=laid_out.rows(outputs, hidden, 1, PANEL_VECTORS) if projected else 0,
             scratch_at=scratch_at,
             scratch_size=scratch.size,
             **offsets,

@@ -21,7 +21,6 @@ from fastrnn import cache
 from fastrnn.backends.numba import trust
 from fastrnn.backends.numba.arguments import FIELDS
 from fastrnn.backends.numba.notices import notice, say
-from fastrnn.cells import CELLS
 
 SOURCES = Path(__file__).parent
 HOST_SOURCES = ("arguments.py", "compile.py", "geometry.py")
@@ -154,12 +153,11 @@ def _can_write(directory: Path) -> bool:
 def _sources() -> bytes | None:
     """What kernels are made from, and what they agree with their callers on; None if it is installed compiled only."""
     files = [*sorted((SOURCES / "kernels").glob("*.py")), *(SOURCES / name for name in HOST_SOURCES)]
-    cells = [(cell.name, cell.gates, cell.saved) for cell in CELLS.values()]
     try:
         texts = [file.name.encode() + b"\0" + file.read_bytes() + b"\0" for file in files]
     except OSError:
         return None
-    return b"".join([*texts, repr((FIELDS, cells)).encode()])
+    return b"".join([*texts, repr(FIELDS).encode()])
 
 
 _SOURCES = _sources()

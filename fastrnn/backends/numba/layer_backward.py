@@ -42,7 +42,7 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     """One layer's gradients; see `Backward`."""
     dtype, storage, directions = layer.state_dtype, layer.x.dtype, layer.directions
     steps, batch, _ = layer.x.shape
-    hidden, width = layer.hidden_size, len(layer.cell.saved) or 1
+    hidden, width = layer.hidden_size, len(layer.cell.blocks)
     states = [dense(state, dtype) for state in kept.states]
     saved: list[Tensor] = []
     if kept.gates:
@@ -77,7 +77,7 @@ def _run(
     dh_out: Tensor | None,
     d_states0: list[Tensor],
 ) -> None:
-    """Fills dgates (directions, T, B, S·H), dh_out (directions, T, B, P) and the initial states' gradients."""
+    """Fills dgates (directions, T, B, W·H), dh_out (directions, T, B, P) and the initial states' gradients."""
     dtype, directions = layer.state_dtype, layer.directions
     steps, batch, _ = layer.x.shape
     hidden, outputs = layer.hidden_size, layer.output_size
@@ -143,10 +143,11 @@ def _schedule(
     projected: bool,
     available: int,
 ) -> _Schedule:
-    gates, saves = len(CELLS[cell].gates), len(CELLS[cell].saved) or 1
+    contract = CELLS[cell]
+    rows_of_w_hh = len(contract.u_gates) * hidden
     compiled, pack = kernel(cell, "backward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize
-    products, panels = gates * hidden * outputs, geometry.panels(outputs, PANEL_VECTORS)
+    products, panels = rows_of_w_hh * outputs, geometry.panels(outputs, PANEL_VECTORS)
     shared = 0 if projected else products
     slices, team, threads = split(batch, directions, steps, products, shared, item, panels, available)
     rows = divide_up(batch, slices)
@@ -161,7 +162,7 @@ def _schedule(
     arena = Arena()
     scratch_at = arena.take(directions * slices * scratch.size)
     laid_out = Panels(pack, arena, available)
-    w_hh = [laid_out.columns(gates * hidden, outputs) for _ in range(directions)]
+    w_hh = [laid_out.columns(rows_of_w_hh, outputs) for _ in range(directions)]
     w_hr = [laid_out.columns(outputs, hidden) if projected else 0 for _ in range(directions)]
     shapes = [
         BackwardShape(
@@ -176,9 +177,9 @@ def _schedule(
             team=team,
             **launch.team_functions(),
             tile_size=geometry.tile_bytes,
-            products=gates * hidden,
-            products_at=(saves - gates) * hidden,
-            gates_row=saves * hidden,
+            products=rows_of_w_hh,
+            products_at=contract.u_runs[0].block * hidden,
+            gates_row=len(contract.blocks) * hidden,
             states_row=directions * hidden,
             w_hh_at=w_hh[direction],
             w_hr_at=w_hr[direction],

@@ -133,9 +133,9 @@ def forward_launch(
     """
     steps, batch, _ = x_shape
     dtype, directions, projected = w_ih[0].dtype, len(w_ih), len(extras) > 0
-    hidden, outputs = w_ih[0].shape[0] // len(CELLS[cell].gates), w_hh[0].shape[1]
+    hidden, outputs = w_ih[0].shape[0] // len(CELLS[cell].x_gates), w_hh[0].shape[1]
     cut = schedule(cell, dtype, x_shape, hidden, outputs, directions, reverse, projected, launch.available_threads())
-    no_bias = None if biases else torch.zeros(w_ih[0].shape[0], dtype=dtype)
+    no_bias = None if biases else torch.zeros(max(w_ih[0].shape[0], w_hh[0].shape[0]), dtype=dtype)
     sources: list[Source] = []
     for direction in range(directions):
         b_ih, b_hh = biases[2 * direction : 2 * direction + 2] if no_bias is None else (no_bias, no_bias)

@@ -13,7 +13,7 @@ from fastrnn.backends.addresses import address
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, PackAddresses, PackShape
 from fastrnn.backends.numba.compile import Kernel
-from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, Geometry, panel_units
+from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, Geometry
 from fastrnn.backends.numba.sharing import Pace
 from fastrnn.backends.numba.tensors import cast, dense_rows
 
@@ -50,9 +50,11 @@ class Panels:
         self._jobs: list[PackShape] = []
         self._numbers = 0
 
-    def rows(self, rows: int, columns: int, gates: int) -> int:
-        """Plans for a (gates·rows, columns) matrix whose rows become lanes, gates side by side -> where it will lie."""
-        units = panel_units(gates)
+    def rows(self, rows: int, columns: int, gates: int, units: int) -> int:
+        """Plans for a (gates·rows, columns) matrix whose rows become lanes, gates side by side -> where it will lie.
+
+        A panel holds `units` vectors of each gate.
+        """
         return self._add(self._geometry.panels(rows, units), 0, rows, columns, gates, units, columns)
 
     def columns(self, rows: int, columns: int) -> int:

@@ -51,13 +51,13 @@ def forward(cell_name: str, x: Tensor, states: States, weights: Sequence[Tensor]
 def backward(
     cell_name: str, before: Tensor, after: Tensor, saved: Tensor | None, d_after: Sequence[Tensor | None]
 ) -> tuple[Tensor, list[Tensor]]:
-    """dgates (B, S·H), and what reaches the states before the step directly, from what reaches those after it.
+    """dgates (B, W·H), and what reaches the states before the step directly, from what reaches those after it.
 
-    `before` and `after` are the cell's c, or else its h.
+    `before` and `after` are the last of the states.
     """
     batch, hidden = before.shape
     dense = [None if d is None else d.contiguous() for d in d_after]
-    dgates = torch.empty_like(before) if saved is None else torch.empty_like(saved)
+    dgates = before.new_empty((batch, len(CELLS[cell_name].blocks) * hidden))
     d_before = [torch.empty_like(before) for _ in d_after]
     dh, dc = dense[0], dense[-1]
     block = PointwiseBackward(

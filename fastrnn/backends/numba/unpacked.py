@@ -66,7 +66,7 @@ def schedule(
 ) -> Schedule:
     """For x (steps, batch, inputs), with up to `available` threads."""
     compiled = kernel(cell, "unpacked", dtype)
-    products = batch * len(CELLS[cell].gates) * hidden * (inputs + hidden)
+    products = batch * hidden * (len(CELLS[cell].x_gates) * inputs + len(CELLS[cell].u_gates) * hidden)
     team = min(available, divide_up(hidden, compiled.geometry.lanes)) if products >= TEAM_PRODUCTS else 1
     shape = UnpackedShape(
         steps=steps,

@@ -78,7 +78,7 @@ def _has_fast_products() -> bool:
 
 
 def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """d w_ih, d w_hh and the biases' gradients, as in `Backward`, from dgates (directions, T, B, S·H) and ys.
+    """d w_ih, d w_hh and the biases' gradients, as in `Backward`, from dgates (directions, T, B, W·H) and ys.
 
     dgates and ys (T, B, directions·H) are dense and in the state dtype.
     """
@@ -132,34 +132,28 @@ def _schedule(
 ) -> _Schedule:
     steps, batch, inputs = x_shape
     compiled = kernel("", "weights", dtype)
-    columns, gates_row = len(CELLS[cell].gates) * hidden, (len(CELLS[cell].saved) or 1) * hidden
-    work = directions * columns * (inputs + hidden) * steps * batch
+    contract = CELLS[cell]
+    gates_row = len(contract.blocks) * hidden
+    work = directions * hidden * (len(contract.x_gates) * inputs + len(contract.u_gates) * hidden) * steps * batch
     threads = max(1, min(available, work // WORK_PER_THREAD))
     arena, jobs = Arena(), []
     for direction in range(directions):
         backwards = reverse or direction == 1
-        # Which columns of dgates belong to which rows of w_ih: see `gate_gradients`.
-        parts = [(0, columns, 0)]
-        if not CELLS[cell].adds_pre_activations:
-            parts = [(0, hidden, columns - hidden), (hidden, columns - hidden, 0)]
-        for first, count, first_row in parts:
-            shape = _shape(compiled, arena, threads, inputs, count, gates_row, 0, steps * batch, inputs)
-            jobs.append(_Job(direction, False, shape, early_d=0, x=0, d=first, first_row=first_row))
+        for run in contract.x_runs:
+            columns = run.count * hidden
+            shape = _shape(compiled, arena, threads, inputs, columns, gates_row, 0, steps * batch, inputs)
+            d, first_row = run.block * hidden, run.gate * hidden
+            jobs.append(_Job(direction, False, shape, early_d=0, x=0, d=d, first_row=first_row))
         # What enters the first step is the initial state, what enters another is what the step before left.
-        output_row, first = directions * hidden, gates_row - columns
+        output_row = directions * hidden
         early, late = (steps - 1, 0) if backwards else (0, 1)
-        shape = _shape(compiled, arena, threads, hidden, columns, gates_row, batch, (steps - 1) * batch, output_row)
-        jobs.append(
-            _Job(
-                direction,
-                True,
-                shape,
-                early_d=early * batch * gates_row + first,
-                x=direction * hidden + (batch * output_row if backwards else 0),
-                d=late * batch * gates_row + first,
-                first_row=0,
-            )
-        )
+        x = direction * hidden + (batch * output_row if backwards else 0)
+        for run in contract.u_runs:
+            columns, rows = run.count * hidden, (steps - 1) * batch
+            shape = _shape(compiled, arena, threads, hidden, columns, gates_row, batch, rows, output_row)
+            d, first_row = run.block * hidden, run.gate * hidden
+            early_d, d = early * batch * gates_row + d, late * batch * gates_row + d
+            jobs.append(_Job(direction, True, shape, early_d, x, d, first_row))
     jobs[0] = jobs[0]._replace(shape=jobs[0].shape._replace(jobs=len(jobs)))
     kind = ("weights", cell, dtype, batch, inputs, hidden, directions)
     pace = Pace(kind, steps, work * SECONDS_PER_PRODUCT, threads)

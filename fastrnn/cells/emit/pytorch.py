@@ -24,7 +24,9 @@ LANGUAGE = Language(
         "mix": Form("(1 - {0}) * {2} + {0} * {1}", 1, (ATOM, 3, 3)),
         "stop_gradient": Form("{0}.detach()", needs=(ATOM,)),
     },
-    constant=lambda value: f"float('{value}')" if value in (float("inf"), float("-inf")) else f"{value:g}",
+    constant=lambda value: (
+        f"float('{value}')" if value in (float("inf"), float("-inf")) else f"{value}".removesuffix(".0")
+    ),
 )
 EXTRA = "parameters: States = (), inputs: States = ()"
 

@@ -13,6 +13,7 @@ from typing import Any
 from numba import njit
 
 from fastrnn.backends.numba.kernels.simd import (
+    ROUNDER,
     at_least,
     at_most,
     constant,
@@ -21,15 +22,14 @@ from fastrnn.backends.numba.kernels.simd import (
     polynomial,
     power_of_two,
     reciprocal,
-    where_above,
+    where_le,
     with_sign_of,
 )
 
 forced = njit(forceinline=True, error_model="numpy")
 
 _LOG2_E = constant({32: 1.4426950408889634, 64: 1.4426950408889634})
-_ROUNDER = constant({32: 1.5 * 2.0**23, 64: 1.5 * 2.0**52})
-"""Adding it to a small number rounds that to an integer."""
+rounder = constant(ROUNDER)
 _MINUS_LN2_HIGH = constant({32: -0.693359375, 64: -6.93147180369123816490e-01})
 _MINUS_LN2_LOW = constant({32: 2.12194440054690583e-4, 64: -1.90821492927058770002e-10})
 _expm1_tail = polynomial(
@@ -46,18 +46,19 @@ _TANH_BOUND = constant({32: 10.0, 64: 20.0})
 
 
 @forced
-def _expm1_parts(x: Any) -> Any:
-    """x -> 2**n and e, such that exp(x) = 2**n (1 + e)."""
-    shifted = fma(x, _LOG2_E(x), _ROUNDER(x))
-    n = shifted - _ROUNDER(x)
+def exp_parts(x: Any) -> Any:
+    """x -> n + ROUNDER and e, such that exp(x) = 2**n (1 + e)."""
+    shifted = fma(x, _LOG2_E(x), rounder(x))
+    n = shifted - rounder(x)
     r = fma(n, _MINUS_LN2_LOW(x), fma(n, _MINUS_LN2_HIGH(x), x))
-    return power_of_two(shifted), fma(r * r, _expm1_tail(r), r)
+    return shifted, fma(r * r, _expm1_tail(r), r)
 
 
 @forced
 def sigmoid(x: Any) -> Any:
     x = at_least(at_most(x, _SIGMOID_BOUND(x)), 0.0 - _SIGMOID_BOUND(x))
-    power, e = _expm1_parts(0.0 - x)
+    shifted, e = exp_parts(0.0 - x)
+    power = power_of_two(shifted)
     return reciprocal(1.0 + fma(power, e, power))
 
 
@@ -66,7 +67,8 @@ def tanh(x: Any) -> Any:
     """With m = exp(2 |x|) - 1: m / (m + 2), and 1 - 2 / (m + 2) where that is nearer to 1 than to 0, for there what
     matters downstream is 1 - tanh²."""
     size = at_most(magnitude(x), _TANH_BOUND(x))
-    power, e = _expm1_parts(size + size)
+    shifted, e = exp_parts(size + size)
+    power = power_of_two(shifted)
     m = fma(power, e, power - 1.0)
     y = reciprocal(m + 2.0)
-    return with_sign_of(x, where_above(m, 2.0, fma(-2.0, y, 1.0), m * y))
+    return with_sign_of(x, where_le(m, 2.0, m * y, fma(-2.0, y, 1.0)))

@@ -10,7 +10,7 @@ from typing import Any
 
 from numba import carray, njit
 
-from fastrnn.backends.numba.kernels.cells import CellKernel
+from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt
 from fastrnn.backends.numba.kernels.masks import cut, live, starts
 from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, fetch_row
 from fastrnn.backends.numba.kernels.simd import (
@@ -27,10 +27,13 @@ from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
 from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
 
-def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
-    """The kernel of one cell and dtype, over one or two blocks of `BackwardShape` and
-    `BackwardAddresses`. Panels hold `units` vectors."""
-    derivative, has_c, projects = cell.derivative, cell.has_c, cell.projects
+def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) -> Any:
+    """The kernel of one cell and dtype, over one or two blocks of `BackwardShape` and `BackwardAddresses`.
+
+    Panels hold `units` vectors. `projects`: whether the cell may have a projection.
+    """
+    derivative, has_c, saves = cell.derivative, cell.states > 1, cell.saved
+    like_blocks = saves in (0, cell.blocks)
     tile, tile_most = product(units), tile_rows(units)
 
     @njit(error_model="numpy")
@@ -51,8 +54,24 @@ def backward_kernel(cell: CellKernel, units: int, dtype: Any) -> Any:
             before = address(like, a.states, (before_t * a.batch + b) * a.states_row + unit)
         after = address(like, a.states, (t * a.batch + b) * a.states_row + unit)
         at = (t * a.batch + b) * a.gates_row + unit
-        dgates = address(like, a.dgates, at)
-        return derivative(like, dh, address(like, a.saved, at), a.hidden, before, after, dc, dgates, some)
+        # Saved values lie as the blocks do where there are as many of them; where there are none, nobody looks.
+        saved = at if like_blocks else (t * a.batch + b) * saves * a.hidden + unit
+        places = DerivativeAt(
+            saved=address(like, a.saved, saved),
+            h_before=before,
+            h_after=after,
+            others_before=before,
+            before_apart=0,
+            others_after=after,
+            after_apart=0,
+            d_others=dc,
+            d_apart=0,
+            parameters=0,
+            inputs=0,
+            blocks=address(like, a.dgates, at),
+            block=a.hidden,
+        )
+        return derivative(like, dh, places, some)
 
     @njit(error_model="numpy")
     def arrive(

@@ -1,142 +1,173 @@
-"""Each cell's step and its derivative over one vector of units: the equations of `fastrnn.cells` with loads and stores.
-
-A step reads its gates' pre-activations side by side at `gx` and `gh`, biases added, the state before it at `h` and `c`,
-and stores the new `c` in place; it writes what backward needs at `saved`, blocks `block` apart, if that is there at
-all, and returns h. A derivative returns the gradient that reaches the h before directly, writes the pre-activations'
-gradients at `dgates` in the layout of `saved`, and replaces the gradient of c after the step, at `dc`, by that of c
-before it. `before` and `after` are the addresses of the state before and after the step: c where there is one, else h.
-Only the first `some` units exist. Scratch memory (gx, gh, h, c, dc) is padded to whole vectors, the rest is not.
-"""
+"""Written by `python -m fastrnn.cells.generate` from the functions in fastrnn/cells; not to be edited."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from fastrnn.backends.numba.kernels.activations import forced, sigmoid, tanh
-from fastrnn.backends.numba.kernels.simd import (
-    at_least,
-    fma,
-    lanes,
-    load,
-    load_some,
-    store,
-    store_some,
-    zero_where_at_most_zero,
-)
+from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt, StepAt
+from fastrnn.backends.numba.kernels.simd import at_least, fma, lanes, load, load_some, store, store_some, where_le
 
 
 @forced
-def _pre(like: Any, gx: int, gh: int, gate: int) -> Any:
-    at = gate * lanes(like)
-    return load(like, gx, at) + load(like, gh, at)
+def rnn_tanh_step(like: Any, at: StepAt, some: int) -> Any:
+    a_a = load(like, at.gx, 0) + load(like, at.gh, 0)
+    return tanh(a_a)
 
 
 @forced
-def lstm_step(like: Any, gx: int, gh: int, h: int, c: int, saved: int, block: int, some: int) -> Any:
-    i = sigmoid(_pre(like, gx, gh, 0))
-    f = sigmoid(_pre(like, gx, gh, 1))
-    g = tanh(_pre(like, gx, gh, 2))
-    o = sigmoid(_pre(like, gx, gh, 3))
-    new = fma(f, load(like, c, 0), i * g)
-    store(c, 0, new)
-    if saved != 0:
-        store_some(saved, 0, i, some)
-        store_some(saved, block, f, some)
-        store_some(saved, 2 * block, g, some)
-        store_some(saved, 3 * block, o, some)
-    return o * tanh(new)
-
-
-@forced
-def lstm_derivative(
-    like: Any, dh: Any, saved: int, block: int, before: int, after: int, dc: int, dgates: int, some: int
-) -> Any:
-    i = load_some(like, saved, 0, some)
-    f = load_some(like, saved, block, some)
-    g = load_some(like, saved, 2 * block, some)
-    o = load_some(like, saved, 3 * block, some)
-    tanh_c = tanh(load_some(like, after, 0, some))
-    d = fma(dh * o, 1.0 - tanh_c * tanh_c, load(like, dc, 0))
-    store(dc, 0, d * f)
-    store_some(dgates, 0, d * g * i * (1.0 - i), some)
-    store_some(dgates, block, d * load_some(like, before, 0, some) * f * (1.0 - f), some)
-    store_some(dgates, 2 * block, d * i * (1.0 - g * g), some)
-    store_some(dgates, 3 * block, dh * tanh_c * o * (1.0 - o), some)
+def rnn_tanh_derivative(like: Any, dh: Any, at: DerivativeAt, some: int) -> Any:
+    h_after = load_some(like, at.h_after, 0, some)
+    da_a = dh * (1.0 - h_after * h_after)
+    store_some(at.blocks, 0, da_a, some)
     return like
 
 
 @forced
-def gru_step(like: Any, gx: int, gh: int, h: int, c: int, saved: int, block: int, some: int) -> Any:
-    r = sigmoid(_pre(like, gx, gh, 0))
-    z = sigmoid(_pre(like, gx, gh, 1))
-    a = load(like, gh, 2 * lanes(like))
-    n = tanh(fma(r, a, load(like, gx, 2 * lanes(like))))
-    if saved != 0:
-        store_some(saved, 0, n, some)
-        store_some(saved, block, r, some)
-        store_some(saved, 2 * block, z, some)
-        store_some(saved, 3 * block, a, some)
-    return fma(z, load(like, h, 0), (1.0 - z) * n)
+def rnn_relu_step(like: Any, at: StepAt, some: int) -> Any:
+    a_a = load(like, at.gx, 0) + load(like, at.gh, 0)
+    return at_least(a_a, 0.0)
 
 
 @forced
-def gru_derivative(
-    like: Any, dh: Any, saved: int, block: int, before: int, after: int, dc: int, dgates: int, some: int
-) -> Any:
-    n = load_some(like, saved, 0, some)
-    r = load_some(like, saved, block, some)
-    z = load_some(like, saved, 2 * block, some)
-    a = load_some(like, saved, 3 * block, some)
-    dn = dh * (1.0 - z) * (1.0 - n * n)
-    store_some(dgates, 0, dn, some)
-    store_some(dgates, block, dn * a * r * (1.0 - r), some)
-    store_some(dgates, 2 * block, dh * (load_some(like, before, 0, some) - n) * z * (1.0 - z), some)
-    store_some(dgates, 3 * block, dn * r, some)
+def rnn_relu_derivative(like: Any, dh: Any, at: DerivativeAt, some: int) -> Any:
+    h_after = load_some(like, at.h_after, 0, some)
+    da_a = where_le(h_after, 0.0, 0.0, dh)
+    store_some(at.blocks, 0, da_a, some)
+    return like
+
+
+@forced
+def lstm_step(like: Any, at: StepAt, some: int) -> Any:
+    a_i = load(like, at.gx, 0) + load(like, at.gh, 0)
+    a_f = load(like, at.gx, lanes(like)) + load(like, at.gh, lanes(like))
+    a_g = load(like, at.gx, 2 * lanes(like)) + load(like, at.gh, 2 * lanes(like))
+    a_o = load(like, at.gx, 3 * lanes(like)) + load(like, at.gh, 3 * lanes(like))
+    c_before = load(like, at.others, 0)
+    i = sigmoid(a_i)
+    f = sigmoid(a_f)
+    g = tanh(a_g)
+    o = sigmoid(a_o)
+    c = fma(f, c_before, i * g)
+    store(at.others, 0, c)
+    if at.saved != 0:
+        store_some(at.saved, 0, i, some)
+        store_some(at.saved, at.block, f, some)
+        store_some(at.saved, 2 * at.block, g, some)
+        store_some(at.saved, 3 * at.block, o, some)
+    return o * tanh(c)
+
+
+@forced
+def lstm_derivative(like: Any, dh: Any, at: DerivativeAt, some: int) -> Any:
+    i = load_some(like, at.saved, 0, some)
+    f = load_some(like, at.saved, at.block, some)
+    g = load_some(like, at.saved, 2 * at.block, some)
+    o = load_some(like, at.saved, 3 * at.block, some)
+    c_before = load_some(like, at.others_before, 0, some)
+    c_after = load_some(like, at.others_after, 0, some)
+    dc_after = load(like, at.d_others, 0)
+    tanh_c = tanh(c_after)
+    dc = fma(dh * o, 1.0 - tanh_c * tanh_c, dc_after)
+    di = dc * g
+    da_i = di * i * (1.0 - i)
+    df = dc * c_before
+    da_f = df * f * (1.0 - f)
+    dg = dc * i
+    da_g = dg * (1.0 - g * g)
+    do = dh * tanh_c
+    da_o = do * o * (1.0 - o)
+    store(at.d_others, 0, dc * f)
+    store_some(at.blocks, 0, da_i, some)
+    store_some(at.blocks, at.block, da_f, some)
+    store_some(at.blocks, 2 * at.block, da_g, some)
+    store_some(at.blocks, 3 * at.block, da_o, some)
+    return like
+
+
+@forced
+def gru_step(like: Any, at: StepAt, some: int) -> Any:
+    x_n = load(like, at.gx, 2 * lanes(like))
+    u_n = load(like, at.gh, 2 * lanes(like))
+    a_r = load(like, at.gx, 0) + load(like, at.gh, 0)
+    a_z = load(like, at.gx, lanes(like)) + load(like, at.gh, lanes(like))
+    h_before = load(like, at.h, 0)
+    r = sigmoid(a_r)
+    z = sigmoid(a_z)
+    n = tanh(fma(r, u_n, x_n))
+    if at.saved != 0:
+        store_some(at.saved, 0, n, some)
+        store_some(at.saved, at.block, r, some)
+        store_some(at.saved, 2 * at.block, z, some)
+        store_some(at.saved, 3 * at.block, u_n, some)
+    return fma(z, h_before, (1.0 - z) * n)
+
+
+@forced
+def gru_derivative(like: Any, dh: Any, at: DerivativeAt, some: int) -> Any:
+    n = load_some(like, at.saved, 0, some)
+    r = load_some(like, at.saved, at.block, some)
+    z = load_some(like, at.saved, 2 * at.block, some)
+    u_n = load_some(like, at.saved, 3 * at.block, some)
+    h_before = load_some(like, at.h_before, 0, some)
+    t1 = 1.0 - z
+    dn = dh * t1
+    dx_n = dn * (1.0 - n * n)
+    dr = dx_n * u_n
+    da_r = dr * r * (1.0 - r)
+    dz = dh * (h_before - n)
+    da_z = dz * z * t1
+    du_n = dx_n * r
+    store_some(at.blocks, 0, dx_n, some)
+    store_some(at.blocks, at.block, da_r, some)
+    store_some(at.blocks, 2 * at.block, da_z, some)
+    store_some(at.blocks, 3 * at.block, du_n, some)
     return dh * z
 
 
-@forced
-def rnn_tanh_step(like: Any, gx: int, gh: int, h: int, c: int, saved: int, block: int, some: int) -> Any:
-    return tanh(_pre(like, gx, gh, 0))
-
-
-@forced
-def rnn_tanh_derivative(
-    like: Any, dh: Any, saved: int, block: int, before: int, after: int, dc: int, dgates: int, some: int
-) -> Any:
-    h = load_some(like, after, 0, some)
-    store_some(dgates, 0, dh * (1.0 - h * h), some)
-    return like
-
-
-@forced
-def rnn_relu_step(like: Any, gx: int, gh: int, h: int, c: int, saved: int, block: int, some: int) -> Any:
-    return at_least(_pre(like, gx, gh, 0), 0.0)
-
-
-@forced
-def rnn_relu_derivative(
-    like: Any, dh: Any, saved: int, block: int, before: int, after: int, dc: int, dgates: int, some: int
-) -> Any:
-    store_some(dgates, 0, zero_where_at_most_zero(load_some(like, after, 0, some), dh), some)
-    return like
-
-
-@dataclass(frozen=True)
-class CellKernel:
-    """A cell's two functions and what the kernels around them must know at compile time."""
-
-    step: Any
-    derivative: Any
-    saves: int = 0
-    has_c: bool = False
-    projects: bool = False
-
-
 CELL_KERNELS = {
-    "lstm": CellKernel(lstm_step, lstm_derivative, saves=4, has_c=True, projects=True),
-    "gru": CellKernel(gru_step, gru_derivative, saves=4),
-    "rnn_tanh": CellKernel(rnn_tanh_step, rnn_tanh_derivative),
-    "rnn_relu": CellKernel(rnn_relu_step, rnn_relu_derivative),
+    "rnn_tanh": CellKernel(
+        rnn_tanh_step,
+        rnn_tanh_derivative,
+        x_gates=1,
+        u_gates=1,
+        states=1,
+        parameters=0,
+        inputs=0,
+        blocks=1,
+        saved=0,
+    ),
+    "rnn_relu": CellKernel(
+        rnn_relu_step,
+        rnn_relu_derivative,
+        x_gates=1,
+        u_gates=1,
+        states=1,
+        parameters=0,
+        inputs=0,
+        blocks=1,
+        saved=0,
+    ),
+    "lstm": CellKernel(
+        lstm_step,
+        lstm_derivative,
+        x_gates=4,
+        u_gates=4,
+        states=2,
+        parameters=0,
+        inputs=0,
+        blocks=4,
+        saved=4,
+    ),
+    "gru": CellKernel(
+        gru_step,
+        gru_derivative,
+        x_gates=3,
+        u_gates=3,
+        states=1,
+        parameters=0,
+        inputs=0,
+        blocks=4,
+        saved=4,
+    ),
 }

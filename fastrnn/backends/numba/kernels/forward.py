@@ -13,7 +13,7 @@ from typing import Any
 
 from numba import carray, njit
 
-from fastrnn.backends.numba.kernels.cells import CellKernel
+from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
 from fastrnn.backends.numba.kernels.masks import cut, live
 from fastrnn.backends.numba.kernels.rows import clear_row, copy_row
 from fastrnn.backends.numba.kernels.simd import (
@@ -29,34 +29,35 @@ from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
 from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
 
-def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, dtype: Any) -> Any:
-    """The kernel of one cell and dtype, over one or two blocks of `ForwardShape` and
-    `ForwardAddresses`.
+def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: bool, dtype: Any) -> Any:
+    """The kernel of one cell and dtype, over one or two blocks of `ForwardShape` and `ForwardAddresses`.
 
-    A panel of weights holds `units` vectors of hidden units for each gate, one of a projection `plain_units`.
+    A panel of weights holds `units` vectors of hidden units for each gate, one of a projection, if the cell has any,
+    `plain_units`.
     """
-    step, has_c, projects, saves = cell.step, cell.has_c, cell.projects, cell.saves
-    vecs = units * gates
-    tile, tile_most = product(vecs), tile_rows(vecs)
+    step, has_c, saves = cell.step, cell.states > 1, cell.saved
+    x_gates, u_gates = cell.x_gates, cell.u_gates
+    x_vecs, u_vecs = units * x_gates, units * u_gates
+    x_tile, x_most, u_tile, u_most = product(x_vecs), tile_rows(x_vecs), product(u_vecs), tile_rows(u_vecs)
     plain_tile, plain_most = product(plain_units), tile_rows(plain_units)
 
     @njit(error_model="numpy")
     def input_products(
         a: Any, like: Any, t: int, steps: int, first: int, rows: int, first_panel: int, panels: int, gx: int
     ) -> None:
-        """gx (steps, rows, all panels, vecs, lanes) from x and its bias, for steps from t on in the order they run.
+        """gx (steps, rows, all panels, x_vecs, lanes) from x and its bias, for steps from t on in the order they run.
 
         Tiles run along time, except where there are more rows than a tile holds but too few steps.
         """
-        width = vecs * lanes(like)
+        width = x_vecs * lanes(like)
         row_gx = a.panels * width
         step_gx = rows * row_gx
         step_x = -a.x_step if a.reverse else a.x_step
         x = address(like, a.x, t * a.x_step + first * a.x_row)
-        along_time = steps >= min(rows, tile_most)
+        along_time = steps >= min(rows, x_most)
         inner, inner_x, inner_gx = (steps, step_x, step_gx) if along_time else (rows, a.x_row, row_gx)
         outer, outer_x, outer_gx = (rows, a.x_row, row_gx) if along_time else (steps, step_x, step_gx)
-        blocks = (inner + tile_most - 1) // tile_most
+        blocks = (inner + x_most - 1) // x_most
         weights = address(like, a.memory + a.w_ih_at, first_panel * a.inputs * width)
         for panel in range(first_panel, first_panel + panels):
             bias = address(like, a.memory + a.bias_ih_at, panel * width)
@@ -69,7 +70,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
                     soon, soon_step = part_of_panel(like, following, a.inputs, width, outer * blocks, number)
                     at = address(like, x, o * outer_x + begin * inner_x)
                     to = address(like, gx, o * outer_gx + begin * inner_gx + panel * width)
-                    tile(like, count, bias, at, inner_x, w, a.inputs, to, inner_gx, soon, soon_step)
+                    x_tile(like, count, bias, at, inner_x, w, a.inputs, to, inner_gx, soon, soon_step)
 
     @njit(error_model="numpy")
     def put_output(a: Any, like: Any, h: Any, h_new: int, t: int, row: int, unit: int) -> None:
@@ -94,10 +95,10 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
     ) -> None:
         """Step t of the rows that are alive: from h to h_new (rows, h_row), c in place, a member's share of panels."""
         lane_count = lanes(like)
-        width = vecs * lane_count
+        width = u_vecs * lane_count
         c_row = a.panels * units * lane_count
         c, m, out = base + a.c_at, base + a.m_at, base + a.tile_at + member * a.tile_size
-        blocks = (rows + tile_most - 1) // tile_most
+        blocks = (rows + u_most - 1) // u_most
         first_panel, panels = share(a.panels, members, member)
         weights = address(like, a.memory + a.w_hh_at, first_panel * a.outputs * width)
         for panel in range(first_panel, first_panel + panels):
@@ -108,7 +109,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
                 begin, count = share(rows, blocks, block)
                 soon, soon_step = part_of_panel(like, following, a.outputs, width, blocks, block)
                 h_block = address(like, h, begin * h_row)
-                tile(like, count, bias, h_block, h_row, w, a.outputs, out, width, soon, soon_step)
+                u_tile(like, count, bias, h_block, h_row, w, a.outputs, out, width, soon, soon_step)
                 for r in range(count):
                     row = begin + r
                     b = first + row
@@ -119,21 +120,22 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
                         some = a.hidden - unit
                         if some <= 0:
                             continue
-                        at = u * gates * lane_count
                         c_at = address(like, c, row * c_row + unit)
                         saved = 0
                         if saves > 0 and a.saved != 0:
                             saved = address(like, a.saved, (t * a.batch + b) * saves * a.hidden + unit)
-                        new = step(
-                            like,
-                            address(like, gx, (row * a.panels + panel) * width + at),
-                            address(like, out, r * width + at),
-                            address(like, h, row * h_row + unit),
-                            c_at,
-                            saved,
-                            a.hidden,
-                            some,
+                        places = StepAt(
+                            gx=address(like, gx, ((row * a.panels + panel) * units + u) * x_gates * lane_count),
+                            gh=address(like, out, (r * units + u) * u_gates * lane_count),
+                            h=address(like, h, row * h_row + unit),
+                            others=c_at,
+                            others_apart=0,
+                            parameters=0,
+                            inputs=0,
+                            saved=saved,
+                            block=a.hidden,
                         )
+                        new = step(like, places, some)
                         if has_c and a.history != 0:
                             store_some(a.history, (t * a.batch + b) * a.history_row + unit, load(like, c_at, 0), some)
                         if projects and a.projected:
@@ -198,7 +200,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         own = first_panel * units * lane_count
         own_units = min(panels * units * lane_count, a.hidden - own)
         clear_row(like, base, plain_width)
-        uneven = rows * gates * units * lane_count * (a.outputs + a.inputs * a.chunk)
+        uneven = rows * lane_count * (u_vecs * a.outputs + x_vecs * a.inputs * a.chunk)
         since, waited = seconds(a.clock) if decides and members > 1 else 0.0, 0.0
         first_t = a.steps - 1 if a.reverse else 0
         for row in range(rows):
@@ -222,7 +224,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
                         clear_row(like, address(like, h, row * h_row), a.outputs)
                         if has_c:
                             clear_row(like, address(like, c, row * c_row + own), own_units)
-                gx_step = address(like, gx, s * rows * a.panels * vecs * lane_count)
+                gx_step = address(like, gx, s * rows * a.panels * x_vecs * lane_count)
                 state_step(a, like, t, first, rows, member, members, gx_step, h, h_new, h_row, base)
                 if projects and a.projected:
                     project(a, like, t, first, rows, h_new, h_row, base)
@@ -253,7 +255,7 @@ def forward_kernel(cell: CellKernel, gates: int, units: int, plain_units: int, d
         first, rows = share(a.batch, a.slices, row_slice)
         start, steps = share(a.steps, a.parts, part)
         t = a.steps - 1 - start if a.reverse else start
-        gx = address(like, base + a.gx_at, start * rows * a.panels * vecs * lanes(like))
+        gx = address(like, base + a.gx_at, start * rows * a.panels * x_vecs * lanes(like))
         input_products(a, like, t, steps, first, rows, 0, a.panels, gx)
 
     def forward(pointer: Any) -> None:

@@ -80,6 +80,11 @@ def splat(builder: Any, scalar: Any, lanes: int) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(LANE, lanes), [0] * lanes))
 
 
+def everywhere(vector: Vector, integer: int) -> Any:
+    """An integer in every lane."""
+    return ir.Constant(vector.integers, [integer] * vector.lanes)
+
+
 def call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     """Calls an LLVM intrinsic."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
@@ -134,15 +139,16 @@ def _number_to_vector(context: Any, builder: Any, number: types.Number, vector: 
     return splat(builder, context.cast(builder, value, number, vector.dtype), vector.lanes)
 
 
-def _define(symbol: Any, emit: Callable[..., Any]) -> None:
+def _define(symbol: Any, emit: Callable[..., Any], operands: int = 2) -> None:
     infer_global(symbol)(type(f"Vector_{symbol.__name__}", (_Arithmetic,), {}))
-    lower_builtin(symbol, Vector, Vector)(lambda context, builder, sig, args: emit(builder, *args))
+    lower_builtin(symbol, *[Vector] * operands)(lambda context, builder, sig, args: emit(builder, *args))
 
 
 _define(operator.add, lambda builder, x, y: builder.fadd(x, y))
 _define(operator.sub, lambda builder, x, y: builder.fsub(x, y))
 _define(operator.mul, lambda builder, x, y: builder.fmul(x, y))
 _define(operator.truediv, lambda builder, x, y: builder.fdiv(x, y))
+_define(operator.neg, lambda builder, x: builder.fneg(x), operands=1)
 
 
 @intrinsic
@@ -211,30 +217,32 @@ def at_most(typing: Any, x: Any, high: Any) -> Any:
     return x(x, x), emit
 
 
-@intrinsic
-def zero_where_at_most_zero(typing: Any, test: Any, x: Any) -> Any:
-    """x, but 0 where `test` <= 0; where `test` is NaN it is x."""
+def _choice(comparison: str, about: str) -> Any:
+    @intrinsic
+    def where(typing: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
+        vector = next(arg for arg in (a, b, x, y) if isinstance(arg, Vector))
 
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        zero = ir.Constant(x.ir, [0.0] * x.lanes)
-        return builder.select(builder.fcmp_ordered("<=", args[0], zero), zero, args[1])
+        def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(comparison, args[0], args[1]), args[2], args[3])
 
-    return x(x, x), emit
+        return vector(vector, vector, vector, vector), emit
+
+    where.__doc__ = about
+    return where
 
 
-@intrinsic
-def where_above(typing: Any, test: Any, bound: Any, x: Any, y: Any) -> Any:
-    """x where `test` > `bound`, else y, which is also taken where `test` is NaN."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[2], args[3])
-
-    return test(test, test, test, test), emit
+where_le = _choice("<=", "x where a <= b, else y, which is also taken where a or b is NaN; any of the four a number.")
+where_lt = _choice("<", "As `where_le`, of a < b.")
 
 
 @intrinsic
 def magnitude(typing: Any, x: Any) -> Any:
     return x(x), lambda context, builder, sig, args: call(builder, f"llvm.fabs.{suffix(x)}", x.ir, *args)
+
+
+@intrinsic
+def sqrt(typing: Any, x: Any) -> Any:
+    return x(x), lambda context, builder, sig, args: call(builder, f"llvm.sqrt.{suffix(x)}", x.ir, *args)
 
 
 @intrinsic
@@ -275,21 +283,40 @@ def polynomial(coefficients: dict[int, tuple[float, ...]]) -> Any:
 
 
 MANTISSA_BITS = {32: 23, 64: 52}
+ROUNDER = {bits: 1.5 * 2.0**mantissa for bits, mantissa in MANTISSA_BITS.items()}
+"""Adding it to a small number rounds that to an integer n, which the sum's lowest bits hold."""
+_ONE_BITS = {bits: ((1 << (bits - mantissa - 2)) - 1) << mantissa for bits, mantissa in MANTISSA_BITS.items()}
+_SQRT_HALF_BITS = {32: 0x3F3504F3, 64: 0x3FE6A09E667F3BCD}
+"""How 1 and the square root of a half read as integers."""
 
 
 @intrinsic
 def power_of_two(typing: Any, shifted: Any) -> Any:
-    """2**n from n + 1.5 * 2**mantissa: the sum holds n in its lowest bits, from where it moves to the exponent's."""
+    """2**n from n + ROUNDER: n moves from the lowest bits to the exponent's."""
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        mantissa = MANTISSA_BITS[shifted.bits]
-        exponent_of_one = ((1 << (shifted.bits - mantissa - 2)) - 1) << mantissa
         bits = builder.bitcast(args[0], shifted.integers)
-        moved = builder.shl(bits, ir.Constant(shifted.integers, [mantissa] * shifted.lanes))
-        sum_ = builder.add(moved, ir.Constant(shifted.integers, [exponent_of_one] * shifted.lanes))
-        return builder.bitcast(sum_, shifted.ir)
+        moved = builder.shl(bits, everywhere(shifted, MANTISSA_BITS[shifted.bits]))
+        return builder.bitcast(builder.add(moved, everywhere(shifted, _ONE_BITS[shifted.bits])), shifted.ir)
 
     return shifted(shifted), emit
+
+
+@intrinsic
+def by_exponent(typing: Any, x: Any) -> Any:
+    """x = 2**n m -> n + ROUNDER and m, which lies between the square roots of a half and of two; of normal x > 0."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        mantissa, one, least = MANTISSA_BITS[x.bits], _ONE_BITS[x.bits], _SQRT_HALF_BITS[x.bits]
+        rounder = builder.bitcast(ir.Constant(x.ir, [ROUNDER[x.bits]] * x.lanes), x.integers)
+        moved = builder.add(builder.bitcast(args[0], x.integers), everywhere(x, one - least))
+        exponent = builder.lshr(moved, everywhere(x, mantissa))
+        shifted = builder.add(builder.sub(exponent, everywhere(x, one >> mantissa)), rounder)
+        rest = builder.add(builder.and_(moved, everywhere(x, (1 << mantissa) - 1)), everywhere(x, least))
+        parts = [builder.bitcast(part, x.ir) for part in (shifted, rest)]
+        return context.make_tuple(builder, sig.return_type, parts)
+
+    return types.UniTuple(x, 2)(x), emit
 
 
 @intrinsic

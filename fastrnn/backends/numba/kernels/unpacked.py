@@ -11,7 +11,7 @@ from typing import Any
 
 from numba import carray, njit
 
-from fastrnn.backends.numba.kernels.cells import CellKernel
+from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
 from fastrnn.backends.numba.kernels.dots import dots, stack_memory
 from fastrnn.backends.numba.kernels.simd import address, lanes, load, load_some, store, store_some, take_ticket, zeros
 from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
@@ -21,14 +21,15 @@ ROWS = 8
 """Of the batch that meet one gate's weights in turn, while those are in the first-level cache."""
 
 
-def unpacked_kernel(cell: CellKernel, gates: int, dtype: Any) -> Any:
+def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
     """The kernel of one cell and dtype, over a block of `UnpackedShape` and `UnpackedAddresses`."""
-    step, has_c = cell.step, cell.has_c
-    gates_memory, states_memory = stack_memory(ROWS * gates), stack_memory(2)
+    step, has_c = cell.step, cell.states > 1
+    x_gates, u_gates = cell.x_gates, cell.u_gates
+    x_memory, u_memory, states_memory = stack_memory(ROWS * x_gates), stack_memory(ROWS * u_gates), stack_memory(2)
 
     @njit(error_model="numpy")
     def products(
-        like: Any, some: int, x: int, rows: int, k: int, w: int, bias: int, unit: int, hidden: int, out: int
+        like: Any, some: int, gates: int, x: int, rows: int, k: int, w: int, bias: int, unit: int, hidden: int, out: int
     ) -> None:
         """out (rows, gates, lanes): w (gates·hidden, k) times x (rows, k), and the bias, of units from `unit` on."""
         for gate in range(gates):
@@ -41,11 +42,11 @@ def unpacked_kernel(cell: CellKernel, gates: int, dtype: Any) -> Any:
 
     @njit(error_model="numpy")
     def run(a: Any, like: Any, member: int, members: int) -> None:
-        gx, gh, states = gates_memory(like), gates_memory(like), states_memory(like)
+        gx, gh, states = x_memory(like), u_memory(like), states_memory(like)
         width = lanes(like)
         h, c = states, address(like, states, width)
         all_blocks = (a.hidden + width - 1) // width
-        uneven = a.batch * gates * width * (a.inputs + a.hidden)
+        uneven = a.batch * width * (x_gates * a.inputs + u_gates * a.hidden)
         since, waited = seconds(a.clock) if member == 0 and members > 1 else 0.0, 0.0
         first, blocks = share(all_blocks, members, member)
         for s in range(a.steps):
@@ -59,16 +60,26 @@ def unpacked_kernel(cell: CellKernel, gates: int, dtype: Any) -> Any:
                 for start in range(0, a.batch, ROWS):
                     rows = min(ROWS, a.batch - start)
                     x = address(like, a.x, (t * a.batch + start) * a.inputs)
-                    products(like, some, x, rows, a.inputs, a.w_ih, a.bias_ih, unit, a.hidden, gx)
+                    products(like, some, x_gates, x, rows, a.inputs, a.w_ih, a.bias_ih, unit, a.hidden, gx)
                     h_rows = address(like, h_all, start * a.hidden)
-                    products(like, some, h_rows, rows, a.hidden, a.w_hh, a.bias_hh, unit, a.hidden, gh)
+                    products(like, some, u_gates, h_rows, rows, a.hidden, a.w_hh, a.bias_hh, unit, a.hidden, gh)
                     for row in range(rows):
                         at = (start + row) * a.hidden + unit
                         store(h, 0, load_some(like, h_all, at, some))
                         if has_c:
                             store(c, 0, load_some(like, c_all, at, some))
-                        gates_at = row * gates * width
-                        new = step(like, address(like, gx, gates_at), address(like, gh, gates_at), h, c, 0, 0, some)
+                        places = StepAt(
+                            gx=address(like, gx, row * x_gates * width),
+                            gh=address(like, gh, row * u_gates * width),
+                            h=h,
+                            others=c,
+                            others_apart=0,
+                            parameters=0,
+                            inputs=0,
+                            saved=0,
+                            block=0,
+                        )
+                        new = step(like, places, some)
                         store_some(a.ys, t * a.batch * a.hidden + at, new, some)
                         if has_c:
                             store_some(a.c_last, at, load(like, c, 0), some)
