@@ -258,7 +258,7 @@ def make_layer(kernel: Kernel, steps: int = STEPS, batch: int | None = None, dev
         raise ValueError(f"{kernel.dtype} is not multiplied in {kernel.precision}")
     cell, units = CELLS[kernel.cell], kernel.units
     B = batch or (FORWARD_BATCH if kernel.tile is None else kernel.tile[0])
-    rows = len(cell.gates) * units
+    of_x, of_h = len(cell.x_gates) * units, len(cell.u_gates) * units
 
     def random(*sizes: int) -> torch.Tensor:
         return torch.empty(sizes, **options).uniform_(-(units**-0.5), units**-0.5)
@@ -266,9 +266,9 @@ def make_layer(kernel: Kernel, steps: int = STEPS, batch: int | None = None, dev
     return Layer(
         kernel.cell,
         random(steps, B, INPUTS),
-        [random(rows, INPUTS)],
-        [random(1, rows, units)],
-        [random(rows), random(rows)],
+        [random(of_x, INPUTS)],
+        [random(1, of_h, units)],
+        [random(of_x), random(of_h)],
         [],
         [random(1, B, units) for _ in cell.states],
         torch.full((B,), steps, device=device) if kernel.variant.masks else None,

@@ -27,10 +27,10 @@ from rich.table import Table
 from benchmarks import cuda, timing, triton_compile
 from benchmarks.command_line import FAILURE, OK, USAGE_ERROR, UsageError, check_output, console_for_tables
 from benchmarks.triton_compile import CAPABILITIES, SHARED_MEMORY, Compiled, Kernel, Variant, compile_all
+from fastrnn.cells import CELLS
 
 FORMAT = 1
 """Of the JSON."""
-CELLS = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 PRECISIONS = {"16 bit": ("bfloat16", "float16"), "tf32": ("float32",), "tf32x3": ("float32",)}
 """Of the recurrent product, and the storage dtypes that are multiplied so."""
 VARIANTS = {
@@ -191,7 +191,7 @@ def variants_of(kernel: Kernel, capabilities: Sequence[int]) -> list[Kernel]:
     """The kernel in all variants on all architectures, itself first."""
 
     def applies(variant: Variant) -> bool:
-        return variant != triton_compile.MASKED_LEAN or not kernel.cell.startswith("rnn")  # those save no gates
+        return variant != triton_compile.MASKED_LEAN or bool(CELLS[kernel.cell].saved)  # what there is to recompute
 
     return [
         kernel._replace(variant=variant, capability=capability)

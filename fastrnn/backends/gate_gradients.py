@@ -1,21 +1,34 @@
 """What follows a backward recurrence: the gradients of x and of the weights, by products over all T·B rows at once.
 
-Backends that put gradients where the saved values were hand them over as `dgates` (directions, T, B, W·H), with
-W = max(S, G) blocks side by side and zero at t >= length. For a cell that only adds gx and gh they are both dgx and
-dgh; `Cell.adds_pre_activations` says what they are for the others. Products are computed in the dtype of `dgates`.
+Backends hand gradients over as `dgates` (directions, T, B, W·H), the W blocks of `Cell.blocks` side by side and zero
+at t >= length. Products go by runs of blocks that meet a run of a weight's rows: `Cell.x_runs` and `Cell.u_runs`. They
+are computed in the dtype of `dgates`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from fastrnn.backends import products
 from fastrnn.backends.layer import Layer
+from fastrnn.cells.contract import Run
 
 SUMMANDS = 128
 """Rows that are summed at a time. From 256 values a thread on, torch's kernel for GPUs has blocks share a sum, and it
 takes 128 times the memory that their shares fill: 128 MiB for 16384 rows of 1024 columns, 32 MiB themselves."""
+
+
+def columns(layer: Layer, runs: Sequence[Run]) -> Iterator[tuple[slice, slice]]:
+    """Of each run, which columns of (rows, W·H) and which rows of a weight (G·H, ...) it is."""
+    for run in runs:
+        yield _scaled(run.block, run.count, layer.hidden_size), _scaled(run.gate, run.count, layer.hidden_size)
+
+
+def _scaled(first: int, count: int, size: int) -> slice:
+    return slice(first * size, (first + count) * size)
 
 
 def input_gradient(layer: Layer, dgates: Tensor) -> Tensor:
@@ -23,23 +36,23 @@ def input_gradient(layer: Layer, dgates: Tensor) -> Tensor:
     total: Tensor | None = None
     for direction in range(layer.directions):
         rows, w = dgates[direction].flatten(0, 1), layer.w_ih[direction].to(dgates.dtype)
-        if not layer.cell.adds_pre_activations:
-            rows, w = rows[:, : -layer.hidden_size], w.roll(layer.hidden_size, 0)
-        total = rows @ w if total is None else total.addmm_(rows, w)
+        for blocks, gates in columns(layer, layer.cell.x_runs):
+            left, right = rows[:, blocks], w[gates]
+            total = left @ right if total is None else total.addmm_(left, right)
     assert total is not None
     return total.view(layer.x.shape).to(layer.x.dtype)
 
 
 def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """d w_ih, d w_hh and the biases' gradients, as in `Backward`; ys is (T, B, directions·P or directions·H)."""
-    hidden, storage = layer.hidden_size, layer.x.dtype
     d_w_ih, d_biases = [], []
     x = products.masked_x(layer).to(dgates.dtype).flatten(0, 1)
     for direction in range(layer.directions):
         rows = dgates[direction].flatten(0, 1)
-        adds = layer.cell.adds_pre_activations
-        d_i = rows.T @ x if adds else (rows[:, :-hidden].T @ x).roll(-hidden, 0)
-        d_w_ih.append(d_i.to(storage))
+        total = x.new_empty(layer.w_ih[direction].shape)
+        for blocks, gates in columns(layer, layer.cell.x_runs):
+            torch.mm(rows[:, blocks].T, x, out=total[gates])
+        d_w_ih.append(total.to(layer.x.dtype))
         if layer.biases:
             d_biases += _bias_gradients(layer, rows)
     del x  # a copy where there are lengths: gone before h needs one
@@ -77,47 +90,60 @@ def entering(layer: Layer, direction: int, ys: Tensor) -> list[tuple[slice, Tens
 
 
 def add_products(layer: Layer, total: Tensor, left: Tensor, right: Tensor, keep: bool = True) -> None:
-    """Adds each head's leftᵀ right to `total` (N, G·D, P or D), or with `keep` false puts it there.
+    """Adds each head's dghᵀ right to `total` (N, Gu·D, P or D), or with `keep` false puts it there.
 
-    `left` is (rows, G·H), gate by gate, `right` (rows, P or H). Heads are strided views: a product of all at once would
-    need a copy of `left`.
+    `left` is (rows, W·H), block by block, `right` (rows, P or H). Heads are strided views: a product of all at once
+    would need a copy of `left`.
     """
     if layer.heads == 1:
-        total[0].addmm_(left.T, right, beta=int(keep))
+        for blocks, gates in columns(layer, layer.cell.u_runs):
+            total[0, gates].addmm_(left[:, blocks].T, right, beta=int(keep))
         return
-    lefts = left.unflatten(1, (len(layer.cell.gates), layer.heads, -1))
-    rights = right.unflatten(1, (layer.heads, -1)).transpose(0, 1)
-    for gate, rows in enumerate(total.chunk(len(layer.cell.gates), 1)):
-        rows.baddbmm_(lefts[:, gate].permute(1, 2, 0), rights, beta=int(keep))
+    rights = _by_head(layer, right)
+    for block, rows in zip(layer.cell.dgh, _gates_of_heads(layer, total), strict=True):
+        lefts = _by_head(layer, left[:, _scaled(block, 1, layer.hidden_size)])
+        rows.baddbmm_(lefts.transpose(1, 2), rights, beta=int(keep))
 
 
-def add_hidden_product(layer: Layer, direction: int, gh: Tensor, h: Tensor) -> None:
-    """Adds h (rows, P or H) times one direction's recurrent weights, without their bias, to `gh` (rows, G·H)."""
+def add_hidden_product(layer: Layer, direction: int, blocks: Tensor, h: Tensor) -> None:
+    """Adds h (rows, P or H) times one direction's recurrent weights, without their bias, to gh's of `blocks`
+    (rows, W·H)."""
     w_hh = layer.w_hh[direction]
     if layer.heads == 1:
-        gh.addmm_(h, w_hh[0].T)
+        for of_blocks, gates in columns(layer, layer.cell.u_runs):
+            blocks[:, of_blocks].addmm_(h, w_hh[0, gates].T)
         return
-    hs = h.unflatten(1, (layer.heads, -1)).transpose(0, 1)
-    for rows, w in zip(gh.chunk(len(layer.cell.gates), 1), w_hh.chunk(len(layer.cell.gates), 1), strict=True):
-        rows.unflatten(1, (layer.heads, -1)).transpose(0, 1).baddbmm_(hs, w.transpose(1, 2))
+    hs = _by_head(layer, h)
+    for block, w in zip(layer.cell.dgh, _gates_of_heads(layer, w_hh), strict=True):
+        _by_head(layer, blocks[:, _scaled(block, 1, layer.hidden_size)]).baddbmm_(hs, w.transpose(1, 2))
+
+
+def _by_head(layer: Layer, rows: Tensor) -> Tensor:
+    """A view (N, rows, D) of (rows, H)."""
+    return torch.unflatten(rows, 1, (layer.heads, -1)).transpose(0, 1)
+
+
+def _gates_of_heads(layer: Layer, w_hh: Tensor) -> Sequence[Tensor]:
+    """Views (N, D, P or D) of w_hh (N, Gu·D, P or D), or of its gradient, one for each gate."""
+    return w_hh.unflatten(1, (len(layer.cell.u_gates), -1)).unbind(1) if layer.cell.u_gates else ()
 
 
 def _recurrent_weights(layer: Layer, direction: int, dgates: Tensor, ys: Tensor) -> Tensor:
-    """d w_hh (N, G·D, D) of one direction from its dgates (T, B, W·H), in the storage dtype."""
+    """d w_hh (N, Gu·D, D) of one direction from its dgates (T, B, W·H), in the storage dtype."""
     rows = dgates.flatten(0, 1)
-    dgh = rows if layer.cell.adds_pre_activations else rows[:, layer.hidden_size :]
     total = dgates.new_empty(layer.w_hh[direction].shape)
     for index, (part, h) in enumerate(entering(layer, direction, ys)):
-        add_products(layer, total, dgh[part], h.to(dgates.dtype), keep=index > 0)
+        add_products(layer, total, rows[part], h.to(dgates.dtype), keep=index > 0)
     return total.to(layer.x.dtype)
 
 
 def _bias_gradients(layer: Layer, rows: Tensor) -> list[Tensor]:
     """Those of b_ih and b_hh of one direction, from its dgates (T·B, W·H)."""
-    hidden, sums = layer.hidden_size, _sum_rows(rows, layer.state_dtype).to(layer.x.dtype)
-    if layer.cell.adds_pre_activations:
+    cell, sums = layer.cell, _sum_rows(rows, layer.state_dtype).to(layer.x.dtype)
+    if cell.adds_shares:
         return [sums, sums.clone()]
-    return [sums[:-hidden].roll(-hidden), sums[hidden:].clone()]
+    of_blocks = sums.unflatten(0, (len(cell.blocks), -1))
+    return [cell.of_gates(of_blocks, places).clone().flatten() for places in (cell.dgx, cell.dgh)]
 
 
 def _sum_rows(rows: Tensor, dtype: torch.dtype) -> Tensor:

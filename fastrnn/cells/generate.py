@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from fastrnn.cells.compiler.program import Program
-from fastrnn.cells.emit import cuda, numba, pytorch
+from fastrnn.cells.emit import cuda, numba, pytorch, triton
 
 ROOT = Path(__file__).parents[2]
 ABOUT = "Written by `python -m fastrnn.cells.generate` from the functions in fastrnn/cells; not to be edited."
@@ -32,6 +32,7 @@ def files() -> dict[Path, str]:
         ROOT / "csrc/cells.h": cuda.names(cells, ABOUT),
         ROOT / "csrc/cells.cuh": cuda.classes(cells, ABOUT),
         ROOT / "fastrnn/backends/numba/kernels/cells.py": numba.module(cells, ABOUT),
+        ROOT / "fastrnn/backends/triton/kernels/cells.py": triton.module(cells, ABOUT),
     }
 
 

@@ -1,4 +1,4 @@
-"""Sigmoid and tanh of Triton's kernels over a grid, beside float64."""
+"""The functions of Triton's kernels over a grid, beside float64."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import backends
+from fastrnn.cells import functions as cells
 
 reason = backends.module("triton").ready()
 pytestmark = [
@@ -15,7 +16,7 @@ pytestmark = [
 ]
 
 ULPS = 4
-"""Of float32, for tanh, and for sigmoid of what is not far below zero."""
+"""For tanh, and for sigmoid of what is not far below zero, in float32; for the other functions in both."""
 SPECIAL = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0]
 
 
@@ -69,3 +70,52 @@ def test_special_values(dtype: torch.dtype, backend: str) -> None:
     sigmoid, tanh = activated(x)
     torch.testing.assert_close(tanh, x.tanh(), equal_nan=True, rtol=0, atol=0)
     torch.testing.assert_close(sigmoid, x.sigmoid(), equal_nan=True, rtol=0, atol=0)
+
+
+NAMES = ("exp", "log", "softplus", "sqrt", "maximum", "minimum")
+
+
+def functions(x: Tensor, y: Tensor, approximate: bool = False) -> dict[str, tuple[Tensor, Tensor]]:
+    """Each function of x, or of x and y, or of 0.1 and y, (n,), n a multiple of 1024; and what it is in float64."""
+    from tests.backends.triton_activations import functions_kernel
+
+    results = [torch.empty_like(x) for _ in NAMES]
+    functions_kernel[(x.numel() // 1024,)](x, y, *results, APPROXIMATE=approximate)
+    wide, other = x.double(), y.double()
+    truth = (wide.exp(), wide.log(), cells.softplus(wide), wide.sqrt(), wide.maximum(other), other.clamp(max=0.1))
+    return dict(zip(NAMES, zip(results, truth, strict=True), strict=True))
+
+
+def positive(dtype: torch.dtype) -> Tensor:
+    return torch.cat((torch.linspace(0.5, 2, 1024), torch.logspace(-37, 37, 1024))).to(dtype)
+
+
+def relative_error(got: Tensor, truth: Tensor, scale: Tensor | float = 1) -> float:
+    """The largest, of what is a number that the dtype holds."""
+    known = truth.isfinite() & (truth.abs() < torch.finfo(got.dtype).max)
+    return ((got - truth).abs() / (scale * truth.abs()).clamp(min=torch.finfo(got.dtype).tiny))[known].max().item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_other_functions(dtype: torch.dtype, backend: str) -> None:
+    """To some units in the last place of the result, however small: of log near 1, of softplus far below 0."""
+    x = torch.cat((torch.linspace(-86, 86, 4096, dtype=torch.float64).to(dtype), positive(dtype)))
+    for name, (got, truth) in functions(x, torch.ones_like(x)).items():
+        assert relative_error(got, truth) <= ULPS * torch.finfo(dtype).eps, name
+
+
+def test_other_functions_for_16_bit(backend: str) -> None:
+    x = torch.cat((torch.linspace(-20, 20, 1024), positive(torch.float32)[1024:]))
+    got = functions(x, torch.ones_like(x), approximate=True)
+    assert relative_error(*got["exp"], 1 + x.abs()) <= 2.0**-21
+    assert relative_error(*got["softplus"], 1 + x.abs()) <= 2.0**-21
+    assert relative_error(*got["log"], 1 + 1 / x.double().log().abs()) <= 2.0**-21
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_special_values_of_other_functions(dtype: torch.dtype, backend: str) -> None:
+    x, y = torch.zeros(2, 1024, dtype=dtype)
+    x[: len(SPECIAL)] = torch.tensor(SPECIAL, dtype=dtype)
+    y[1] = torch.nan
+    for name, (got, truth) in functions(x, y).items():
+        torch.testing.assert_close(got, truth.to(dtype), equal_nan=True, rtol=2e-7, atol=0, msg=name)

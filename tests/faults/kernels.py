@@ -267,8 +267,8 @@ FAULTS = (
     Fault(
         "triton-finite-gates",
         "fastrnn/backends/triton/kernels/tiles.py",
-        "if IS_LAST_UNBOUNDED and tl.float16 == DTYPE:",
-        "if IS_LAST_UNBOUNDED and tl.bfloat16 == DTYPE:",
+        "if UNBOUNDED[k] and tl.float16 == DTYPE:",
+        "if UNBOUNDED[k] and tl.bfloat16 == DTYPE:",
         "a GRU's saved product may be infinite in float16",
     ),
     Fault(

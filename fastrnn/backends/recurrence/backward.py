@@ -79,32 +79,38 @@ def _buffers(
 
 
 def _preactivations(layer: Layer, ys: Tensor) -> Tensor:
-    """(directions, T, B, S·H) in the storage dtype: what the activations apply to, in the order of `Cell.saved`.
+    """(directions, T, B, W·H) in the storage dtype: what the step applies to, in the order of `Cell.blocks`.
 
-    Every state that entered a step is known, so that two products over all T·B rows give all of them. Both are added up
+    Every state that entered a step is known, so that products over all T·B rows give all of them. Both are added up
     where they belong, without room for either alone.
     """
-    hidden, (T, B, _) = layer.hidden_size, layer.x.shape
-    width = len(layer.cell.saved) * hidden
-    pre = layer.x.new_empty((layer.directions, T, B, width))
-    x = products.masked_x(layer).reshape(T * B, -1)
+    pre, of_x = empty_dgates(layer), len(layer.cell.x_gates) * layer.hidden_size
+    x = products.masked_x(layer).flatten(0, 1)
     for direction, w in enumerate(layer.w_ih):
-        rows = pre[direction].view(T * B, width)
-        biases = layer.biases[2 * direction : 2 * direction + 2]
-        both = biases[0] + biases[1] if biases else None
-        if layer.cell.adds_pre_activations:
-            _put_product(rows, x, w, both)
-            continue
-        # The last gate's shares stay apart: gx first, gh last.
-        _put_product(rows[:, :hidden], x, w[-hidden:], biases[0][-hidden:] if biases else None)
-        _put_product(rows[:, hidden:-hidden], x, w[:-hidden], both if both is None else both[:-hidden])
-        rows[:, -hidden:] = biases[1][-hidden:] if biases else 0
+        rows, bias = pre[direction].flatten(0, 1), _bias(layer, direction)
+        for blocks, gates in gate_gradients.columns(layer, layer.cell.x_runs):
+            _put_product(rows[:, blocks], x, w[gates], None if bias is None else bias[blocks])
+        rows[:, of_x:] = 0 if bias is None else bias[of_x:]  # what only gh has a share of
     del x  # a copy where there are lengths: gone before h needs one
     for direction in range(layer.directions):
-        gh = pre[direction].view(T * B, width)[:, 0 if layer.cell.adds_pre_activations else hidden :]
+        rows = pre[direction].flatten(0, 1)
         for part, h in gate_gradients.entering(layer, direction, ys):
-            gate_gradients.add_hidden_product(layer, direction, gh[part], h)
+            gate_gradients.add_hidden_product(layer, direction, rows[part], h)
     return pre
+
+
+def _bias(layer: Layer, direction: int) -> Tensor | None:
+    """(W·H,): what one direction's biases add to the pre-activations; None where there are none."""
+    if not layer.biases:
+        return None
+    b_ih, b_hh = layer.biases[2 * direction : 2 * direction + 2]
+    if layer.cell.adds_shares:
+        return b_ih + b_hh
+    bias = b_ih.new_zeros(len(layer.cell.blocks) * layer.hidden_size)
+    for share, runs in ((b_ih, layer.cell.x_runs), (b_hh, layer.cell.u_runs)):
+        for blocks, gates in gate_gradients.columns(layer, runs):
+            bias[blocks] += share[gates]
+    return bias
 
 
 def _put_product(out: Tensor, x: Tensor, w: Tensor, bias: Tensor | None) -> None:

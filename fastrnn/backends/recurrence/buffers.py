@@ -62,11 +62,11 @@ class ForwardBuffers:
     """Of a forward recurrence; the last four are written."""
 
     gx: Tensor
-    """(directions, T, B, G·H) in the storage dtype: x W_ihᵀ + b_ih, and b_hh too where `b_hh` is empty"""
+    """(directions, T, B, Gx·H) in the storage dtype: x W_ihᵀ + b_ih, and b_hh too where `b_hh` is empty"""
     w_hh: list[Tensor]
-    """(N, G·D, D) for each direction"""
+    """(N, Gu·D, D) for each direction"""
     b_hh: list[Tensor]
-    """(G·H,) for each direction where the cell does not simply add gx and gh, else nothing"""
+    """(Gu·H,) for each direction where the cell does not simply add gx and gh, else nothing"""
     states0: list[Tensor]
     """(directions, B, H) each"""
     masks: Masks
@@ -105,13 +105,14 @@ class BackwardBuffers:
 
     layer: Layer
     w_hh: list[Tensor]
-    """(N, G·D, D) for each direction"""
+    """(N, Gu·D, D) for each direction"""
     ys: Tensor
     """(T, B, directions·H)"""
     cs: Tensor | None
     """(T, B, directions·H) in the state dtype, of a cell with two states"""
     gates: Tensor | None
-    """(directions, T, B, S·H): what forward saved, or the preactivations in the storage dtype"""
+    """(directions, T, B, S·H): what forward saved; or (directions, T, B, W·H) in the storage dtype: the
+    preactivations, in the first of the W = len(cell.blocks) blocks"""
     are_preactivations: bool
     states0: list[Tensor]
     """(directions, B, H) each"""
@@ -131,8 +132,7 @@ class BackwardBuffers:
 
     @cached_property
     def dgates(self) -> Tensor:
-        """(directions, T, B, W·H) in the storage dtype, W = max(S, G): what takes the place of the saved values, zero
-        at t >= length; its first G blocks are dgx, the GRU's n first, its last G blocks dgh."""
+        """(directions, T, B, W·H) in the storage dtype: the gradients of `Cell.blocks`, zero at t >= length."""
         if self.replaces_preactivations and self.are_preactivations:
             assert self.gates is not None
             return self.gates
@@ -165,5 +165,4 @@ class BackwardBuffers:
 def empty_dgates(layer: Layer) -> Tensor:
     """Memory for `BackwardBuffers.dgates`."""
     T, B, _ = layer.x.shape
-    width = max(len(layer.cell.saved), len(layer.cell.gates))
-    return layer.x.new_empty((layer.directions, T, B, width * layer.hidden_size))
+    return layer.x.new_empty((layer.directions, T, B, len(layer.cell.blocks) * layer.hidden_size))

@@ -36,7 +36,7 @@ def _forward(layer: Layer, run: Recurrence, history: bool, gates: bool) -> Forwa
         buffers = ForwardBuffers(
             gx=_input_products(layer),
             w_hh=[dense(w) for w in layer.w_hh],
-            b_hh=[dense(b) for b in layer.biases[1::2]] if not layer.cell.adds_pre_activations else [],
+            b_hh=[] if layer.cell.adds_shares else [dense(b) for b in layer.biases[1::2]],
             states0=[dense(state) for state in layer.states0],
             masks=Masks.of(layer),
             ys=ys,
@@ -49,7 +49,7 @@ def _forward(layer: Layer, run: Recurrence, history: bool, gates: bool) -> Forwa
 
 
 def _input_products(layer: Layer) -> Tensor:
-    """gx (directions, T, B, G·H): with both biases where the cell adds nothing else between them.
+    """gx (directions, T, B, Gx·H): with both biases where the cell adds nothing else between them.
 
     What x holds at t >= length may be NaN, and so is gx there: the kernels select.
     """
@@ -60,7 +60,7 @@ def _input_products(layer: Layer) -> Tensor:
         out = gx[direction].view(T * B, -1)
         if layer.biases:
             b_ih, b_hh = layer.biases[2 * direction : 2 * direction + 2]
-            bias = b_ih + b_hh if layer.cell.adds_pre_activations else b_ih
+            bias = b_ih + b_hh if layer.cell.adds_shares else b_ih
             torch.addmm(bias, rows, w.T, out=out)
         else:
             torch.mm(rows, w.T, out=out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,15 +10,41 @@ import triton.language as tl
 
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.triton.kernels.cells import FUNCTIONS
+from fastrnn.backends.triton.kernels.functions import Functions
+from fastrnn.cells.compiler.program import Program
+from fastrnn.cells.contract import Cell
+from fastrnn.cells.emit import triton
+from fastrnn.cells.emit.loaded import namespace
 
 
 def cell_constants(layer: Layer) -> dict[str, Any]:
     """The compile-time arguments that kernels share, by name."""
-    functions = FUNCTIONS[layer.cell_name]
+    cell, functions = layer.cell, functions_of(layer.cell)
+    reads_before = {*cell.reads_before, *cell.step_reads}  # the step's where it is computed once more
     return {
         **{name.upper(): function for name, function in functions._asdict().items()},
-        "G": len(layer.cell.gates),
-        "S": len(layer.cell.saved),
+        "GX": len(cell.x_gates),
+        "GU": len(cell.u_gates),
+        "W": len(cell.blocks),
+        "S": len(cell.saved),
+        "PRE": len({*cell.dgx, *cell.dgh}),
+        "DGH": cell.dgh,
+        "UNBOUNDED": tuple(name in cell.unbounded for name in cell.saved),
+        "READS_BEFORE": tuple(state in reads_before for state in cell.states),
+        "READS_AFTER": tuple(state in cell.reads_after for state in cell.states),
         "APPROXIMATE": layer.x.dtype in (torch.float16, torch.bfloat16),
         "STATE": tl.float64 if layer.state_dtype == torch.float64 else tl.float32,
     }
+
+
+def functions_of(cell: Cell) -> Functions:
+    """A cell's functions: the built-in ones' are at hand, those of others are written when they are asked for."""
+    return FUNCTIONS[cell.name] if cell.program is None else _made(cell.program)
+
+
+@cache
+def _made(program: Program) -> Functions:
+    source = triton.module([program], f"The cell {program.name} for Triton's kernels.")
+    name = f"fastrnn.backends.triton.made.{program.name}"
+    made: dict[str, Functions] = namespace(source, f"<{name} {id(program):x}>", name)["FUNCTIONS"]
+    return made[program.name]

@@ -35,7 +35,8 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
     starts = [_by_head(layer, state0) for state0 in buffers.states0]
     states = [_dense_copy(starts[0], storage), *(_dense_copy(start, exact) for start in starts[1:])]
     h, c = states[0], both(states)[1]
-    h_exact = _dense_copy(starts[0], exact) if c is None and storage != exact else None
+    reads_h = layer.cell.states[0] in layer.cell.step_reads
+    h_exact = _dense_copy(starts[0], exact) if reads_h and storage != exact else None
     for direction in range(layer.directions):
         cut = _first_cut(layer, direction)
         for tensor in (*states, h_exact):
@@ -79,7 +80,8 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
             d.zero_()
     dh, dc = flowing[0], both(flowing)[1]
     product = torch.empty_like(dh, dtype=layer.x.dtype)
-    dgh = None if layer.heads == 1 else product.new_empty((*product.shape[:-1], buffers.w_hh[0].shape[1]))
+    in_place = layer.heads == 1 and len(layer.cell.u_runs) == 1
+    dgh = None if in_place else product.new_empty((*product.shape[:-1], buffers.w_hh[0].shape[1]))
     products = [
         (_operands(layer, direction, buffers.dgates, dgh), w, product[direction])
         for direction, w in enumerate(buffers.w_hh)
@@ -119,11 +121,12 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
 
 
 def _operands(layer: Layer, direction: int, dgates: Tensor, dgh: Tensor | None) -> Sequence[Tensor]:
-    """What w_hh is multiplied with after each step, in the order of computation: dgh (N, B, G·D)."""
+    """What w_hh is multiplied with after each step, in the order of computation: dgh (N, B, GU·D)."""
     if dgh is not None:
         return [dgh[direction]] * layer.x.shape[0]
-    of_h = len(layer.cell.gates) * layer.hidden_size
-    in_time = dgates[direction, :, None, :, -of_h:].unbind()
+    (run,) = layer.cell.u_runs
+    of_h = dgates[direction].narrow(-1, run.block * layer.hidden_size, run.count * layer.hidden_size)
+    in_time = of_h[:, None].unbind()
     return in_time if layer.reversed(direction) else in_time[::-1]
 
 

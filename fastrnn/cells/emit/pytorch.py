@@ -5,12 +5,15 @@ It is made of differentiable operations only, so that autograd can go through th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from math import isfinite
 
 from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf
-from fastrnn.cells.compiler.names import PYTHON, variable
+from fastrnn.cells.compiler.names import PYTHON
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit import contract
+from fastrnn.cells.emit.arguments import unpacked, variables
+from fastrnn.cells.emit.numbers import chosen
 from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer, tuple_of
 
 LANGUAGE = Language(
@@ -24,8 +27,9 @@ LANGUAGE = Language(
         "mix": Form("(1 - {0}) * {2} + {0} * {1}", 1, (ATOM, 3, 3)),
         "stop_gradient": Form("{0}.detach()", needs=(ATOM,)),
     },
-    constant=lambda value: (
-        f"float('{value}')" if value in (float("inf"), float("-inf")) else f"{value}".removesuffix(".0")
+    constant=lambda value: repr(value).removesuffix(".0") if isfinite(value) else f"float('{value}')",
+    special=lambda write, e: chosen(
+        write, e, "torch.where({a} {sign} {b}, torch.full_like({typed}, {then}), {otherwise})"
     ),
 )
 EXTRA = "parameters: States = (), inputs: States = ()"
@@ -60,9 +64,9 @@ def _step(p: Program) -> str:
         lines += [f"{tuple_of([f'u_{gate}' for gate in u_gates], True)} = gh.unbind(-2)"] if u_gates else []
         lines += [f"{name} = {name.replace('a_', 'x_', 1)} + {name.replace('a_', 'u_', 1)}" for name in added]
     outputs = [*p.after, *p.saved.values()]
-    lines += _unpacked(p, outputs)
+    lines += unpacked(p, outputs)
     names = {**p.names, **{e: name for name, e in p.saved.items() if not e.is_leaf}}
-    write = Writer(LANGUAGE, _leaves(outputs), names, outputs, PYTHON)
+    write = Writer(LANGUAGE, variables(outputs), names, outputs, PYTHON)
     after, saved = ([_tensor(write, e, "before[0]") for e in group] for group in (p.after, p.saved.values()))
     return _function(
         f"{p.name}_step(gx: Tensor, gh: Tensor, before: States, {EXTRA}) -> tuple[States, States]",
@@ -85,38 +89,13 @@ def _outside(p: Program) -> str:
 
 def _derivative(p: Program, name: str, first: str, groups: Sequence[Sequence[Expression]], result: str) -> str:
     outputs = [e for group in groups for e in group]
-    write = Writer(LANGUAGE, _leaves(outputs), p.d_names, outputs, PYTHON)
+    write = Writer(LANGUAGE, variables(outputs), p.d_names, outputs, PYTHON)
     returned = [tuple_of([_tensor(write, e, f"{first}[0]") for e in group]) for group in groups]
     return _function(
         f"{p.name}_{name}({first}: States, saved: States, before: States, after: States, {EXTRA}) -> {result}",
-        [*_unpacked(p, outputs), *write.lines],
+        [*unpacked(p, outputs), *write.lines],
         _returned(returned),
     )
-
-
-def _leaves(outputs: Sequence[Expression]) -> dict[Expression, str]:
-    return {e: variable(e) for e in below(outputs) if e.is_leaf}
-
-
-def _unpacked(p: Program, outputs: Sequence[Expression]) -> list[str]:
-    """The variables of those leaves that are used."""
-    used = {e for e in below(outputs) if e.is_leaf}
-    groups: Mapping[str, tuple[str, Sequence[Expression]]] = {
-        "before": ("before", [leaf("before", state) for state in p.states]),
-        "after": ("after", [leaf("after", state) for state in p.states]),
-        "arriving": ("d_after", [leaf("arriving", state) for state in p.states]),
-        "saved": ("saved", [leaf("saved", name) for name in p.saved]),
-        "block": ("blocks", [leaf("block", str(place)) for place in range(len(p.blocks))]),
-        "parameter": ("parameters", [leaf("parameter", name) for name in p.parameters]),
-        "input": ("inputs", [leaf("input", name) for name in p.inputs]),
-    }
-    lines = []
-    for source, group in groups.values():
-        if used.issuperset(group) and group:
-            lines.append(f"{tuple_of([variable(e) for e in group], True)} = {source}")
-        else:
-            lines += [f"{variable(e)} = {source}[{place}]" for place, e in enumerate(group) if e in used]
-    return lines
 
 
 def _tensor(write: Writer, e: Expression, like: str) -> str:

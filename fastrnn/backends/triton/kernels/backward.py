@@ -22,11 +22,11 @@ from fastrnn.backends.triton.kernels.tiles import (
 
 @triton.jit(do_not_specialize=["T", "B", "reverse"])
 def backward_kernel(
-    w_forward,  # (N, G·D, D): w_hh of the first direction
+    w_forward,  # (N, GU·D, D): w_hh of the first direction
     w_reverse,  # as w_forward: of the second direction, or the same again
     ys,  # (T, B, directions·H)
     cs,  # (T, B, directions·H) in the state dtype, or None for a cell with one state
-    gates,  # (directions, T, B, S, H): what forward saved, or the preactivations; None for a cell that saves nothing
+    gates,  # (directions, T, B, W, H): what forward saved, or the preactivations; None for a cell that saves nothing
     h0,  # (directions, B, H)
     c0,  # as h0, or None for a cell with one state
     lengths,  # (B,) int64, or None
@@ -35,16 +35,20 @@ def backward_kernel(
     dcs,  # as cs, or None
     dh_last,  # (directions, B, H), or None
     dc_last,  # as dh_last, or None
-    dgates,  # (directions, T, B, max(S, G), H): written; what takes the place of the saved values, see cells.py
+    dgates,  # (directions, T, B, W, H): written; the gradients of `Cell.blocks`
     dh0,  # (directions, B, H): written
     dc0,  # as dh0, or None
     T,
     B,
     reverse,  # whether the first direction of the forward ran from the end; the second always does
-    ACTIVATED: tl.constexpr,
+    STEP: tl.constexpr,
     DERIVATIVE: tl.constexpr,
-    G: tl.constexpr,
-    S: tl.constexpr,
+    GU: tl.constexpr,  # gates with a share of the state's product
+    W: tl.constexpr,  # blocks
+    S: tl.constexpr,  # saved values: W, or none
+    DGH: tl.constexpr,  # which block is the gradient of each of those gates
+    READS_BEFORE: tl.constexpr,  # which states before a step are looked at
+    READS_AFTER: tl.constexpr,  # which states after it
     D: tl.constexpr,
     DP: tl.constexpr,  # D padded to a power of two, at least 16
     BT: tl.constexpr,  # sequences of a program
@@ -52,10 +56,10 @@ def backward_kernel(
     PRECISION: tl.constexpr,
     APPROXIMATE: tl.constexpr,
     STATE: tl.constexpr,  # the dtype of states and sums
-    ARE_PREACTIVATIONS: tl.constexpr,  # whether `gates` holds what the activations are still to be applied to
+    ARE_PREACTIVATIONS: tl.constexpr,  # whether `gates` holds what the step is still to be applied to
 ):
     STATES: tl.constexpr = 1 if c0 is None else 2
-    WIDTH: tl.constexpr = 1 if G == 1 else S
+    tl.static_assert(S == 0 or S == W)  # the saved values' tile is the blocks' own
     storage: tl.constexpr = w_forward.dtype.element_ty
     first, head, direction = tl.program_id(0).to(tl.int64) * BT, tl.program_id(1).to(tl.int64), tl.program_id(2)
     H = tl.num_programs(1) * D
@@ -67,26 +71,26 @@ def backward_kernel(
     # Tiles are (batch, units). Offsets within a tile are 32 bits wide, what leads to it 64.
     batch = tl.arange(0, BT)[:, None]
     unit = tl.arange(0, DP)[None, :]
-    column = tl.arange(0, WIDTH * DP)[None, :]
+    column = tl.arange(0, W * DP)[None, :]
     inside = (batch < B - first) & (unit < D)
     gates_inside = (batch < B - first) & (column % DP < D)
-    gates_tile = batch * (WIDTH * H) + column // DP * H + column % DP
+    gates_tile = batch * (W * H) + column // DP * H + column % DP
     ys_tile = batch * wide + unit
     state_tile = batch * H + unit
 
     state_at = (direction * B.to(tl.int64) + first) * H + head * D
     ys_at = (t * B.to(tl.int64) + first) * wide + direction * H + head * D
-    gates_at = ((direction * T.to(tl.int64) + t) * B + first) * (WIDTH * H) + head * D
+    gates_at = ((direction * T.to(tl.int64) + t) * B + first) * (W * H) + head * D
     ys_step = dt * B.to(tl.int64) * wide
-    gates_step = dt * B.to(tl.int64) * (WIDTH * H)
+    gates_step = dt * B.to(tl.int64) * (W * H)
 
     # A product before the loop makes the compiler hold W in registers. It is zero.
     row = tl.arange(0, DP)[:, None]
-    w_hh = tl.where(direction == 0, w_forward, w_reverse) + head * (G * D * D)
+    w_hh = tl.where(direction == 0, w_forward, w_reverse) + head * (GU * D * D)
     nothing = tl.zeros((BT, DP), STATE)
     dh = nothing
     w = ()
-    for gate in tl.static_range(G):
+    for gate in tl.static_range(GU):
         rows_of_gate = tl.load(w_hh + (gate * D + row) * D + unit, mask=(row < D) & (unit < D), other=0.0)
         w = w + (tl.where(row < D, rows_of_gate, 0.0),)
         dh = dot(nothing.to(storage), w[gate], dh, PRECISION)
@@ -115,27 +119,27 @@ def backward_kernel(
         starts = masks.starts(step == T - 1, t, length, backwards)
         if lengths is not None:
             live = masks.live(t, length)
+        # What is not looked at is any tile. The next iteration loads again, as the state after its step, what this one
+        # loads as the state before: what is carried would not be fetched ahead.
+        h_before, h_after = start[0], start[0]
+        if READS_AFTER[0]:
+            h_after = tl.load(ys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
+        if READS_BEFORE[0]:
+            h_before = tl.load(ys + ys_at + ys_step + ys_tile, mask=has_before, other=0.0).to(STATE)
+            h_before = tl.where(starts, start[0], h_before)
         if STATES == 2:
             arriving_c = dc
             if dcs is not None:
                 arriving_c += tl.load(dcs + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
-            c = tl.load(cs + ys_at + ys_tile, mask=inside, other=0.0)
-            # The next iteration loads it again, as c: what is carried would not be fetched ahead.
-            c_before = tl.load(cs + ys_at + ys_step + ys_tile, mask=has_before, other=0.0)
-            before = (start[0], tl.where(starts, start[1], c_before))
-            after = (start[0], c)
-            dstates = (arriving, arriving_c)
-            carried = (dh, dc)
+            c_before, c_after = start[1], start[1]
+            if READS_AFTER[1]:
+                c_after = tl.load(cs + ys_at + ys_tile, mask=inside, other=0.0)
+            if READS_BEFORE[1]:
+                c_before = tl.load(cs + ys_at + ys_step + ys_tile, mask=has_before, other=0.0)
+                c_before = tl.where(starts, start[1], c_before)
+            before, after, d_after, carried = (h_before, c_before), (h_after, c_after), (arriving, arriving_c), (dh, dc)
         else:
-            before = start
-            after = start
-            if G > 1:
-                h_before = tl.load(ys + ys_at + ys_step + ys_tile, mask=has_before, other=0.0).to(STATE)
-                before = (tl.where(starts, start[0], h_before),)
-            else:
-                after = (tl.load(ys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE),)
-            dstates = (arriving,)
-            carried = (dh,)
+            before, after, d_after, carried = (h_before,), (h_after,), (arriving,), (dh,)
         if resets is not None:
             cut = masks.cut(coming, masks.entry(t, backwards), length)
             reset_at += dt * B.to(tl.int64)
@@ -143,23 +147,23 @@ def backward_kernel(
                 tl.int32
             )
             before = select(cut, zeros_like(before), before)
-        activated = after
-        if G > 1:
-            saved = tl.load(gates + gates_at + gates_tile, mask=gates_inside, other=0.0).to(STATE)
-            activated = split_columns(saved, WIDTH, DP, BT)
+        saved = ()
+        if gates is not None:
+            kept = tl.load(gates + gates_at + gates_tile, mask=gates_inside, other=0.0).to(STATE)
+            saved = split_columns(kept, W, DP, BT)
             if ARE_PREACTIVATIONS:
-                activated = ACTIVATED(activated, APPROXIMATE)
-        d, direct = DERIVATIVE(dstates, activated, before, after, APPROXIMATE)
+                saved = STEP(saved, before, (), (), APPROXIMATE)[1]
+        d, direct = DERIVATIVE(d_after, saved, before, after, (), (), APPROXIMATE)
         if lengths is not None:
             d = select(live, d, zeros_like(d))
             direct = select(live, direct, carried)
-        last: tl.constexpr = WIDTH - G
-        through = dot(d[last].to(storage), w[0], direct[0], PRECISION)
-        if G > 1:
-            other = dot(d[last + 1].to(storage), w[1], nothing, PRECISION)
-            through = dot(d[last + 2].to(storage), w[2], through, PRECISION)
-            if G > 3:
-                other = dot(d[last + 3].to(storage), w[3], other, PRECISION)
+        through, other = direct[0], nothing
+        for gate in tl.static_range(GU):
+            if gate % 2 == 0:
+                through = dot(d[DGH[gate]].to(storage), w[gate], through, PRECISION)
+            else:
+                other = dot(d[DGH[gate]].to(storage), w[gate], other, PRECISION)
+        if GU > 1:
             through += other
         if STATES == 2:
             flowing = (through, direct[1])
@@ -170,7 +174,7 @@ def backward_kernel(
         dh = flowing[0]
         if STATES == 2:
             dc = flowing[1]
-        tl.store(dgates + gates_at + gates_tile, join_columns(d, WIDTH, DP, BT).to(storage), mask=gates_inside)
+        tl.store(dgates + gates_at + gates_tile, join_columns(d, W, DP, BT).to(storage), mask=gates_inside)
         t += dt
         ys_at += ys_step
         gates_at += gates_step

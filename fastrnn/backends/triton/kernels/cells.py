@@ -1,128 +1,122 @@
-"""The cells' steps over tuples of tiles; their equations stand in `fastrnn.cells`.
-
-A cell is four functions. `preactivations(gx, gh)` gives what the activations apply to, in the order of `Cell.saved`;
-`activated(preactivations)` what `Cell.saved` names; `update(activated, states)` the states after the step; and
-`derivative(dstates, activated, before, after)` the gradients that take the saved values' place, in their order, and
-those that reach the states before the step directly. `Cell.adds_pre_activations` says which of the former are dgx and
-dgh. An RNN saves nothing: what it activates is h itself.
-"""
+"""Written by `python -m fastrnn.cells.generate` from the functions in fastrnn/cells; not to be edited."""
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
 from fastrnn.backends.triton.kernels.activations import relu, sigmoid, tanh
+from fastrnn.backends.triton.kernels.functions import Functions
 
 
 @triton.jit
-def lstm_preactivations(gx, gh):
-    return gx[0] + gh[0], gx[1] + gh[1], gx[2] + gh[2], gx[3] + gh[3]
-
-
-@triton.jit
-def lstm_activated(pre, APPROXIMATE: tl.constexpr):
-    return (
-        sigmoid(pre[0], APPROXIMATE),
-        sigmoid(pre[1], APPROXIMATE),
-        tanh(pre[2], APPROXIMATE),
-        sigmoid(pre[3], APPROXIMATE),
-    )
-
-
-@triton.jit
-def lstm_update(activated, states, APPROXIMATE: tl.constexpr):
-    i, f, g, o = activated
-    c = f * states[1] + i * g
-    return o * tanh(c, APPROXIMATE), c
-
-
-@triton.jit
-def lstm_derivative(dstates, activated, before, after, APPROXIMATE: tl.constexpr):
-    i, f, g, o = activated
-    tanh_c = tanh(after[1], APPROXIMATE)
-    dc = dstates[1] + dstates[0] * o * (1.0 - tanh_c * tanh_c)
-    dgates = (
-        dc * g * i * (1.0 - i),
-        dc * before[1] * f * (1.0 - f),
-        dc * i * (1.0 - g * g),
-        dstates[0] * tanh_c * o * (1.0 - o),
-    )
-    return dgates, (tl.zeros_like(dc), dc * f)
-
-
-@triton.jit
-def gru_preactivations(gx, gh):
-    return gx[2], gx[0] + gh[0], gx[1] + gh[1], gh[2]
-
-
-@triton.jit
-def gru_activated(pre, APPROXIMATE: tl.constexpr):
-    r = sigmoid(pre[1], APPROXIMATE)
-    return tanh(pre[0] + r * pre[3], APPROXIMATE), r, sigmoid(pre[2], APPROXIMATE), pre[3]
-
-
-@triton.jit
-def gru_update(activated, states, APPROXIMATE: tl.constexpr):
-    n, z = activated[0], activated[2]
-    return (n + z * (states[0] - n),)
-
-
-@triton.jit
-def gru_derivative(dstates, activated, before, after, APPROXIMATE: tl.constexpr):
-    n, r, z, a = activated
-    dn = dstates[0] * (1.0 - z) * (1.0 - n * n)
-    dz = dstates[0] * (before[0] - n) * z * (1.0 - z)
-    return (dn, dn * a * r * (1.0 - r), dz, dn * r), (dstates[0] * z,)
-
-
-@triton.jit
-def rnn_preactivations(gx, gh):
+def rnn_tanh_preactivations(gx, gh):
     return (gx[0] + gh[0],)
 
 
 @triton.jit
-def rnn_tanh_activated(pre, APPROXIMATE: tl.constexpr):
-    return (tanh(pre[0], APPROXIMATE),)
+def rnn_tanh_step(pre, before, parameters, inputs, APPROXIMATE: tl.constexpr):
+    (a_a,) = pre
+    return (tanh(a_a, APPROXIMATE),), ()
 
 
 @triton.jit
-def rnn_relu_activated(pre, APPROXIMATE: tl.constexpr):
-    return (relu(pre[0]),)
+def rnn_tanh_derivative(d_after, saved, before, after, parameters, inputs, APPROXIMATE: tl.constexpr):
+    (h_after,) = after
+    (dh_after,) = d_after
+    da_a = dh_after * (1.0 - h_after * h_after)
+    return (da_a,), (tl.zeros_like(d_after[0]),)
 
 
 @triton.jit
-def rnn_update(activated, states, APPROXIMATE: tl.constexpr):
-    return activated
+def rnn_relu_preactivations(gx, gh):
+    return (gx[0] + gh[0],)
 
 
 @triton.jit
-def rnn_tanh_derivative(dstates, activated, before, after, APPROXIMATE: tl.constexpr):
-    dh, h = dstates[0], after[0]
-    return (dh * (1.0 - h * h),), (tl.zeros_like(dh),)
+def rnn_relu_step(pre, before, parameters, inputs, APPROXIMATE: tl.constexpr):
+    (a_a,) = pre
+    return (relu(a_a),), ()
 
 
 @triton.jit
-def rnn_relu_derivative(dstates, activated, before, after, APPROXIMATE: tl.constexpr):
-    dh = dstates[0]
-    return (tl.where(after[0] <= 0.0, 0.0, dh),), (tl.zeros_like(dh),)
+def rnn_relu_derivative(d_after, saved, before, after, parameters, inputs, APPROXIMATE: tl.constexpr):
+    (h_after,) = after
+    (dh_after,) = d_after
+    da_a = tl.where(h_after <= 0.0, 0.0, dh_after)
+    return (da_a,), (tl.zeros_like(d_after[0]),)
 
 
-class Functions(NamedTuple):
-    """A cell's four functions; see the module."""
+@triton.jit
+def lstm_preactivations(gx, gh):
+    return (gx[0] + gh[0], gx[1] + gh[1], gx[2] + gh[2], gx[3] + gh[3])
 
-    preactivations: Any
-    activated: Any
-    update: Any
-    derivative: Any
+
+@triton.jit
+def lstm_step(pre, before, parameters, inputs, APPROXIMATE: tl.constexpr):
+    a_i, a_f, a_g, a_o = pre
+    c_before = before[1]
+    i = sigmoid(a_i, APPROXIMATE)
+    f = sigmoid(a_f, APPROXIMATE)
+    g = tanh(a_g, APPROXIMATE)
+    o = sigmoid(a_o, APPROXIMATE)
+    c = f * c_before + i * g
+    return (o * tanh(c, APPROXIMATE), c), (i, f, g, o)
+
+
+@triton.jit
+def lstm_derivative(d_after, saved, before, after, parameters, inputs, APPROXIMATE: tl.constexpr):
+    c_before = before[1]
+    c_after = after[1]
+    dh_after, dc_after = d_after
+    i, f, g, o = saved
+    tanh_c = tanh(c_after, APPROXIMATE)
+    dc = dc_after + dh_after * o * (1.0 - tanh_c * tanh_c)
+    di = dc * g
+    da_i = di * i * (1.0 - i)
+    df = dc * c_before
+    da_f = df * f * (1.0 - f)
+    dg = dc * i
+    da_g = dg * (1.0 - g * g)
+    do = dh_after * tanh_c
+    da_o = do * o * (1.0 - o)
+    return (da_i, da_f, da_g, da_o), (tl.zeros_like(d_after[0]), dc * f)
+
+
+@triton.jit
+def gru_preactivations(gx, gh):
+    return (gx[2], gx[0] + gh[0], gx[1] + gh[1], gh[2])
+
+
+@triton.jit
+def gru_step(pre, before, parameters, inputs, APPROXIMATE: tl.constexpr):
+    x_n, a_r, a_z, u_n = pre
+    (h_before,) = before
+    r = sigmoid(a_r, APPROXIMATE)
+    z = sigmoid(a_z, APPROXIMATE)
+    n = tanh(x_n + r * u_n, APPROXIMATE)
+    return (n + z * (h_before - n),), (n, r, z, u_n)
+
+
+@triton.jit
+def gru_derivative(d_after, saved, before, after, parameters, inputs, APPROXIMATE: tl.constexpr):
+    (h_before,) = before
+    (dh_after,) = d_after
+    n, r, z, u_n = saved
+    t1 = 1.0 - z
+    dn = dh_after * t1
+    dx_n = dn * (1.0 - n * n)
+    dr = dx_n * u_n
+    da_r = dr * r * (1.0 - r)
+    dz = dh_after * (h_before - n)
+    da_z = dz * z * t1
+    du_n = dx_n * r
+    return (dx_n, da_r, da_z, du_n), (dh_after * z,)
 
 
 FUNCTIONS = {
-    "lstm": Functions(lstm_preactivations, lstm_activated, lstm_update, lstm_derivative),
-    "gru": Functions(gru_preactivations, gru_activated, gru_update, gru_derivative),
-    "rnn_tanh": Functions(rnn_preactivations, rnn_tanh_activated, rnn_update, rnn_tanh_derivative),
-    "rnn_relu": Functions(rnn_preactivations, rnn_relu_activated, rnn_update, rnn_relu_derivative),
+    "rnn_tanh": Functions(rnn_tanh_preactivations, rnn_tanh_step, rnn_tanh_derivative),
+    "rnn_relu": Functions(rnn_relu_preactivations, rnn_relu_step, rnn_relu_derivative),
+    "lstm": Functions(lstm_preactivations, lstm_step, lstm_derivative),
+    "gru": Functions(gru_preactivations, gru_step, gru_derivative),
 }
-"""By cell name, what the kernels take as compile-time arguments."""

@@ -25,10 +25,10 @@ from fastrnn.backends.triton.kernels.tiles import (
 
 @triton.jit(do_not_specialize=["T", "B", "reverse"])
 def forward_kernel(
-    gx,  # (directions, T, B, G, H): x W_ihᵀ + b_ih
-    w_forward,  # (N, G·D, D): w_hh of the first direction
+    gx,  # (directions, T, B, GX, H): x W_ihᵀ + b_ih
+    w_forward,  # (N, GU·D, D): w_hh of the first direction
     w_reverse,  # as w_forward: of the second direction, or the same again
-    b_forward,  # (G, H): b_hh of the first direction, or None
+    b_forward,  # (GU, H): b_hh of the first direction, or None
     b_reverse,  # as b_forward
     h0,  # (directions, B, H)
     c0,  # as h0, or None for a cell with one state
@@ -43,10 +43,11 @@ def forward_kernel(
     B,
     reverse,  # whether the first direction runs from the end; the second always does
     PREACTIVATIONS: tl.constexpr,
-    ACTIVATED: tl.constexpr,
-    UPDATE: tl.constexpr,
-    G: tl.constexpr,
-    S: tl.constexpr,
+    STEP: tl.constexpr,
+    GX: tl.constexpr,  # gates with a share of the input's product
+    GU: tl.constexpr,  # gates with a share of the state's product
+    S: tl.constexpr,  # saved values
+    UNBOUNDED: tl.constexpr,  # which of them may be beyond float16
     D: tl.constexpr,
     DP: tl.constexpr,  # D padded to a power of two, at least 16
     BT: tl.constexpr,  # sequences of a program
@@ -55,7 +56,8 @@ def forward_kernel(
     APPROXIMATE: tl.constexpr,
     STATE: tl.constexpr,  # the dtype of states and sums
 ):
-    GP: tl.constexpr = 1 if G == 1 else 4
+    tl.static_assert(GX == GU)  # the tiles' rows are those of both
+    GP: tl.constexpr = 1 if GU == 1 else 4
     STATES: tl.constexpr = 1 if c0 is None else 2
     storage: tl.constexpr = gx.dtype.element_ty
     first, head, direction = tl.program_id(0).to(tl.int64) * BT, tl.program_id(1).to(tl.int64), tl.program_id(2)
@@ -71,31 +73,31 @@ def forward_kernel(
     gate, gate_unit = gate_rows(GP, DP)
     inside = (batch < B - first) & (unit < D)
     gates_inside = (batch < B - first) & (gate_unit < D)
-    gx_inside = gates_inside & (gate < G)
-    gx_tile = batch * (G * H) + gate * H + gate_unit
+    gx_inside = gates_inside & (gate < GX)
+    gx_tile = batch * (GX * H) + gate * H + gate_unit
     gates_tile = batch * (S * H) + gate * H + gate_unit
     ys_tile = batch * wide + unit
     state_tile = batch * H + unit
 
     state_at = (direction * B.to(tl.int64) + first) * H + head * D
-    gx_at = gx + ((direction * T.to(tl.int64) + t) * B + first) * (G * H) + head * D
+    gx_at = gx + ((direction * T.to(tl.int64) + t) * B + first) * (GX * H) + head * D
     ys_at = (t * B.to(tl.int64) + first) * wide + direction * H + head * D
     if gates is not None:
         gates_at = gates + ((direction * T.to(tl.int64) + t) * B + first) * (S * H) + head * D
-    gx_step = dt * B.to(tl.int64) * (G * H)
+    gx_step = dt * B.to(tl.int64) * (GX * H)
     ys_step = dt * B.to(tl.int64) * wide
 
     # An elementwise operation after the load keeps W in registers: what is loaded alone stays in shared memory, from
     # where every step would read it again.
     column = tl.arange(0, DP)[None, :]
-    w_hh = tl.where(direction == 0, w_forward, w_reverse) + head * (G * D * D)
-    w_inside = (column < D) & (gate_unit < D) & (gate < G)
+    w_hh = tl.where(direction == 0, w_forward, w_reverse) + head * (GU * D * D)
+    w_inside = (column < D) & (gate_unit < D) & (gate < GU)
     w = tl.load(w_hh + (gate * D + gate_unit) * D + column, mask=w_inside, other=0.0)
     w = tl.where(column < D, w, 0.0)
     bias = tl.zeros((GP * DP, BT), STATE)
     if b_forward is not None:
         b_hh = tl.where(direction == 0, b_forward, b_reverse) + head * D
-        bias += tl.load(b_hh + gate * H + gate_unit, mask=(gate_unit < D) & (gate < G), other=0.0).to(STATE)
+        bias += tl.load(b_hh + gate * H + gate_unit, mask=(gate_unit < D) & (gate < GU), other=0.0).to(STATE)
 
     states = load_tiles(h0 + state_at, state_tile, 0, inside, 1, STATE)
     if STATES == 2:
@@ -125,8 +127,7 @@ def forward_kernel(
             live = masks.live(t, length)
             x = tl.where(live, x, 0.0)
         pre = PREACTIVATIONS(split_rows(x, GP, DP, BT), split_rows(gh, GP, DP, BT))
-        activated = ACTIVATED(pre, APPROXIMATE)
-        after = UPDATE(activated, states, APPROXIMATE)
+        after, saved = STEP(pre, states, (), (), APPROXIMATE)
         y = after[0].to(storage)
         if lengths is not None:
             y = tl.where(live, y, 0.0)
@@ -139,8 +140,8 @@ def forward_kernel(
         gh = dot(w, states[0].to(storage), bias, PRECISION)
         tl.store(ys + ys_at + ys_tile, y, mask=inside)
         if gates is not None:
-            saved = storable(activated, gates.dtype.element_ty, S > G)
-            tl.store(gates_at + gates_tile, join_rows(saved, GP, DP, BT), mask=gates_inside)
+            values = storable(saved, gates.dtype.element_ty, UNBOUNDED)
+            tl.store(gates_at + gates_tile, join_rows(values, GP, DP, BT), mask=gates_inside)
             gates_at += dt * B.to(tl.int64) * (S * H)
         t += dt
         gx_at += gx_step

@@ -16,14 +16,14 @@ from fastrnn.backends.triton.kernels.tiles import load_tiles, select, storable, 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse", "s"])
 def forward_step_kernel(
-    gx,  # (directions, T, B, G, H): x W_ihᵀ + b_ih
-    gh,  # (directions, N, B, G, D): h W_hhᵀ of the h that enters this step
-    b_forward,  # (G, H): b_hh of the first direction, or None
+    gx,  # (directions, T, B, GX, H): x W_ihᵀ + b_ih
+    gh,  # (directions, N, B, GU, D): h W_hhᵀ of the h that enters this step
+    b_forward,  # (GU, H): b_hh of the first direction, or None
     b_reverse,  # as b_forward
     lengths,  # (B,) int64, or None
     resets,  # (T, B) uint8, or None
     h,  # (directions, N, B, D) in the storage dtype: what enters this step, overwritten by what enters the next
-    h_exact,  # as h, in the state dtype; or None where `h` is exact or the cell's update needs no h
+    h_exact,  # as h, in the state dtype; or None where `h` is exact or the cell's step looks at no h
     c,  # as h, in the state dtype; or None for a cell with one state
     ys,  # (T, B, directions·H): written at this step's t, as are cs and gates
     cs,  # (T, B, directions·H) in the state dtype, or None
@@ -33,10 +33,11 @@ def forward_step_kernel(
     reverse,  # whether the first direction runs from the end; the second always does
     s,
     PREACTIVATIONS: tl.constexpr,
-    ACTIVATED: tl.constexpr,
-    UPDATE: tl.constexpr,
-    G: tl.constexpr,
-    S: tl.constexpr,
+    STEP: tl.constexpr,
+    GX: tl.constexpr,  # gates with a share of the input's product
+    GU: tl.constexpr,  # gates with a share of the state's product
+    S: tl.constexpr,  # saved values
+    UNBOUNDED: tl.constexpr,  # which of them may be beyond float16
     D: tl.constexpr,
     ROWS: tl.constexpr,  # sequences of a program
     UNITS: tl.constexpr,  # units of a program
@@ -57,11 +58,11 @@ def forward_step_kernel(
     own_at = (direction * tl.num_programs(1).to(tl.int64) + head) * B + first
     own_tile = row * D + unit
 
-    x = load_tiles(gx + step_at * (G * H) + head * D, row * (G * H) + unit, H, inside, G, STATE)
-    product = load_tiles(gh + own_at * (G * D), row * (G * D) + unit, D, inside, G, STATE)
+    x = load_tiles(gx + step_at * (GX * H) + head * D, row * (GX * H) + unit, H, inside, GX, STATE)
+    product = load_tiles(gh + own_at * (GU * D), row * (GU * D) + unit, D, inside, GU, STATE)
     if b_forward is not None:
         b_hh = tl.where(direction == 0, b_forward, b_reverse) + head * D
-        product = _sums(product, load_tiles(b_hh, unit, H, unit < D, G, STATE))
+        product = _sums(product, load_tiles(b_hh, unit, H, unit < D, GU, STATE))
     states = load_tiles(h if h_exact is None else h_exact, own_at * D + own_tile, 0, inside, 1, STATE)
     if c is not None:
         states = states + load_tiles(c, own_at * D + own_tile, 0, inside, 1, STATE)
@@ -70,8 +71,7 @@ def forward_step_kernel(
         length = tl.load(lengths + first + row, mask=row < B - first, other=0)
         live = masks.live(t, length)
         x = select(live, x, zeros_like(x))
-    activated = ACTIVATED(PREACTIVATIONS(x, product), APPROXIMATE)
-    after = UPDATE(activated, states, APPROXIMATE)
+    after, saved = STEP(PREACTIVATIONS(x, product), states, (), (), APPROXIMATE)
     y = after[0]
     if lengths is not None:
         y = tl.where(live, y, 0.0)
@@ -81,9 +81,9 @@ def forward_step_kernel(
         tl.store(cs + ys_at + ys_tile, after[1], mask=inside)
     if gates is not None:
         gates_tile = row * (S * H) + unit
-        saved = storable(activated, gates.dtype.element_ty, S > G)
+        values = storable(saved, gates.dtype.element_ty, UNBOUNDED)
         for k in tl.static_range(S):
-            value = saved[k].to(gates.dtype.element_ty)
+            value = values[k].to(gates.dtype.element_ty)
             tl.store(gates + step_at * (S * H) + head * D + k * H + gates_tile, value, mask=inside)
     if resets is not None:
         cut = _cut(resets, masks.exit(t, backwards), s < T - 1, length, first, row, B)
@@ -99,7 +99,7 @@ def forward_step_kernel(
 def backward_step_kernel(
     ys,  # (T, B, directions·H)
     cs,  # (T, B, directions·H) in the state dtype, or None for a cell with one state
-    gates,  # (directions, T, B, S, H): what forward saved, or the preactivations; None for a cell that saves nothing
+    gates,  # (directions, T, B, S, H): what forward saved; or the preactivations, W instead of S; or None
     h0,  # (directions, B, H)
     c0,  # as h0, or None for a cell with one state
     lengths,  # (B,) int64, or None
@@ -109,24 +109,26 @@ def backward_step_kernel(
     product,  # (directions, N, B, D): dgh W_hh of the step computed before; not looked at where s is 0
     dh,  # (directions, N, B, D) in the state dtype: what else reaches h after this step, overwritten by that before it
     dc,  # as dh: all that reaches c; or None
-    dgates,  # (directions, T, B, max(S, G), H): written at this step's t; what takes the saved values' place
-    dgh,  # (directions, N, B, G, D): written, the last G blocks once more; or None where N is 1
+    dgates,  # (directions, T, B, W, H): written at this step's t; the gradients of `Cell.blocks`
+    dgh,  # (directions, N, B, GU, D): written, those of gh once more; or None
     T,
     B,
     reverse,  # whether the first direction of the forward ran from the end; the second always does
     s,
-    ACTIVATED: tl.constexpr,
+    STEP: tl.constexpr,
     DERIVATIVE: tl.constexpr,
-    G: tl.constexpr,
-    S: tl.constexpr,
+    GU: tl.constexpr,  # gates with a share of the state's product
+    W: tl.constexpr,  # blocks
+    S: tl.constexpr,  # saved values
+    PRE: tl.constexpr,  # pre-activations: the first of the blocks
+    DGH: tl.constexpr,  # which block is the gradient of each of the gates with a share of the state's product
     D: tl.constexpr,
     ROWS: tl.constexpr,  # sequences of a program
     UNITS: tl.constexpr,  # units of a program
     APPROXIMATE: tl.constexpr,
     STATE: tl.constexpr,  # the dtype of states and sums
-    ARE_PREACTIVATIONS: tl.constexpr,  # whether `gates` holds what the activations are still to be applied to
+    ARE_PREACTIVATIONS: tl.constexpr,  # whether `gates` holds what the step is still to be applied to
 ):
-    WIDTH: tl.constexpr = 1 if G == 1 else S
     head, direction = tl.program_id(1), tl.program_id(2)
     H = tl.num_programs(1) * D
     wide = tl.num_programs(2) * H
@@ -140,8 +142,7 @@ def backward_step_kernel(
     ys_tile = row * wide + unit
     before_at = ys_at + dt * B.to(tl.int64) * wide
     start_at = (direction * B.to(tl.int64) + first) * H + head * D + row * H + unit
-    gates_at = ((direction * T.to(tl.int64) + t) * B + first) * (WIDTH * H) + head * D
-    gates_tile = row * (WIDTH * H) + unit
+    step_at = (direction * T.to(tl.int64) + t) * B + first
     own_at = (direction * tl.num_programs(1).to(tl.int64) + head) * B + first
     own_tile = row * D + unit
 
@@ -166,35 +167,37 @@ def backward_step_kernel(
     h_before = _entering(ys, before_at + ys_tile, h0, start_at, has_before, may_start, starts, STATE)
     h_after = tl.load(ys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
     if dc is None:
-        carried, dstates, before, after = (dh_in,), (dh_out,), (h_before,), (h_after,)
+        carried, d_after, before, after = (dh_in,), (dh_out,), (h_before,), (h_after,)
     else:
         dc_in = tl.load(dc + own_at * D + own_tile, mask=inside, other=0.0)
         dc_out = _plus(dc_in, dcs, ys_at + ys_tile, live, inside)
         c_before = _entering(cs, before_at + ys_tile, c0, start_at, has_before, may_start, starts, STATE)
         c_after = tl.load(cs + ys_at + ys_tile, mask=inside, other=0.0)
-        carried, dstates, before, after = (dh_in, dc_in), (dh_out, dc_out), (h_before, c_before), (h_after, c_after)
+        carried, d_after, before, after = (dh_in, dc_in), (dh_out, dc_out), (h_before, c_before), (h_after, c_after)
     if resets is not None:
         k = masks.entry(t, backwards)
         cut = _cut(resets, k, k < T, length, first, row, B)
         before = select(cut, zeros_like(before), before)
-    activated = after
-    if gates is not None:
-        activated = load_tiles(gates + gates_at, gates_tile, H, inside, S, STATE)
-        if ARE_PREACTIVATIONS:
-            activated = ACTIVATED(activated, APPROXIMATE)
+    saved = ()
+    if ARE_PREACTIVATIONS:
+        pre = load_tiles(gates + step_at * (W * H) + head * D, row * (W * H) + unit, H, inside, PRE, STATE)
+        saved = STEP(pre, before, (), (), APPROXIMATE)[1]
+    elif gates is not None:
+        saved = load_tiles(gates + step_at * (S * H) + head * D, row * (S * H) + unit, H, inside, S, STATE)
 
-    d, flowing = DERIVATIVE(dstates, activated, before, after, APPROXIMATE)
+    d, flowing = DERIVATIVE(d_after, saved, before, after, (), (), APPROXIMATE)
     if resets is not None:
         flowing = select(cut, zeros_like(flowing), flowing)
     if lengths is not None:
         d = select(live, d, zeros_like(d))
         flowing = select(live, flowing, carried)
-    for k in tl.static_range(WIDTH):
-        tl.store(dgates + gates_at + k * H + gates_tile, d[k].to(dgates.dtype.element_ty), mask=inside)
+    dgates_at = dgates + step_at * (W * H) + head * D
+    for k in tl.static_range(W):
+        tl.store(dgates_at + k * H + (row * (W * H) + unit), d[k].to(dgates.dtype.element_ty), mask=inside)
     if dgh is not None:
-        for k in tl.static_range(G):
-            value = d[WIDTH - G + k].to(dgh.dtype.element_ty)
-            tl.store(dgh + own_at * (G * D) + k * D + row * (G * D) + unit, value, mask=inside)
+        for k in tl.static_range(GU):
+            value = d[DGH[k]].to(dgh.dtype.element_ty)
+            tl.store(dgh + own_at * (GU * D) + k * D + row * (GU * D) + unit, value, mask=inside)
     tl.store(dh + own_at * D + own_tile, flowing[0], mask=inside)
     if dc is not None:
         tl.store(dc + own_at * D + own_tile, flowing[1], mask=inside)

@@ -1,6 +1,8 @@
 """Tuples of tiles: loading, selecting, and one wide tile as four narrow ones without leaving the registers.
 
-A cell of one gate has one tile; every other has four, three gates being padded to four.
+A cell of one gate has one tile; every other has four, three gates being padded to four. That is what the persistent
+kernels can take: as many gates of x as of u, one, three or four, and as many blocks, and as many saved values or none,
+one or four. The per-step kernels have no such tiles.
 """
 
 from __future__ import annotations
@@ -62,14 +64,16 @@ def load_tiles(first, offsets, stride, mask, COUNT: tl.constexpr, DTYPE: tl.cons
 
 
 @triton.jit
-def storable(activated, DTYPE: tl.constexpr, IS_LAST_UNBOUNDED: tl.constexpr):
-    """What a cell saves, within the range of DTYPE: the GRU's h W_n + b_hn, its last, may lie beyond float16's."""
-    if IS_LAST_UNBOUNDED and tl.float16 == DTYPE:
-        last = activated[3]
-        last = tl.where(last > _LARGEST_HALF, _LARGEST_HALF, tl.where(last < -_LARGEST_HALF, -_LARGEST_HALF, last))
-        return activated[0], activated[1], activated[2], last
-    else:
-        return activated
+def storable(saved, DTYPE: tl.constexpr, UNBOUNDED: tl.constexpr):
+    """What a cell saves, within the range of DTYPE: those that are UNBOUNDED may lie beyond float16's."""
+    out = ()
+    for k in tl.static_range(len(saved)):
+        value = saved[k]
+        if UNBOUNDED[k] and tl.float16 == DTYPE:
+            value = tl.where(value < -_LARGEST_HALF, -_LARGEST_HALF, value)
+            value = tl.where(value > _LARGEST_HALF, _LARGEST_HALF, value)
+        out = out + (value,)
+    return out
 
 
 @triton.jit

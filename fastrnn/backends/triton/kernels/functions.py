@@ -1,0 +1,13 @@
+"""What a kernel is handed of a cell: three functions over tuples of tiles; see `fastrnn.cells.emit.triton`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Functions(NamedTuple):
+    """Of a cell, under `triton.jit`."""
+
+    preactivations: Any
+    step: Any
+    derivative: Any
