@@ -31,10 +31,20 @@ from fastrnn.cells.emit import pytorch
 from tests.cells.gradients import arguments, assert_derivative
 
 PRIMITIVES = (
-    *("{0} + {1}", "{0} - {1}", "{0} * {1}", "{0} / (1 + {1} * {1})", "-{0}", "2 - {0}", "0.5 * {0}", "{0} ** 3"),
+    *(
+        "{0} + {1}",
+        "{0} - {1}",
+        "{0} * {1}",
+        "{0} / (1 + {1} * {1})",
+        "-{0}",
+        "2 - {0}",
+        "0.123456789 * {0}",
+        "where({0} <= {1}, 2, -0.5)",
+        "{0} ** 3",
+    ),
     *("sigmoid({0})", "tanh({0})", "relu({0})", "softplus({0})", "log_sigmoid({0})", "abs({0})", "exp(-abs({0}))"),
     *("log(1 + abs({0}))", "sqrt(1 + {0} * {0})", "minimum({0}, {1})", "maximum({0}, {1})", "stop_gradient({0})"),
-    *("mix({0}, {1}, {2})", "where({0} <= {1}, {2}, {3})", "where({0} < {1}, {2}, {3})"),
+    *("where({0} <= {1}, 2, -0.5)", "mix({0}, {1}, {2})", "where({0} <= {1}, {2}, {3})", "where({0} < {1}, {2}, {3})"),
 )
 """None leaves the numbers for which it is defined."""
 MOST_PRIMITIVES = 15

@@ -149,6 +149,16 @@ def test_no_gradient_passes_where_it_is_stopped() -> None:
     assert stopped.saved == ()  # what is held is a state after the step
 
 
+@fastrnn.cell
+def halved(x: Any, h: Any) -> Any:
+    return 0.5**0.5 * h + where(x.a <= 1, 0.1, 0.2)
+
+
+def test_constants_keep_all_digits() -> None:
+    one = torch.ones(1, 1, dtype=torch.float64)
+    assert halved.step(one, None, (one[0],))[0][0].item() == 0.5**0.5 + 0.1
+
+
 def test_softplus_and_the_larger_one_of_tensors_and_numbers() -> None:
     x = torch.tensor([-800.0, 0.0, 800.0], dtype=torch.float64)
     assert functions.softplus(x).tolist() == [0, math.log(2), 800]

@@ -19,7 +19,7 @@ from tests.cells.zoo import ZOO
 
 def test_the_page_shows_what_commands_print() -> None:
     text = PAGE.read_text()
-    assert text.count("$ python -m fastrnn cell") == 3
+    assert text.count("$ python -m fastrnn cell") == 2 + len(EMITTERS)
     assert with_outputs(text) == text, "python -m tests.cells.page writes it anew"
 
 
