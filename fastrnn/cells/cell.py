@@ -52,7 +52,7 @@ def cell(function: Callable[..., Any] | None = None, *, gates: Sequence[str] | N
 def _made(function: Callable[..., Any], gates: Sequence[str] | None) -> Cell:
     program = traced(function, gates)
     namespace: dict[str, Any] = {"__name__": f"fastrnn.cells.made.{program.name}"}
-    of_a_user = not function.__module__.startswith("fastrnn.cells.")
+    of_a_user = not (function.__module__ or "").startswith("fastrnn.cells.")
     exec(code(program, "pytorch", kept=of_a_user), namespace)
     made: Cell = replace(namespace["CELLS"][program.name], program=program)
     shown = {name: getattr(function, name) for name in ("__module__", "__name__", "__qualname__", "__doc__")}
