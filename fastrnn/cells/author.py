@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fastrnn.cells.compiler.expression import Expression, leaf, leaves
-from fastrnn.cells.compiler.names import WORDS, of_leaves
+from fastrnn.cells.compiler.names import PYTHON, of_leaves
 from fastrnn.cells.compiler.program import Program, program
 from fastrnn.cells.symbol import Shares, Symbol, expression_of, kind_of
 from fastrnn.cells.trace import CellError, Trace
@@ -59,8 +59,8 @@ def traced(function: Callable[..., Any], gates: Sequence[str] | None, name: str 
     for one in (*parameters, *inputs):
         if one in found:
             trace.refuse(f"{one!r} is both a gate and an argument: give one of them another name")
-        if one in of_leaves(found, states, [*parameters, *inputs]):
-            trace.refuse(f"{one} is what generated code calls a value of a gate or a state: choose another name")
+        if one in PYTHON or one in of_leaves(found, states, [*parameters, *inputs]):
+            trace.refuse(f"{one} is what generated code calls something else: choose another name")
     if not leaves(after, "x"):
         trace.refuse("no gate has a share of the input: a cell must use x")
     return program(name, found, states, parameters, inputs, after, trace.names)
@@ -71,7 +71,7 @@ def _given(trace: Trace, gates: Sequence[str] | None) -> list[str]:
         trace.refuse(f"{_GATES}, got {gates!r}")
     given = list(gates or ())
     for gate in given:
-        if not (isinstance(gate, str) and gate.isidentifier() and gate.isascii() and not gate.startswith("_")):
+        if not (isinstance(gate, str) and gate.isidentifier() and not gate.startswith("_")):
             trace.refuse(f"{_GATES}, got {gate!r}")
         if given.count(gate) > 1:
             trace.refuse(f"the gate {gate!r} is given twice")
@@ -89,11 +89,10 @@ def _signature(trace: Trace, function: FunctionType) -> tuple[list[str], list[st
             trace.refuse(f"{argument.name} has a default: a layer gives every argument a value")
         if argument.name.startswith("_"):
             trace.refuse(f"{argument.name}: a name of a cell must not begin with _")
-        if argument.name in TAKEN or hasattr(torch.nn.Module, argument.name):
+        is_keyword = argument.kind is argument.KEYWORD_ONLY
+        if argument.name in TAKEN or (is_keyword and hasattr(torch.nn.Module, argument.name)):
             trace.refuse(f"{argument.name} is what layers call one of their own: choose another name")
-        if argument.name in WORDS or not argument.name.isascii():
-            trace.refuse(f"{argument.name} is no name in every language that a cell becomes: choose another one")
-        (keywords if argument.kind is argument.KEYWORD_ONLY else positional).append(argument)
+        (keywords if is_keyword else positional).append(argument)
     names = [argument.name for argument in positional]
     shares = [name for name in names[:2] if name in ("x", "u")]
     states = names[len(shares) :]

@@ -201,8 +201,6 @@ class Shares(_Traced):
         if gate not in self._gates:
             if self._known:
                 self._trace.refuse(f"{self._kind}.{gate}: the cell has no gate {gate!r}, only {', '.join(self._gates)}")
-            if not gate.isascii():
-                self._trace.refuse(f"{self._kind}.{gate}: a gate's name must be ASCII")
             self._gates.append(gate)
         return Symbol(self._trace, leaf(self._kind, gate))
 
@@ -266,7 +264,7 @@ def expression_of(trace: Trace, value: Any) -> Expression:
 
 def _made(trace: Trace, build: Callable[..., Expression], *values: Any) -> Symbol:
     for name, value in trace.variables().items():
-        if isinstance(value, Symbol) and value._expression.args and name.isascii():
+        if isinstance(value, Symbol) and value._expression.args:
             trace.names.setdefault(value._expression, name)
     arguments = [expression_of(trace, value) for value in values]
     try:

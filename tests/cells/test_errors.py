@@ -169,12 +169,11 @@ SIGNATURES = {
     "x, u, h, *, weight_ih": "weight_ih is what layers call one of their own: choose another name",
     "x, u, h, *, lengths": "lengths is what layers call one of their own: choose another name",
     "x, u, h, *, forward": "forward is what layers call one of their own: choose another name",
-    "x, u, h, *, int": "int is no name in every language that a cell becomes: choose another one",
-    "x, u, h, *, saved": "saved is no name in every language that a cell becomes: choose another one",
-    "x, u, h, *, β": "β is no name in every language that a cell becomes: choose another one",
+    "x, u, h, *, double": "double is what layers call one of their own: choose another name",
     "x, u, h, *, i": "'i' is both a gate and an argument: give one of them another name",
-    "x, u, h, *, a_i": "a_i is what generated code calls a value of a gate or a state: choose another name",
-    "x, u, h, *, h_before": "h_before is what generated code calls a value of a gate or a state: choose another name",
+    "x, u, h, *, a_i": "a_i is what generated code calls something else: choose another name",
+    "x, u, h, *, h_before": "h_before is what generated code calls something else: choose another name",
+    "x, u, h, *, saved": "saved is what generated code calls something else: choose another name",
     "x, u, h, *, k: Step": "the input of a step 'k' is never used",
 }
 
@@ -182,7 +181,7 @@ SIGNATURES = {
 @pytest.mark.parametrize("head", SIGNATURES)
 def test_what_is_no_signature(head: str) -> None:
     name = head.split()[-1] if "*, " in head else "1"
-    use = f"{name} + " if head.endswith((" i", "a_i", "h_before")) else ""
+    use = f"{name} + " if head.endswith((" i", "a_i", "h_before", "saved")) else ""
     with pytest.raises(CellError) as caught:
         made(f"return {use}tanh(x.i + u.i) + h", head)
     assert str(caught.value) == f"f: {SIGNATURES[head]}\n  {FILE}, line 2: def f({head}):"

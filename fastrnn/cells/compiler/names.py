@@ -1,4 +1,4 @@
-"""What the values of generated code are called, in every language that it is written in."""
+"""What the values of generated code are called."""
 
 from __future__ import annotations
 
@@ -7,19 +7,10 @@ from collections.abc import Collection, Sequence
 
 from fastrnn.cells.compiler.expression import Expression, leaf
 
-_CPP = """
-alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept const consteval
-constexpr constinit const_cast continue decltype default delete do double dynamic_cast else enum explicit export extern
-false float for friend goto if inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq
-private protected public register reinterpret_cast requires return short signed sizeof static static_assert static_cast
-struct switch template this thread_local throw true try typedef typeid typename union unsigned using virtual void
-volatile wchar_t while xor xor_eq"""
 _GENERATED = """
-torch functions gx gh before after saved d_after blocks parameters inputs"""
+torch float functions before after saved d_after blocks parameters inputs"""
 PYTHON = frozenset({*keyword.kwlist, *_GENERATED.split()})
-"""What no value of generated Python can be called: keywords, and what its functions call their arguments."""
-WORDS = PYTHON | {*_CPP.split()}
-"""What an author's names are not, whatever the language."""
+"""What no value of generated Python can be called: keywords, and what its functions call by these names."""
 
 _VARIABLES = {
     "x": "x_{}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastrnn.cells.compiler.derivative import gradients
 from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf, leaves, replaced
 from fastrnn.cells.compiler.layout import with_added_shares
-from fastrnn.cells.compiler.names import WORDS, free, of_leaves, variable
+from fastrnn.cells.compiler.names import PYTHON, free, of_leaves, variable
 from fastrnn.cells.compiler.saved import saved
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
@@ -72,7 +72,7 @@ def program(
     """The program of a step: `after` are the states after it, in terms of leaves of the kinds x, u, before, parameter
     and input; `names` what the author called its values."""
     rewritten = with_added_shares(after, gates, list(names))
-    named = {e: free(its, WORDS) for e, its in zip(rewritten[len(after) :], names.values(), strict=True)}
+    named = dict(zip(rewritten[len(after) :], names.values(), strict=True))
     after = rewritten[: len(after)]
     blocks = [leaf(kind, gate) for kind in ("x", "pre", "u") for gate in gates if gate in leaves(after, kind)]
     arriving = [leaf("arriving", state) for state in states]
@@ -81,7 +81,7 @@ def program(
     others = [leaf(kind, name) for kind, group in (("parameter", parameters), ("input", inputs)) for name in group]
     wanted = [total.get(e, ZERO) for e in (*blocks, *before, *after, *others)]
 
-    taken = {*WORDS, *states, *parameters, *inputs, *of_leaves(gates, states, [*parameters, *inputs])}
+    taken = {*PYTHON, *states, *parameters, *inputs, *of_leaves(gates, states, [*parameters, *inputs])}
     kept = _named(_by_block(saved(after, wanted, blocks), blocks), named, taken)
     at_hand = {e: leaf("after", state) for e, state in zip(after, states, strict=True) if e.args or e in blocks}
     at_hand |= {e: leaf("saved", name) for name, e in kept.items()}
