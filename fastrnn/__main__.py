@@ -1,6 +1,7 @@
 """`python -m fastrnn`: which backends can run here, and why the others cannot; `--json` for programs.
 
 With `--warm-up` it compiles the CPU's kernels instead. The exit status is 1 if a later call may wait for one after all.
+`python -m fastrnn cell module:name` shows what a cell is made of.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.text import Text
 from fastrnn import __version__, backends, extension, warm_up
 from fastrnn.backends.triton import c_compiler, python_headers
 from fastrnn.cells import CELLS
+from fastrnn.cells import show as show_cell
 
 PACKAGES = ("torch", "numba", "llvmlite", "triton", "numpy")
 PIPED_WIDTH = 10_000
@@ -225,6 +227,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command with `arguments`, the process's own by default. Returns its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["cell"]:
+        return show_cell.main(arguments[1:])
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.warm_up:

@@ -7,44 +7,21 @@ from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
+import torch
+
 from fastrnn.cells.compiler.expression import Expression, leaf, leaves
+from fastrnn.cells.compiler.names import PYTHON, of_leaves
 from fastrnn.cells.compiler.program import Program, program
-from fastrnn.cells.symbol import Symbol, expression_of
+from fastrnn.cells.symbol import Shares, Symbol, expression_of, kind_of
 from fastrnn.cells.trace import CellError, Trace
 
 TAKEN = ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "lengths", "resets", "input", "hx")
 """What layers call their own parameters and arguments."""
+_GATES = "gates must be names, as in gates='ifgo' or gates=('reset', 'update')"
 
 
 class Step:
     """Marks a keyword argument of a cell as an input of each step, (T, B, H), rather than a parameter (H,)."""
-
-
-class _Shares:
-    """x or u of a cell's function: an attribute for each gate."""
-
-    def __init__(self, trace: Trace, kind: str, gates: list[str], known: bool) -> None:
-        self._trace, self._kind, self._gates, self._known = trace, kind, gates, known
-
-    def __getattr__(self, gate: str) -> Symbol:
-        if gate.startswith("__"):
-            raise AttributeError(gate)
-        if gate.startswith("_"):
-            self._trace.refuse(f"{self._kind}.{gate}: a gate's name must not begin with _")
-        if gate not in self._gates:
-            if self._known:
-                self._trace.refuse(f"{self._kind}.{gate}: the cell has no gate {gate!r}, only {_list(self._gates)}")
-            self._gates.append(gate)
-        return Symbol(self._trace, leaf(self._kind, gate))
-
-    def __getitem__(self, index: Any) -> Any:
-        self._trace.refuse(f"{self._kind}[...]: gates have names, as in {self._kind}.i")
-
-    def _no_number(self, *_: Any) -> Any:
-        self._trace.refuse(f"{self._kind} has a value for each gate: name one, as in {self._kind}.i")
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __neg__ = _no_number
-    __iter__ = __bool__ = __float__ = __len__ = _no_number
 
 
 def traced(function: Callable[..., Any], gates: Sequence[str] | None, name: str | None = None) -> Program:
@@ -54,7 +31,8 @@ def traced(function: Callable[..., Any], gates: Sequence[str] | None, name: str 
         CellError: it cannot be one.
     """
     if not isinstance(function, FunctionType):
-        raise CellError(f"a cell is made from a function, got a {type(function).__name__}")
+        hint = ": the gates are a keyword, gates=..." if isinstance(function, str) else ""
+        raise CellError(f"a cell is made from a function, got {kind_of(function)}{hint}")
     name = name or function.__name__
     trace = Trace(name, function.__code__)
     if not name.isidentifier():
@@ -78,19 +56,23 @@ def traced(function: Callable[..., Any], gates: Sequence[str] | None, name: str 
         for one in group:
             if one not in there:
                 trace.refuse(f"the {what} {one!r} is never used")
-    for one in found:
-        if one in (*parameters, *inputs):
+    for one in (*parameters, *inputs):
+        if one in found:
             trace.refuse(f"{one!r} is both a gate and an argument: give one of them another name")
+        if one in PYTHON or one in of_leaves(found, states, [*parameters, *inputs]):
+            trace.refuse(f"{one} is what generated code calls something else: choose another name")
     if not leaves(after, "x"):
         trace.refuse("no gate has a share of the input: a cell must use x")
     return program(name, found, states, parameters, inputs, after, trace.names)
 
 
 def _given(trace: Trace, gates: Sequence[str] | None) -> list[str]:
+    if gates is not None and not isinstance(gates, Sequence):
+        trace.refuse(f"{_GATES}, got {gates!r}")
     given = list(gates or ())
     for gate in given:
         if not (isinstance(gate, str) and gate.isidentifier() and not gate.startswith("_")):
-            trace.refuse(f"gates must be names, as in gates='ifgo' or gates=('reset', 'update'), got {gate!r}")
+            trace.refuse(f"{_GATES}, got {gate!r}")
         if given.count(gate) > 1:
             trace.refuse(f"the gate {gate!r} is given twice")
     return given
@@ -102,14 +84,15 @@ def _signature(trace: Trace, function: FunctionType) -> tuple[list[str], list[st
     keywords: list[inspect.Parameter] = []
     for argument in inspect.signature(function).parameters.values():
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
-            trace.refuse(f"*{argument.name}: every argument of a cell must have a name")
+            trace.refuse(f"{argument}: every argument of a cell must have a name")
         if argument.default is not argument.empty:
             trace.refuse(f"{argument.name} has a default: a layer gives every argument a value")
         if argument.name.startswith("_"):
             trace.refuse(f"{argument.name}: a name of a cell must not begin with _")
-        if argument.name in TAKEN:
+        is_keyword = argument.kind is argument.KEYWORD_ONLY
+        if argument.name in TAKEN or (is_keyword and hasattr(torch.nn.Module, argument.name)):
             trace.refuse(f"{argument.name} is what layers call one of their own: choose another name")
-        (keywords if argument.kind is argument.KEYWORD_ONLY else positional).append(argument)
+        (keywords if is_keyword else positional).append(argument)
     names = [argument.name for argument in positional]
     shares = [name for name in names[:2] if name in ("x", "u")]
     states = names[len(shares) :]
@@ -118,12 +101,18 @@ def _signature(trace: Trace, function: FunctionType) -> tuple[list[str], list[st
             "the arguments are x, then u if the state is multiplied by weights, then the states, the output first, "
             f"as in (x, u, h, c); got ({', '.join(names)})"
         )
-    inputs = [argument.name for argument in keywords if _is_step(argument.annotation)]
+    inputs = [argument.name for argument in keywords if _is_step(function, argument.annotation)]
     return shares, states, [a.name for a in keywords if a.name not in inputs], inputs
 
 
-def _is_step(annotation: Any) -> bool:
-    return annotation is Step or (isinstance(annotation, str) and annotation.rpartition(".")[2] == Step.__name__)
+def _is_step(function: FunctionType, annotation: object) -> bool:
+    """Whether an annotation means `Step`, as a string too, which all are after `from __future__ import annotations`."""
+    if not isinstance(annotation, str):
+        return annotation is Step
+    try:
+        return _is_step(function, eval(annotation, function.__globals__))
+    except Exception:  # a name of a function around it, or for type checkers alone
+        return annotation.rpartition(".")[2] == Step.__name__
 
 
 def _run(
@@ -138,18 +127,17 @@ def _run(
     known: bool,
 ) -> list[Expression]:
     """The states after the step; `found` gains the gates that are used, in the order of their first use."""
-    positional: list[Any] = [_Shares(trace, kind, found, known) for kind in shares]
+    positional: list[Any] = [Shares(trace, kind, found, known) for kind in shares]
     positional += [Symbol(trace, leaf("before", state)) for state in states]
     keywords = {name: Symbol(trace, leaf("parameter", name)) for name in parameters}
     keywords |= {name: Symbol(trace, leaf("input", name)) for name in inputs}
     with trace.at_work():
         result = function(*positional, **keywords)
-    values = list(result) if isinstance(result, tuple) else [result]
-    if len(values) != len(states):
-        trace.refuse(f"it must return the {len(states)} states after the step, {_list(states)}, got {len(values)}")
-    for value in values:
-        if not isinstance(value, Symbol):
-            trace.refuse(f"it must return the states after the step, {_list(states)}, got a {type(value).__name__}")
+    values = result if isinstance(result, tuple) else (result,)
+    wrong = [kind_of(value) for value in values if not isinstance(value, Symbol)]
+    if wrong or len(values) != len(states):
+        got = wrong[0] if wrong else f"{len(values)} values"
+        trace.refuse(f"it must return the states after the step, {_list(states)}, got {got}")
     return [expression_of(trace, value) for value in values]
 
 

@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import Any, overload
 
 from fastrnn.cells.author import traced
-from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.contract import Cell
-from fastrnn.cells.emit import pytorch
-from fastrnn.cells.emit.loaded import namespace
+from fastrnn.cells.files import code
 
 
 @overload
@@ -47,12 +45,17 @@ def cell(function: Callable[..., Any] | None = None, *, gates: Sequence[str] | N
         ('n', 'f', 'u_n')
     """
     if function is None:
-        return lambda function: _made(traced(function, gates))
-    return _made(traced(function, gates))
+        return lambda function: _made(function, gates)
+    return _made(function, gates)
 
 
-def _made(program: Program) -> Cell:
-    source = pytorch.module([program], f"The cell {program.name}, as `fastrnn.cell` made it from its function.")
-    made = namespace(source, f"<fastrnn cell {program.name}>", f"fastrnn.cells.made.{program.name}")
-    cell: Cell = made["CELLS"][program.name]
-    return replace(cell, program=program)
+def _made(function: Callable[..., Any], gates: Sequence[str] | None) -> Cell:
+    program = traced(function, gates)
+    namespace: dict[str, Any] = {"__name__": f"fastrnn.cells.made.{program.name}"}
+    of_a_user = not (function.__module__ or "").startswith("fastrnn.cells.")
+    exec(code(program, "pytorch", kept=of_a_user), namespace)
+    made: Cell = replace(namespace["CELLS"][program.name], program=program)
+    shown = {name: getattr(function, name) for name in ("__module__", "__name__", "__qualname__", "__doc__")}
+    for name, value in {**shown, "__wrapped__": function}.items():  # by help() and inspect, as of a function
+        object.__setattr__(made, name, value)
+    return made

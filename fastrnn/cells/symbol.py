@@ -7,8 +7,8 @@ cannot become one raises `CellError`, which names the cell, the line, and what t
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from numbers import Real
+from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from typing import Any, NoReturn
 
 from fastrnn.cells.compiler import rules
@@ -17,6 +17,7 @@ from fastrnn.cells.compiler.expression import (
     add,
     constant,
     divide,
+    leaf,
     multiply,
     negative,
     operation,
@@ -90,17 +91,16 @@ class _Traced:
         known = _UFUNCS.get(ufunc.__name__) if method == "__call__" and len(inputs) == 2 else None
         if known is not None and isinstance(inputs[0], Real):
             return known(float(inputs[0]), inputs[1])
-        return self._trace.refuse(_foreign("numpy", ufunc.__name__))
+        return _foreign(self._trace, "numpy", ufunc.__name__, inputs)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return current().refuse(_foreign("torch", getattr(function, "__name__", str(function))))
+        return _foreign(current(), "torch", getattr(function, "__name__", str(function)), args)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        instead = f"call {name}(...) of fastrnn.cells" if name in __all__ else f"use {_operators()}"
-        return self._trace.refuse(f"a symbol has no {name!r}: {instead}")
+        return self._trace.refuse(f"a symbol has no {name!r}: {_instead(name)}")
 
 
 class Condition(_Traced):
@@ -157,15 +157,15 @@ class Symbol(_Traced):
         return _function("abs", self)
 
     def __pow__(self, power: Any) -> Symbol:
-        if not isinstance(power, int) or power < 1:
+        if not isinstance(power, Integral) or power < 1:
             self._trace.refuse(f"** {power!r}: powers are positive integers; use sqrt(), 1 / x, or exp(p * log(x))")
         made = self
-        for _ in range(power - 1):
+        for _ in range(int(power) - 1):
             made = made * self
         return made
 
     def _unknown(self, other: Any) -> NoReturn:
-        self._trace.refuse(f"this operator is not known to cells: use {_operators()}")
+        self._trace.refuse(f"this operator is not known to cells: {_instead('')}")
 
     __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __matmul__ = __rmatmul__ = _unknown
     __rpow__ = __and__ = __or__ = __rand__ = __ror__ = __xor__ = __rxor__ = _unknown
@@ -183,13 +183,61 @@ class Symbol(_Traced):
         return _compared(self._trace, rules.where_lt, other, self)
 
 
-def _operators() -> str:
-    return f"+, -, *, /, comparisons, and of fastrnn.cells {', '.join(__all__)}"
+class Shares(_Traced):
+    """x or u of a cell's function: an attribute for each gate.
+
+    `gates` are those that have been found, in the order of their first use; with `known` there are no others.
+    """
+
+    def __init__(self, trace: Trace, kind: str, gates: list[str], known: bool) -> None:
+        super().__init__(trace)
+        self._kind, self._gates, self._known = kind, gates, known
+
+    def __getattr__(self, gate: str) -> Symbol:
+        if gate.startswith("__"):
+            raise AttributeError(gate)
+        if gate.startswith("_"):
+            self._trace.refuse(f"{self._kind}.{gate}: a gate's name must not begin with _")
+        if gate not in self._gates:
+            if self._known:
+                self._trace.refuse(f"{self._kind}.{gate}: the cell has no gate {gate!r}, only {', '.join(self._gates)}")
+            self._gates.append(gate)
+        return Symbol(self._trace, leaf(self._kind, gate))
+
+    def __getitem__(self, index: object) -> NoReturn:
+        self._trace.refuse(f"{self._kind}[...]: gates have names, as in {self._kind}.i")
+
+    def no_number(self, *_: object) -> NoReturn:
+        self._trace.refuse(f"{self._kind} has a value for each gate: name one, as in {self._kind}.i")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = no_number
+    __neg__ = __pos__ = __abs__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = no_number
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = __hash__ = __iter__ = __len__ = no_number
+    __float__ = __int__ = __index__ = __complex__ = __round__ = __trunc__ = __floor__ = __ceil__ = no_number
+    __array__ = no_number
+    __array_ufunc__ = no_number  # type: ignore[assignment]
 
 
-def _foreign(library: str, name: str) -> str:
-    instead = f"call {name}() of fastrnn.cells" if name in __all__ else f"use {_operators()}"
-    return f"{library}.{name} knows no symbols, only numbers: {instead}"
+def _instead(name: str) -> str:
+    if name in __all__:
+        return f"call {name}() of fastrnn.cells"
+    return f"use +, -, *, /, comparisons, and of fastrnn.cells {', '.join(__all__)}"
+
+
+def _foreign(trace: Trace, library: str, name: str, arguments: Sequence[Any]) -> NoReturn:
+    """What a library's function gets to hear that was called with a symbol, or an array's or a tensor's operator."""
+    for value in arguments:
+        if isinstance(value, Shares) or (hasattr(value, "__array__") and not isinstance(value, (_Traced, Real))):
+            expression_of(trace, value)
+    trace.refuse(f"{library}.{name} knows no symbols, only numbers: {_instead(name)}")
+
+
+def kind_of(value: Any) -> str:
+    """What a value is called that cannot be used."""
+    if isinstance(value, Shares):
+        return value._kind
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0] in 'aei' or name == 'ndarray' else 'a'} {name}"
 
 
 def expression_of(trace: Trace, value: Any) -> Expression:
@@ -205,10 +253,13 @@ def expression_of(trace: Trace, value: Any) -> Expression:
         if number != number:
             trace.refuse("NaN is no constant of a cell")
         return constant(number)
-    kind = type(value).__name__
+    if isinstance(value, Shares):
+        value.no_number()
     if hasattr(value, "__array__"):
-        trace.refuse(f"a {kind} is no constant of a cell: what differs by unit is a parameter (a keyword argument)")
-    return trace.refuse(f"a {kind} is neither a symbol nor a number")
+        trace.refuse(
+            f"{kind_of(value)} is no constant of a cell: what differs by unit is a parameter, an argument after *"
+        )
+    return trace.refuse(f"{kind_of(value)} is neither a symbol nor a number")
 
 
 def _made(trace: Trace, build: Callable[..., Expression], *values: Any) -> Symbol:
@@ -299,5 +350,5 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     """a where the condition, a comparison, holds, else b: also where what is compared is NaN."""
     trace = current()
     if not isinstance(condition, Condition):
-        trace.refuse(f"where() takes a comparison first, such as x > 0, not a {type(condition).__name__}")
+        trace.refuse(f"where() takes a comparison first, such as x > 0, not {kind_of(condition)}")
     return _made(trace, condition._choose, a, b)

@@ -41,15 +41,18 @@ class Trace:
         return frame
 
     def refuse(self, reason: str) -> NoReturn:
-        """Raises `CellError` at the line where the function is."""
+        """Raises `CellError` at the line where the function is, or at its first one if it does not run."""
         frame = self._frame()
-        line = self._code.co_firstlineno if frame is None else frame.f_lineno
-        raise CellError(f"{self.name}: {reason}{self._place(line)}")
+        line = self._first_line() if frame is None else frame.f_lineno
+        raise CellError(f"{self.name}: {reason}\n  {self._code.co_filename}, line {line}: {self._source(line)}")
 
-    def _place(self, line: int) -> str:
-        file = self._code.co_filename
-        source = linecache.getline(file, line).strip()
-        return f"\n  {file}, line {line}" + (f": {source}" if source else "")
+    def _first_line(self) -> int:
+        """Where `def` stands, below the decorators."""
+        first, last = self._code.co_firstlineno, max(line for *_, line in self._code.co_lines() if line is not None)
+        return next((line for line in range(first, last + 1) if self._source(line).startswith("def ")), first)
+
+    def _source(self, line: int) -> str:
+        return linecache.getline(self._code.co_filename, line).strip()
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

@@ -20,6 +20,7 @@ import torch
 pytest.importorskip("numba", exc_type=ImportError)
 pwd, resource = map(pytest.importorskip, ("pwd", "resource"))
 
+from fastrnn import cache  # noqa: E402
 from fastrnn.backends.numba import kernel_files, notices, trust  # noqa: E402
 from fastrnn.backends.numba.compile import _build  # noqa: E402
 from fastrnn.backends.numba.kernel_files import KernelFile, Places  # noqa: E402
@@ -101,7 +102,7 @@ def test_no_fallback(module: Any, function: str, error: Exception, monkeypatch: 
 
     monkeypatch.setattr(trust, "POSIX", False)
     monkeypatch.setattr(module, function, fails)
-    assert kernel_files._fallback() is None
+    assert cache.fallback() is None
 
 
 def test_an_installation_without_sources(

@@ -8,18 +8,16 @@ holds a kernel as Numba keeps it, a pickle with machine code in it, after a dige
 
 from __future__ import annotations
 
-import getpass
+import functools
 import hashlib
-import os
 import pickle
 import platform
 import sys
 import tempfile
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastrnn import cache
 from fastrnn.backends.numba import trust
 from fastrnn.backends.numba.arguments import FIELDS
 from fastrnn.backends.numba.notices import notice, say
@@ -95,20 +93,8 @@ def read(path: Path) -> bytes:
 
 
 def write(path: Path, payload: bytes) -> None:
-    """Writes a file whole or not at all, whoever else writes or reads it at the time.
-
-    Who can read the directory can read it, in one that fastrnn made this user alone.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-    try:
-        with open(handle, "wb") as file:
-            file.write(_digest(path, payload) + payload)
-        with suppress(OSError):  # not all file systems have modes
-            os.chmod(name, path.parent.stat().st_mode & 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    """Writes a file that `read` reads."""
+    cache.write(path, _digest(path, payload) + payload)
 
 
 def _digest(path: Path, payload: bytes) -> bytes:
@@ -116,7 +102,7 @@ def _digest(path: Path, payload: bytes) -> bytes:
     return hashlib.sha256(f"{_fingerprint()}/{path.name}/".encode() + payload).digest()
 
 
-@cache
+@functools.cache
 def places() -> Places:
     """Where kernels are kept: FASTRNN_CACHE_DIR, else NUMBA_CACHE_DIR, else the user's cache directory.
 
@@ -130,7 +116,7 @@ def places() -> Places:
     name = f"kernels-{fingerprint}"
     read: tuple[Path, ...] = ()
     trouble, remedy = "", "set FASTRNN_CACHE_DIR"
-    base = _base()
+    base = cache.base()
     try:
         directory = trust.directory(base.expanduser() / name, make=True)
         read = (directory,)
@@ -141,7 +127,7 @@ def places() -> Places:
         remedy += ", or FASTRNN_TRUST_CACHE_DIR=1 if you trust all who can write there"
     except (OSError, RuntimeError):  # RuntimeError: this user has no home directory
         trouble = f"cannot write to {base}"
-    fallback, kept = _fallback(), None
+    fallback, kept = cache.fallback(), None
     if fallback is not None:
         try:
             directory = trust.directory(fallback / name, make=True)
@@ -153,28 +139,6 @@ def places() -> Places:
         where = "are compiled anew in every process" if kept is None else f"are kept in {fallback}"
         notice(f"{trouble}: kernels {where}; {remedy}")
     return Places(read, kept)
-
-
-def _base() -> Path:
-    """Where the user wants kernels to be kept, as it was said."""
-    chosen = os.environ.get("FASTRNN_CACHE_DIR") or os.environ.get("NUMBA_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fastrnn"
-
-
-def _fallback() -> Path | None:
-    """The directory of this user's among the temporary files, if there is a place for such files.
-
-    None if all are trusted: the user says so of another directory, and here anybody can have made it.
-    """
-    if trust.everybody():
-        return None
-    try:
-        user = os.geteuid() if trust.POSIX else getpass.getuser()
-        return Path(tempfile.gettempdir()) / f"fastrnn-{user}"
-    except (OSError, KeyError, ImportError):  # no place; the others, by Python's version: Windows tells no user
-        return None
 
 
 def _can_write(directory: Path) -> bool:

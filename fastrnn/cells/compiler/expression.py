@@ -42,7 +42,10 @@ def operation(op: str, *args: Expression) -> Expression:
         ArithmeticError, ValueError: `op` has no value for these constants.
     """
     if all(a.op == "constant" for a in args):
-        return constant(VALUES[op](*(a.value for a in args)))
+        value = VALUES[op](*(a.value for a in args))
+        if value != value:
+            raise ValueError("it is not a number")
+        return constant(value)
     return _only(op, args, None)
 
 

@@ -4,48 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastrnn.cells.compiler.expression import ZERO, Expression, add, below, leaf, rebuilt, subtract
+from fastrnn.cells.compiler.expression import ZERO, Expression, add, below, leaf, negative, rebuilt, subtract
 
 
-def with_added_shares(outputs: Sequence[Expression], gates: Sequence[str]) -> list[Expression]:
+def with_added_shares(
+    outputs: Sequence[Expression], gates: Sequence[str], others: Sequence[Expression] = ()
+) -> list[Expression]:
     """The outputs with x + u of a gate as one leaf, "pre", wherever that says all that there is of the gate.
 
-    The two shares need not stand side by side: x + p c + u is as well x + u + p c.
+    The two shares need not stand side by side: x + p c + u is as well x + u + p c. Behind the outputs come the others,
+    rewritten likewise. They decide nothing: x + p c may have a name.
     """
+    made = {e: e for e in (*outputs, *others)}
     for gate in gates:
         x, u = leaf("x", gate), leaf("u", gate)
-        made: dict[Expression, Expression] = {}
-        for e in below(outputs):
-            args = [made[a] for a in e.args]
-            made[e] = _joined(rebuilt(e.op, *args), x, u) if e.args else e
-        tried = [made[e] for e in outputs]
-        if not {x, u} & set(below(tried)):
-            outputs = tried
-    return list(outputs)
+        tried: dict[Expression, Expression] = {}
+        for e in below(made.values()):
+            tried[e] = _joined(rebuilt(e.op, *(tried[a] for a in e.args)), x, u) if e.args else e
+        if not {x, u} & set(below(tried[made[e]] for e in outputs)):
+            made = {e: tried[its] for e, its in made.items()}
+    return [made[e] for e in (*outputs, *others)]
 
 
 def _joined(e: Expression, x: Expression, u: Expression) -> Expression:
     """A sum of which both shares are terms, with one leaf in place of x and nothing in place of u."""
-    if e.op in ("add", "subtract") and _has_term(e, x) and _has_term(e, u):
+    if _sign(e, x) * _sign(e, u) > 0:
         return _with_term(_with_term(e, u, ZERO), x, leaf("pre", str(x.value)))
     return e
 
 
-def _has_term(e: Expression, term: Expression) -> bool:
-    if e.op == "add":
-        return any(_has_term(a, term) for a in e.args)
-    return e is term or (e.op == "subtract" and _has_term(e.args[0], term))
+def _sign(e: Expression, term: Expression) -> int:
+    """That of a term of a sum; 0 if it is none."""
+    if e is term:
+        return 1
+    if e.op in ("add", "subtract"):
+        return _sign(e.args[0], term) or (1 if e.op == "add" else -1) * _sign(e.args[1], term)
+    return -_sign(e.args[0], term) if e.op == "neg" else 0
 
 
 def _with_term(e: Expression, term: Expression, by: Expression) -> Expression:
     """The sum with another term in place of one that it has."""
     if e is term:
         return by
-    if not _has_term(e, term):
-        return e
+    if e.op == "neg":
+        return negative(_with_term(e.args[0], term, by))
     a, b = e.args
-    if e.op == "subtract":
-        return subtract(_with_term(a, term, by), b)
-    if _has_term(a, term):
-        return add(_with_term(a, term, by), b)
-    return add(a, _with_term(b, term, by))
+    build = add if e.op == "add" else subtract
+    return build(_with_term(a, term, by), b) if _sign(a, term) else build(a, _with_term(b, term, by))

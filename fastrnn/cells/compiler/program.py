@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastrnn.cells.compiler.derivative import gradients
 from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf, leaves, replaced
 from fastrnn.cells.compiler.layout import with_added_shares
+from fastrnn.cells.compiler.names import PYTHON, free, of_leaves, variable
 from fastrnn.cells.compiler.saved import saved
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
@@ -70,8 +71,9 @@ def program(
 ) -> Program:
     """The program of a step: `after` are the states after it, in terms of leaves of the kinds x, u, before, parameter
     and input; `names` what the author called its values."""
-    rewritten = with_added_shares([*after, *names], gates)
-    after, named = rewritten[: len(after)], dict(zip(rewritten[len(after) :], names.values(), strict=True))
+    rewritten = with_added_shares(after, gates, list(names))
+    named = dict(zip(rewritten[len(after) :], names.values(), strict=True))
+    after = rewritten[: len(after)]
     blocks = [leaf(kind, gate) for kind in ("x", "pre", "u") for gate in gates if gate in leaves(after, kind)]
     arriving = [leaf("arriving", state) for state in states]
     total = gradients(zip(after, arriving, strict=True))
@@ -79,7 +81,8 @@ def program(
     others = [leaf(kind, name) for kind, group in (("parameter", parameters), ("input", inputs)) for name in group]
     wanted = [total.get(e, ZERO) for e in (*blocks, *before, *after, *others)]
 
-    kept = _named(_by_block(saved(after, wanted, blocks), blocks), named)
+    taken = {*PYTHON, *states, *parameters, *inputs, *of_leaves(gates, states, [*parameters, *inputs])}
+    kept = _named(_by_block(saved(after, wanted, blocks), blocks), named, taken)
     at_hand = {e: leaf("after", state) for e, state in zip(after, states, strict=True) if e.args or e in blocks}
     at_hand |= {e: leaf("saved", name) for name, e in kept.items()}
     derivative = dict(zip((*blocks, *before, *after, *others), replaced(wanted, at_hand), strict=True))
@@ -115,44 +118,31 @@ def program(
     )
 
 
-_VARIABLES = {
-    "x": "x_{}",
-    "u": "u_{}",
-    "pre": "a_{}",
-    "before": "{}_before",
-    "after": "{}_after",
-    "arriving": "d{}_after",
-    "block": "block{}",
-}
-
-
-def variable(e: Expression) -> str:
-    """What a leaf is called."""
-    return _VARIABLES.get(e.op, "{}").format(e.value)
+def _gate_of(e: Expression) -> str | None:
+    """The gate whose activation this is, if it is one: other gates may enter by way of their own activations."""
+    others = {other for other in below(e.args) if other.op in ACTIVATIONS}
+    gates = {str(other.value) for other in below(e.args, others) if other.op in ("x", "pre", "u")}
+    return gates.pop() if e.op in ACTIVATIONS and len(gates) == 1 else None
 
 
 def _by_block(values: Sequence[Expression], blocks: Sequence[Expression]) -> list[Expression]:
     """What is saved, in the order of the first block that each comes from, not through another saved value."""
 
     def place(e: Expression) -> int:
-        return min(blocks.index(block) for block in _apart(e, values) if block in blocks)
+        made_of = below([e], {other for other in values if other is not e})
+        return min(blocks.index(block) for block in made_of if block in blocks)
 
     return sorted(values, key=place)
 
 
-def _apart(e: Expression, values: Sequence[Expression]) -> list[Expression]:
-    """What a saved value is made of, not looking into others."""
-    return below([e], {other for other in values if other is not e})
-
-
-def _named(values: Sequence[Expression], names: Mapping[Expression, str]) -> dict[str, Expression]:
-    """What is saved by its author's names, or by its gate's where it is the activation of one, no two alike."""
+def _named(
+    values: Sequence[Expression], names: Mapping[Expression, str], taken: Collection[str]
+) -> dict[str, Expression]:
+    """What is saved by its author's names, or by others where it has none, no two alike and none of `taken`."""
     made: dict[str, Expression] = {}
     for e in values:
-        gates = {str(other.value) for other in _apart(e, values) if other.op in ("x", "pre", "u")}
-        found = gates.pop() if e.op in ACTIVATIONS and len(gates) == 1 else f"saved{len(made)}"
-        name = names.get(e) or (variable(e) if e.is_leaf else found)
-        while name in made:
-            name += "_"
-        made[name] = e
+        if e.is_leaf:
+            made[variable(e)] = e
+        else:
+            made[free(names.get(e) or _gate_of(e) or f"saved{len(made)}", {*taken, *made})] = e
     return made

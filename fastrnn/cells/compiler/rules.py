@@ -37,8 +37,8 @@ def where_lt(a: Expression, b: Expression, then: Expression, otherwise: Expressi
 
 
 def _share(d: Expression, a: Expression, b: Expression) -> Expression:
-    """`d` where a < b, half of it where both are equal, else zero."""
-    return where_lt(a, b, d, where_lt(b, a, ZERO, multiply(HALF, d)))
+    """Zero where a < b, half of `d` where both are equal, else `d`: also where one of them is NaN."""
+    return where_lt(a, b, ZERO, where_le(a, b, multiply(HALF, d), d))
 
 
 def _chosen(where: Callable[..., Expression], d: Expression, a: Expression, b: Expression) -> tuple[Expression, ...]:
@@ -59,8 +59,8 @@ DERIVATIVES: Mapping[str, Derivative] = {
     "softplus": lambda d, e, a: (multiply(d, operation("sigmoid", a)),),
     "sqrt": lambda d, e, a: (divide(multiply(HALF, d), e),),
     "abs": lambda d, e, a: (where_lt(ZERO, a, d, where_lt(a, ZERO, negative(d), ZERO)),),
-    "maximum": lambda d, e, a, b: (_share(d, b, a), _share(d, a, b)),
-    "minimum": lambda d, e, a, b: (_share(d, a, b), _share(d, b, a)),
+    "maximum": lambda d, e, a, b: (_share(d, a, b), _share(d, b, a)),
+    "minimum": lambda d, e, a, b: (_share(d, b, a), _share(d, a, b)),
     "where_le": lambda d, e, a, b, *_: _chosen(where_le, d, a, b),
     "where_lt": lambda d, e, a, b, *_: _chosen(where_lt, d, a, b),
     "mix": lambda d, e, z, a, b: (multiply(d, subtract(a, b)), multiply(d, z), multiply(d, subtract(ONE, z))),

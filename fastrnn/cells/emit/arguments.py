@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastrnn.cells.compiler.expression import Expression, below, leaf
-from fastrnn.cells.compiler.program import Program, variable
+from fastrnn.cells.compiler.names import variable
+from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit.writer import tuple_of
 
 

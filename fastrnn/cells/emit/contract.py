@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from fastrnn.cells.compiler.expression import Expression, below, leaf
-from fastrnn.cells.compiler.program import ACTIVATIONS, Program, variable
+from fastrnn.cells.compiler.names import variable
+from fastrnn.cells.compiler.program import ACTIVATIONS, Program
 from fastrnn.cells.compiler.rules import is_bounded
 from fastrnn.cells.emit.writer import tuple_of
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from fastrnn.cells.compiler.expression import Expression, below, leaf
-from fastrnn.cells.compiler.program import Program, variable
+from fastrnn.cells.compiler.names import variable
+from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.compiler.rules import is_bounded
 from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer
 

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf
-from fastrnn.cells.compiler.program import Program, variable
+from fastrnn.cells.compiler.names import variable
+from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer
 
 KERNELS = "fastrnn.backends.numba.kernels"

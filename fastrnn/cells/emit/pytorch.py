@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite
 
-from fastrnn.cells.compiler.expression import ZERO, Expression, leaf
+from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf
+from fastrnn.cells.compiler.names import PYTHON
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit import contract
 from fastrnn.cells.emit.arguments import unpacked, variables
@@ -65,16 +66,13 @@ def _step(p: Program) -> str:
     outputs = [*p.after, *p.saved.values()]
     lines += unpacked(p, outputs)
     names = {**p.names, **{e: name for name, e in p.saved.items() if not e.is_leaf}}
-    write = Writer(LANGUAGE, variables(outputs), names, outputs, ("gx", "gh", *_ARGUMENTS))
+    write = Writer(LANGUAGE, variables(outputs), names, outputs, PYTHON)
     after, saved = ([_tensor(write, e, "before[0]") for e in group] for group in (p.after, p.saved.values()))
     return _function(
         f"{p.name}_step(gx: Tensor, gh: Tensor, before: States, {EXTRA}) -> tuple[States, States]",
         [*lines, *write.lines],
         _returned([tuple_of(after), tuple_of(saved)]),
     )
-
-
-_ARGUMENTS = ("before", "after", "saved", "d_after", "blocks", "parameters", "inputs", "torch", "functions")
 
 
 def _step_backward(p: Program) -> str:
@@ -91,7 +89,7 @@ def _outside(p: Program) -> str:
 
 def _derivative(p: Program, name: str, first: str, groups: Sequence[Sequence[Expression]], result: str) -> str:
     outputs = [e for group in groups for e in group]
-    write = Writer(LANGUAGE, variables(outputs), p.d_names, outputs, _ARGUMENTS)
+    write = Writer(LANGUAGE, variables(outputs), p.d_names, outputs, PYTHON)
     returned = [tuple_of([_tensor(write, e, f"{first}[0]") for e in group]) for group in groups]
     return _function(
         f"{p.name}_{name}({first}: States, saved: States, before: States, after: States, {EXTRA}) -> {result}",
@@ -101,10 +99,12 @@ def _derivative(p: Program, name: str, first: str, groups: Sequence[Sequence[Exp
 
 
 def _tensor(write: Writer, e: Expression, like: str) -> str:
-    """An output: a tensor even where it is a number."""
-    if e.op != "constant":
-        return write.text(e)
-    return f"torch.zeros_like({like})" if e is ZERO else f"torch.full_like({like}, {write.text(e)})"
+    """An output: a tensor (..., H) even where it is a number, or follows from parameters alone."""
+    if e.op == "constant":
+        return f"torch.zeros_like({like})" if e is ZERO else f"torch.full_like({like}, {write.text(e)})"
+    if {of.op for of in below([e]) if of.is_leaf} == {"parameter"}:
+        return f"{write.text(e, ATOM)}.expand_as({like})"
+    return write.text(e)
 
 
 def _returned(tuples: Sequence[str]) -> str:

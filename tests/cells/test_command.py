@@ -1,0 +1,108 @@
+"""`python -m fastrnn cell`, and the page that shows it."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastrnn import __main__ as command
+from fastrnn.cells import lstm
+from fastrnn.cells.emit import equations
+from fastrnn.cells.emit.backends import EMITTERS
+from tests.cells.page import PAGE, with_outputs
+from tests.cells.zoo import ZOO
+
+
+def test_the_page_shows_what_commands_print() -> None:
+    text = PAGE.read_text()
+    assert text.count("$ python -m fastrnn cell") == 2 + len(EMITTERS)
+    assert with_outputs(text) == text, "python -m tests.cells.page writes it anew"
+
+
+def test_the_pages_cells_are_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
+    assert doctest.testfile(str(PAGE), module_relative=False, verbose=False) == (0, 7)
+    (shown,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert Path(lstm.__file__).read_text().endswith(shown)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_cell_is_described(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cell = ZOO[name]
+    assert command.main(["cell", f"tests.cells.zoo:{name}"]) == 0
+    out = capsys.readouterr().out
+    for state in cell.states:
+        assert re.search(f"^    {state}' = ", out, re.MULTILINE)
+        assert re.search(f"^    d{state}₋ = ", out, re.MULTILINE)
+    for block in (*cell.blocks, *cell.outside):
+        assert re.search(f"^    d{block} = ", out, re.MULTILINE)
+    assert f"may exceed 16 bits      {', '.join(cell.unbounded) or 'none'}\n" in out
+    assert "*" not in out
+
+
+def test_every_operation_reads_as_mathematics() -> None:
+    program = ZOO["scaled_residual"].program
+    assert program is not None
+    assert equations.step(program) == [
+        "a_k = x_k + u_k    k = a",
+        "a = tanh(a_a)",
+        "saved0 = x_b - u_b",
+        "b = (softplus(saved0) where floor < h₋, else √(1 + |u_b|))",
+        "h' = h₋ + scale a / (1 + b)",
+    ]
+    assert equations.outside(program) == ["dfloor = 0"]
+    program = ZOO["slstm"].program
+    assert program is not None
+    assert "m' = stop(max(log_f, a_i))" in equations.step(program)
+    assert "dm₋ = dlog_f" in equations.derivative(program)
+
+
+@pytest.mark.parametrize("backend", EMITTERS)
+def test_sources(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["cell", "tests.cells.zoo:mgu", "--source", backend]) == 0
+    program = ZOO["mgu"].program
+    assert program is not None
+    assert capsys.readouterr().out == EMITTERS[backend].text(program)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("lstm", "lstm: a cell is named by its module and its name there, as in fastrnn.cells.lstm:lstm"),
+        ("nowhere:lstm", "there is no module nowhere"),
+        ("tests.nowhere:lstm", "there is no module tests.nowhere"),
+        ("json:lstm", "json has no lstm; its cells: none"),
+        ("fastrnn.cells.rnn:rnn", "fastrnn.cells.rnn has no rnn; its cells: rnn_tanh, rnn_relu"),
+        ("json:loads", "json:loads is no cell but a function: `fastrnn.cell` makes one of a function"),
+        (
+            "fastrnn.cells.built_in:LSTM",
+            "fastrnn.cells.built_in:LSTM has no equations: its function has, in a module of fastrnn.cells",
+        ),
+        (
+            "broken:cell",
+            "cell: no gate has a share of the input: a cell must use x\n  broken.py, line 3: def cell(x, h):",
+        ),
+    ],
+    ids=lambda case: case[0],
+)
+def test_what_cannot_be_shown(
+    case: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("import fastrnn\n@fastrnn.cell\ndef cell(x, h):\n    return h\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        command.main(["cell", case[0]])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.replace(f"{tmp_path}/", "").endswith(f"error: {case[1]}\n")
+
+
+def test_what_a_module_lacks_is_told_by_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "lacking.py").write_text("import nowhere_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
+        command.main(["cell", "lacking:cell"])
+    assert "lacking" not in sys.modules

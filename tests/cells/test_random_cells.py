@@ -1,0 +1,13 @@
+"""A few random cells; `python -m tests.cells.random_cells` tries thousands."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+
+from tests.cells.random_cells import check, functions, repeatable
+
+
+@settings(repeatable, max_examples=30)
+@given(functions())
+def test_random_cells_keep_their_promises(source: str) -> None:
+    check(source)
