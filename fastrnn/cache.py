@@ -8,7 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from fastrnn.backends.numba import trust
+from fastrnn import trust
 
 
 def base() -> Path:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from fastrnn.cells.compiler.expression import Expression, leaf, leaves
-from fastrnn.cells.compiler.names import PYTHON, of_leaves
 from fastrnn.cells.compiler.program import Program, program
 from fastrnn.cells.symbol import Shares, Symbol, expression_of, kind_of
 from fastrnn.cells.trace import CellError, Trace
@@ -59,8 +58,6 @@ def traced(function: Callable[..., Any], gates: Sequence[str] | None, name: str 
     for one in (*parameters, *inputs):
         if one in found:
             trace.refuse(f"{one!r} is both a gate and an argument: give one of them another name")
-        if one in PYTHON or one in of_leaves(found, states, [*parameters, *inputs]):
-            trace.refuse(f"{one} is what generated code calls something else: choose another name")
     if not leaves(after, "x"):
         trace.refuse("no gate has a share of the input: a cell must use x")
     return program(name, found, states, parameters, inputs, after, trace.names)

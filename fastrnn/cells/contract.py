@@ -115,14 +115,6 @@ class Cell:
         """As `x_runs`, of the u gates."""
         return _runs(self.dgh)
 
-    @property
-    def gates(self) -> tuple[str, ...]:
-        return self.x_gates
-
-    @property
-    def adds_pre_activations(self) -> bool:
-        return self.adds_shares
-
     def of_gates(self, blocks: Tensor, places: tuple[int, ...]) -> Tensor:
         """dgx or dgh, (..., G, H) in the order of the gates, from blocks (..., W, H) and `dgx` or `dgh`."""
         first, count = places[0] if places else 0, len(places)

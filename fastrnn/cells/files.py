@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from types import CodeType
 
-from fastrnn.backends.numba import trust
+from fastrnn import trust
 from fastrnn.cache import base, fallback, write
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit.backends import EMITTERS

@@ -16,7 +16,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastrnn.backends.numba import kernel_files, trust
+from fastrnn import trust
+from fastrnn.backends.numba import kernel_files
 from fastrnn.backends.numba.kernel_files import Places
 
 OTHER = 65534

@@ -15,7 +15,8 @@ import pytest
 pytest.importorskip("numba", exc_type=ImportError)
 grp, pwd = map(pytest.importorskip, ("grp", "pwd"))
 
-from fastrnn.backends.numba import kernel_files, trust  # noqa: E402
+from fastrnn import trust  # noqa: E402
+from fastrnn.backends.numba import kernel_files  # noqa: E402
 from fastrnn.backends.numba.kernel_files import KernelFile, Places  # noqa: E402
 from tests.backends.kernel_places import CONTEXT, FILE, OTHER, THIRD, acting_as, as_root, name  # noqa: E402
 

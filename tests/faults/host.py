@@ -245,7 +245,7 @@ FAULTS = (
     ),
     Fault(
         "trusted-directory",
-        "fastrnn/backends/numba/trust.py",
+        "fastrnn/trust.py",
         "    _check(real, real.stat(), {ROOT, os.geteuid()})\n",
         "",
         "kernels are read from a sticky directory that all can write to",

@@ -17,8 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastrnn import cache
-from fastrnn.backends.numba import trust
+from fastrnn import cache, trust
 from fastrnn.backends.numba.arguments import FIELDS
 from fastrnn.backends.numba.notices import notice, say
 

@@ -13,8 +13,7 @@ from fastrnn.backends.triton.kernels.cells import FUNCTIONS
 from fastrnn.backends.triton.kernels.functions import Functions
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.contract import Cell
-from fastrnn.cells.emit import triton
-from fastrnn.cells.emit.loaded import namespace
+from fastrnn.cells.files import code
 
 
 def cell_constants(layer: Layer) -> dict[str, Any]:
@@ -44,7 +43,7 @@ def functions_of(cell: Cell) -> Functions:
 
 @cache
 def _made(program: Program) -> Functions:
-    source = triton.module([program], f"The cell {program.name} for Triton's kernels.")
-    name = f"fastrnn.backends.triton.made.{program.name}"
-    made: dict[str, Functions] = namespace(source, f"<{name} {id(program):x}>", name)["FUNCTIONS"]
-    return made[program.name]
+    namespace: dict[str, Any] = {"__name__": f"fastrnn.backends.triton.made.{program.name}"}
+    exec(code(program, "triton", kept=True), namespace)
+    made: Functions = namespace["FUNCTIONS"][program.name]
+    return made

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import keyword
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
-from fastrnn.cells.compiler.expression import Expression, leaf
-
-_GENERATED = """
-torch float functions before after saved d_after blocks parameters inputs"""
-PYTHON = frozenset({*keyword.kwlist, *_GENERATED.split()})
-"""What no value of generated Python can be called: keywords, and what its functions call by these names."""
+from fastrnn.cells.compiler.expression import Expression
 
 _VARIABLES = {
     "x": "x_{}",
@@ -28,12 +22,12 @@ def variable(e: Expression) -> str:
     return _VARIABLES.get(e.op, "{}").format(e.value)
 
 
-def of_leaves(gates: Sequence[str], states: Sequence[str], others: Sequence[str]) -> set[str]:
-    """What else than parameters and inputs, `others`, the leaves of a cell can be called."""
-    blocks = [str(place) for place in range(2 * len(gates) + len(others))]
-    groups = {"x": gates, "pre": gates, "u": gates, "before": states, "after": states, "arriving": states}
-    groups["block"] = blocks
-    return {variable(leaf(kind, name)) for kind, group in groups.items() for name in group}
+def variables(leaves: Iterable[Expression], taken: Collection[str]) -> dict[Expression, str]:
+    """What each leaf is called where no two may be called alike, and none as something else is."""
+    made: dict[Expression, str] = {}
+    for e in sorted(leaves, key=lambda e: e.op not in ("x", "u", "pre")):  # gates have theirs, whatever an author says
+        made[e] = free(variable(e), {*taken, *made.values()})
+    return made
 
 
 def free(name: str, taken: Collection[str]) -> str:

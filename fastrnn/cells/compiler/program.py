@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastrnn.cells.compiler.derivative import gradients
 from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf, leaves, replaced
 from fastrnn.cells.compiler.layout import with_added_shares
-from fastrnn.cells.compiler.names import PYTHON, free, of_leaves, variable
+from fastrnn.cells.compiler.names import free, variable
 from fastrnn.cells.compiler.saved import saved
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
@@ -81,8 +81,7 @@ def program(
     others = [leaf(kind, name) for kind, group in (("parameter", parameters), ("input", inputs)) for name in group]
     wanted = [total.get(e, ZERO) for e in (*blocks, *before, *after, *others)]
 
-    taken = {*PYTHON, *states, *parameters, *inputs, *of_leaves(gates, states, [*parameters, *inputs])}
-    kept = _named(_by_block(saved(after, wanted, blocks), blocks), named, taken)
+    kept = _named(_by_block(saved(after, wanted, blocks), blocks), named, [*states, *parameters, *inputs])
     at_hand = {e: leaf("after", state) for e, state in zip(after, states, strict=True) if e.args or e in blocks}
     at_hand |= {e: leaf("saved", name) for name, e in kept.items()}
     derivative = dict(zip((*blocks, *before, *after, *others), replaced(wanted, at_hand), strict=True))
@@ -141,8 +140,6 @@ def _named(
     """What is saved by its author's names, or by others where it has none, no two alike and none of `taken`."""
     made: dict[str, Expression] = {}
     for e in values:
-        if e.is_leaf:
-            made[variable(e)] = e
-        else:
-            made[free(names.get(e) or _gate_of(e) or f"saved{len(made)}", {*taken, *made})] = e
+        name = variable(e) if e.is_leaf else names.get(e) or _gate_of(e) or f"saved{len(made)}"
+        made[free(name, {*taken, *made})] = e
     return made

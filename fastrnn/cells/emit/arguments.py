@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from fastrnn.cells.compiler.expression import Expression, below, leaf
-from fastrnn.cells.compiler.names import variable
+from fastrnn.cells.compiler.expression import Expression, leaf
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit.writer import tuple_of
 
 
-def variables(outputs: Sequence[Expression]) -> dict[Expression, str]:
-    """The variable of each leaf that `outputs` are made of."""
-    return {e: variable(e) for e in below(outputs) if e.is_leaf}
-
-
-def unpacked(p: Program, outputs: Sequence[Expression]) -> list[str]:
-    """Lines that assign the variables of those leaves that are used, but for gates' shares, from tuples of states,
-    gradients, saved values, blocks, parameters and inputs."""
-    used = {e for e in below(outputs) if e.is_leaf}
+def unpacked(p: Program, variables: Mapping[Expression, str]) -> list[str]:
+    """Lines that assign the variables of leaves, but for gates' shares, from tuples of states, gradients, saved values,
+    blocks, parameters and inputs."""
     groups: dict[str, Sequence[Expression]] = {
         "before": [leaf("before", state) for state in p.states],
         "after": [leaf("after", state) for state in p.states],
@@ -28,11 +21,11 @@ def unpacked(p: Program, outputs: Sequence[Expression]) -> list[str]:
         "parameters": [leaf("parameter", name) for name in p.parameters],
         "inputs": [leaf("input", name) for name in p.inputs],
     }
-    return [line for source, group in groups.items() for line in from_tuple(source, group, used)]
+    return [line for source, group in groups.items() for line in from_tuple(source, group, variables)]
 
 
-def from_tuple(source: str, group: Sequence[Expression], used: set[Expression]) -> list[str]:
-    """Lines that assign the variables of those leaves of a group that are used, from the tuple of all."""
-    if group and used.issuperset(group):
-        return [f"{tuple_of([variable(e) for e in group], True)} = {source}"]
-    return [f"{variable(e)} = {source}[{place}]" for place, e in enumerate(group) if e in used]
+def from_tuple(source: str, group: Sequence[Expression], variables: Mapping[Expression, str]) -> list[str]:
+    """Lines that assign the variables of those leaves of a group that have one, from the tuple of all."""
+    if group and variables.keys() >= set(group):
+        return [f"{tuple_of([variables[e] for e in group], True)} = {source}"]
+    return [f"{variables[e]} = {source}[{place}]" for place, e in enumerate(group) if e in variables]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from fastrnn.cells.compiler.expression import Expression, below, leaf
-from fastrnn.cells.compiler.names import variable
+from fastrnn.cells.compiler.names import free, variable
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.compiler.rules import is_bounded
 from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer
@@ -212,7 +212,7 @@ def _computing(name: str, arrays: Sequence[_Array], called: Mapping[Expression, 
         unpacked = []
         for place, e in enumerate(array.leaves):
             if e in read:
-                leaves[e] = _unlike(_ascii(variable(e)), {*TAKEN, *leaves.values()})
+                leaves[e] = free(_ascii(variable(e)), {*TAKEN, *leaves.values()})
                 unpacked.append(f"{leaves[e]} = {array.name}[{place}]")
         lines += _filled("const float ", unpacked, ";", "    ") if unpacked else []
         used = bool(unpacked or array.values)
@@ -244,12 +244,6 @@ def _filled(first: str, parts: Sequence[str], last: str, indent: str) -> list[st
             line = indent
         line += f"{'' if line in (first, indent) else ' '}{part}{end}"
     return [*lines, line]
-
-
-def _unlike(name: str, taken: Collection[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
 
 
 def _ascii(name: str) -> str:

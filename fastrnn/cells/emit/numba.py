@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf
-from fastrnn.cells.compiler.names import variable
+from fastrnn.cells.compiler.names import variables
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer
 
@@ -173,16 +173,10 @@ def _written(
         **_in_memory("input", p.inputs, "inputs"),
     }
     taken = {"like", "at", "some", "dh", "inf", *(name for group in IMPORTED.values() for name in group)}
-    used, lines, texts = set(below(outputs)), [], dict(arguments)
-    for e, load in loads.items():
-        if e in used:
-            name = variable(e)
-            while name in taken:
-                name += "_"
-            taken.add(name)
-            texts[e] = name
-            lines.append(f"{name} = {load}")
-    return lines, Writer(LANGUAGE, texts, names, outputs, taken)
+    used = set(below(outputs))
+    leaves = variables((e for e in loads if e in used), taken)
+    lines = [f"{leaves[e]} = {load}" for e, load in loads.items() if e in used]
+    return lines, Writer(LANGUAGE, {**leaves, **arguments}, names, outputs, taken)
 
 
 def _vector(write: Writer, e: Expression) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from math import isfinite
 
 from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf
-from fastrnn.cells.compiler.names import PYTHON
+from fastrnn.cells.compiler.names import variables
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit import contract
-from fastrnn.cells.emit.arguments import unpacked, variables
+from fastrnn.cells.emit.arguments import unpacked
 from fastrnn.cells.emit.numbers import chosen
 from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer, tuple_of
 
@@ -32,6 +32,10 @@ LANGUAGE = Language(
         write, e, "torch.where({a} {sign} {b}, torch.full_like({typed}, {then}), {otherwise})"
     ),
 )
+TAKEN = frozenset(
+    ["torch", "float", "functions", "gx", "gh", "before", "after", "saved", "d_after", "blocks", "parameters", "inputs"]
+)
+"""What no value may be called."""
 EXTRA = "parameters: States = (), inputs: States = ()"
 
 
@@ -64,9 +68,10 @@ def _step(p: Program) -> str:
         lines += [f"{tuple_of([f'u_{gate}' for gate in u_gates], True)} = gh.unbind(-2)"] if u_gates else []
         lines += [f"{name} = {name.replace('a_', 'x_', 1)} + {name.replace('a_', 'u_', 1)}" for name in added]
     outputs = [*p.after, *p.saved.values()]
-    lines += unpacked(p, outputs)
+    leaves = _variables(outputs)
+    lines += unpacked(p, leaves)
     names = {**p.names, **{e: name for name, e in p.saved.items() if not e.is_leaf}}
-    write = Writer(LANGUAGE, variables(outputs), names, outputs, PYTHON)
+    write = Writer(LANGUAGE, leaves, names, outputs, TAKEN)
     after, saved = ([_tensor(write, e, "before[0]") for e in group] for group in (p.after, p.saved.values()))
     return _function(
         f"{p.name}_step(gx: Tensor, gh: Tensor, before: States, {EXTRA}) -> tuple[States, States]",
@@ -89,13 +94,18 @@ def _outside(p: Program) -> str:
 
 def _derivative(p: Program, name: str, first: str, groups: Sequence[Sequence[Expression]], result: str) -> str:
     outputs = [e for group in groups for e in group]
-    write = Writer(LANGUAGE, variables(outputs), p.d_names, outputs, PYTHON)
+    leaves = _variables(outputs)
+    write = Writer(LANGUAGE, leaves, p.d_names, outputs, TAKEN)
     returned = [tuple_of([_tensor(write, e, f"{first}[0]") for e in group]) for group in groups]
     return _function(
         f"{p.name}_{name}({first}: States, saved: States, before: States, after: States, {EXTRA}) -> {result}",
-        [*unpacked(p, outputs), *write.lines],
+        [*unpacked(p, leaves), *write.lines],
         _returned(returned),
     )
+
+
+def _variables(outputs: Sequence[Expression]) -> dict[Expression, str]:
+    return variables((e for e in below(outputs) if e.is_leaf), TAKEN)
 
 
 def _tensor(write: Writer, e: Expression, like: str) -> str:

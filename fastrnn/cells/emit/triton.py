@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
-from fastrnn.cells.compiler.expression import ZERO, Expression
+from fastrnn.cells.compiler.expression import ZERO, Expression, below
+from fastrnn.cells.compiler.names import variables
 from fastrnn.cells.compiler.program import Program
-from fastrnn.cells.emit.arguments import from_tuple, unpacked, variables
+from fastrnn.cells.emit.arguments import from_tuple, unpacked
 from fastrnn.cells.emit.numbers import chosen
 from fastrnn.cells.emit.writer import ATOM, Form, Language, Writer, tuple_of
 
@@ -73,7 +74,7 @@ def _of_gates(p: Program) -> list[Expression]:
 def _step(p: Program) -> str:
     outputs = [*p.after, *p.saved.values()]
     names = {**p.names, **{e: name for name, e in p.saved.items() if not e.is_leaf}}
-    lines = from_tuple("pre", _of_gates(p), set(variables(outputs)))
+    lines = from_tuple("pre", _of_gates(p), _variables(outputs))
     signature = f"{p.name}_step(pre, before, parameters, inputs, APPROXIMATE: tl.constexpr)"
     return _written(p, signature, lines, names, [p.after, list(p.saved.values())], "before[0]")
 
@@ -93,9 +94,14 @@ def _written(
 ) -> str:
     """A function that returns a tuple for each group; `like` is any tile."""
     outputs = [e for group in groups for e in group]
-    write = Writer(LANGUAGE, variables(outputs), names, outputs, _TAKEN)
+    leaves = _variables(outputs)
+    write = Writer(LANGUAGE, leaves, names, outputs, _TAKEN)
     tuples = [[_tile(write, e, like) for e in group] for group in groups]
-    return _function(signature, [*lines, *unpacked(p, outputs), *write.lines], tuples)
+    return _function(signature, [*lines, *unpacked(p, leaves), *write.lines], tuples)
+
+
+def _variables(outputs: Sequence[Expression]) -> dict[Expression, str]:
+    return variables((e for e in below(outputs) if e.is_leaf), _TAKEN)
 
 
 def _tile(write: Writer, e: Expression, like: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastrnn.cells.compiler.expression import Expression, below
+from fastrnn.cells.compiler.names import free
 
 INFIX = {"add": ("+", 1), "subtract": ("-", 1), "multiply": ("*", 2), "divide": ("/", 2)}
 """Operators, and how strongly they bind."""
@@ -58,7 +60,7 @@ class Writer:
     ) -> None:
         self._language, self._names = language, names
         self._texts = {e: (text, ATOM) for e, text in leaves.items()}
-        self._taken = {*taken, *leaves.values()}
+        self._taken = {*keyword.kwlist, *taken, *leaves.values()}  # dx of an x called el is not del
         self._uses: dict[Expression, int] = {}
         self._numbered = 0
         self.lines: list[str] = []
@@ -91,9 +93,7 @@ class Writer:
         return text, strength
 
     def _assigned(self, e: Expression, text: str) -> str:
-        name = self._names.get(e) or self._found_name(e)
-        while name in self._taken:
-            name += "_"
+        name = free(self._names.get(e) or self._found_name(e), self._taken)
         self._taken.add(name)
         self.lines.append(self._language.assignment.format(name, text))
         return name
