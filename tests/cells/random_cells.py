@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from fastrnn import cells
 from fastrnn.cells.author import traced
 from fastrnn.cells.compiler.derivative import gradients
-from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf
+from fastrnn.cells.compiler.expression import OF_GATES, ZERO, Expression, below, leaf
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.compiler.rules import is_bounded
 from fastrnn.cells.contract import Cell
@@ -160,7 +160,7 @@ def check_saved(p: Program) -> None:
         assert not _follows([e], {*p.after, *saved} - {e})
     total = gradients((e, leaf("arriving", state)) for e, state in zip(p.after, p.states, strict=True))
     others = [leaf("parameter", name) for name in p.parameters] + [leaf("input", name) for name in p.inputs]
-    shares = [e for e in below(p.after) if e.op in ("x", "pre", "u")]
+    shares = [e for e in below(p.after) if e.op in OF_GATES]
     wanted = [total.get(e, ZERO) for e in (*shares, *(leaf("before", state) for state in p.states), *p.after, *others)]
     assert _follows(wanted, {*p.after, *saved})
     candidates = [e for e in below(p.after) if e not in p.after and not _follows([e], set())]
@@ -184,7 +184,7 @@ def _unbounded(values: Collection[Expression]) -> int:
 
 def _follows(wanted: list[Expression], known: set[Expression]) -> bool:
     """Whether the expressions can be computed from those that are known, states, parameters and inputs."""
-    return all(e in known or e.op not in ("x", "pre", "u") for e in below(wanted, known))
+    return all(e in known or e.op not in OF_GATES for e in below(wanted, known))
 
 
 repeatable = settings(derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
