@@ -35,7 +35,7 @@ LANGUAGE = Language(
     constant=_number,
     assignment="const float {} = {};",
 )
-_ARGUMENTS = ("pre", "before", "after", "saved", "parameters", "inputs", "dstates", "dblocks", "dbefore")
+_ARGUMENTS = ("pre", "before", "after", "saved", "parameters", "inputs", "dafter", "dblocks", "dbefore")
 _WORDS = """
     alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t class compl const
     const_cast constexpr continue decltype default delete do double dynamic_cast else enum explicit export extern false
@@ -175,7 +175,7 @@ def _derivative(p: Program) -> list[str]:
     return _computing(
         "derivative",
         [
-            _Array("dstates", "STATES", [leaf("arriving", state) for state in p.states]),
+            _Array("dafter", "STATES", [leaf("arriving", state) for state in p.states]),
             _Array("saved", "SAVED", [leaf("saved", name) for name in p.saved]),
             *_given(p, "before", "after"),
             _Array("dblocks", "BLOCKS", values=p.d_blocks),

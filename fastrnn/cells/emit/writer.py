@@ -70,7 +70,7 @@ class Writer:
         for e in (*outputs, *arguments):
             self._uses[e] = self._uses.get(e, 0) + 1
         for e in names:
-            if e in self._uses and e in made_of:
+            if e in self._uses:
                 self.text(e)
 
     def text(self, e: Expression, strength: int = 0) -> str:
