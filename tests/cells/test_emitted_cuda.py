@@ -15,8 +15,8 @@ from torch import Tensor
 
 import fastrnn
 from fastrnn.cells import CELLS, Cell, Step, abs, exp, log, maximum, minimum, mix, relu, softplus, sqrt, tanh
-from fastrnn.cells.emit import cuda
 from fastrnn.cells.generate import ROOT, programs
+from tests.backends.cuda_host import with_cells
 from tests.cells.rows import by_pytorch, random_arguments
 from tests.cells.zoo import ZOO
 
@@ -51,11 +51,8 @@ ALL = {**CELLS, **ZOO, **OWN}
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The functions of all cells, each by its name."""
     folder = tmp_path_factory.mktemp("cells")
-    sources = folder / "csrc"
-    shutil.copytree(ROOT / "csrc", sources)
-    all_programs = [*programs(), *(cell.program for cell in (ZOO | OWN).values() if cell.program is not None)]
-    (sources / "cells.h").write_text(cuda.names(all_programs, "A test's."))
-    (sources / "cells.cuh").write_text(cuda.classes(all_programs, "A test's."))
+    others = [cell.program for cell in (ZOO | OWN).values() if cell.program is not None]
+    sources = with_cells([*programs(), *others], folder)
     command = [COMPILER, *FLAGS, "-DFASTRNN_HOST", f"-I{sources}", str(SOURCE), "-o", str(folder / "cells.so")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
