@@ -24,7 +24,7 @@ takes 128 times the memory that their shares fill: 128 MiB for 16384 rows of 102
 def columns(layer: Layer, runs: Sequence[Run]) -> Iterator[tuple[slice, slice]]:
     """Of each run, which columns of (rows, W·H) and which rows of a weight (G·H, ...) it is."""
     for run in runs:
-        yield run.of_blocks(layer.hidden_size), run.of_gates(layer.hidden_size)
+        yield run.columns(layer.hidden_size), run.rows(layer.hidden_size)
 
 
 def input_gradient(layer: Layer, dgates: Tensor) -> Tensor:

@@ -24,11 +24,11 @@ class Run:
     """its place among the rows, in gates"""
     count: int
 
-    def of_blocks(self, size: int) -> slice:
+    def columns(self, size: int) -> slice:
         """The columns of this run where each block has `size`."""
         return slice(self.block * size, (self.block + self.count) * size)
 
-    def of_gates(self, size: int) -> slice:
+    def rows(self, size: int) -> slice:
         """The rows of this run where each gate has `size`."""
         return slice(self.gate * size, (self.gate + self.count) * size)
 

@@ -11,7 +11,7 @@ import linecache
 import re
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from itertools import combinations
 from types import FunctionType
 from typing import Any
@@ -44,7 +44,7 @@ PRIMITIVES = (
     ),
     *("sigmoid({0})", "tanh({0})", "relu({0})", "softplus({0})", "log_sigmoid({0})", "abs({0})", "exp(-abs({0}))"),
     *("log(1 + abs({0}))", "sqrt(1 + {0} * {0})", "minimum({0}, {1})", "maximum({0}, {1})", "stop_gradient({0})"),
-    *("where({0} <= {1}, 2, -0.5)", "mix({0}, {1}, {2})", "where({0} <= {1}, {2}, {3})", "where({0} < {1}, {2}, {3})"),
+    *("mix({0}, {1}, {2})", "where({0} <= {1}, {2}, {3})", "where({0} < {1}, {2}, {3})"),
 )
 """None leaves the numbers for which it is defined."""
 MOST_PRIMITIVES = 15
@@ -66,11 +66,12 @@ def functions(draw: st.DrawFn) -> str:
     names = [*draw(st.lists(st.sampled_from(NAMES), max_size=3, unique=True)), *(f"v{n}" for n in range(100))]
     lines: dict[str, str] = {}
 
-    def line(text: str) -> None:
+    def line(text: str) -> str:
         name = names.pop(draw(st.integers(0, 3)))
         lines[name] = text
         values.append(name)
         unused.append(name)
+        return name
 
     def argument() -> str:
         """The newest of what nothing is made of yet, as a rule, so that little is left over."""
@@ -101,13 +102,14 @@ def functions(draw: st.DrawFn) -> str:
     return "\n".join([f"def cell({head}):", *body, f"    return {', '.join(after)}"])
 
 
-def _sum(draw: st.DrawFn, terms: list[str], line: Any) -> str:
-    """Of the terms, in any order and grouping; a part of it may have a name, and u a minus."""
+def _sum(draw: st.DrawFn, terms: list[str], line: Callable[[str], str]) -> str:
+    """Of the terms, in any order and grouping; a part of it may have a name."""
     terms = draw(st.permutations(terms))
     while len(terms) > 1:
         place = draw(st.integers(0, len(terms) - 2))
         text = f"{terms[place]} + {terms[place + 1]}"
-        terms[place : place + 2] = [f"({text})"]
+        is_named = len(terms) > 2 and draw(st.booleans())
+        terms[place : place + 2] = [line(text) if is_named else f"({text})"]
     return terms[0][1:-1]
 
 
