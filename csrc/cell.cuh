@@ -4,7 +4,7 @@
 //
 //   preactivations(gx, gh, pre)
 //   step<Element>(pre, before, parameters, inputs, after, saved)
-//   derivative<Element>(dstates, saved, before, after, parameters, inputs, dblocks, dbefore)
+//   derivative<Element>(dafter, saved, before, after, parameters, inputs, dblocks, dbefore)
 //
 // gx and gh are the gates' shares of the input's product and of the state's, each with its bias. `pre` has them in the
 // order of the blocks of gradients: of gates with a share of the input alone, then the sums of those whose two shares

@@ -38,10 +38,10 @@ struct RnnTanh {
   }
 
   template <class Element>
-  static DEVICE void derivative(const Values<STATES>& dstates, const Values<SAVED>&, const Values<STATES>&,
+  static DEVICE void derivative(const Values<STATES>& dafter, const Values<SAVED>&, const Values<STATES>&,
                                 const Values<STATES>& after, const Values<PARAMETERS>&, const Values<INPUTS>&,
                                 Values<BLOCKS>& dblocks, Values<STATES>& dbefore) {
-    const float dh_after = dstates[0];
+    const float dh_after = dafter[0];
     const float h_after = after[0];
     const float da_a = dh_after * (1.f - h_after * h_after);
     dblocks[0] = da_a;
@@ -80,10 +80,10 @@ struct RnnRelu {
   }
 
   template <class Element>
-  static DEVICE void derivative(const Values<STATES>& dstates, const Values<SAVED>&, const Values<STATES>&,
+  static DEVICE void derivative(const Values<STATES>& dafter, const Values<SAVED>&, const Values<STATES>&,
                                 const Values<STATES>& after, const Values<PARAMETERS>&, const Values<INPUTS>&,
                                 Values<BLOCKS>& dblocks, Values<STATES>& dbefore) {
-    const float dh_after = dstates[0];
+    const float dh_after = dafter[0];
     const float h_after = after[0];
     const float da_a = h_after <= 0.f ? 0.f : dh_after;
     dblocks[0] = da_a;
@@ -136,10 +136,10 @@ struct Lstm {
   }
 
   template <class Element>
-  static DEVICE void derivative(const Values<STATES>& dstates, const Values<SAVED>& saved,
+  static DEVICE void derivative(const Values<STATES>& dafter, const Values<SAVED>& saved,
                                 const Values<STATES>& before, const Values<STATES>& after, const Values<PARAMETERS>&,
                                 const Values<INPUTS>&, Values<BLOCKS>& dblocks, Values<STATES>& dbefore) {
-    const float dh_after = dstates[0], dc_after = dstates[1];
+    const float dh_after = dafter[0], dc_after = dafter[1];
     const float i = saved[0], f = saved[1], g = saved[2], o = saved[3];
     const float c_before = before[1];
     const float c_after = after[1];
@@ -204,10 +204,10 @@ struct Gru {
   }
 
   template <class Element>
-  static DEVICE void derivative(const Values<STATES>& dstates, const Values<SAVED>& saved,
+  static DEVICE void derivative(const Values<STATES>& dafter, const Values<SAVED>& saved,
                                 const Values<STATES>& before, const Values<STATES>&, const Values<PARAMETERS>&,
                                 const Values<INPUTS>&, Values<BLOCKS>& dblocks, Values<STATES>& dbefore) {
-    const float dh_after = dstates[0];
+    const float dh_after = dafter[0];
     const float n = saved[0], r = saved[1], z = saved[2], u_n = saved[3];
     const float h_before = before[0];
     const float t1 = 1.f - z;

@@ -291,16 +291,16 @@ backward_kernel(BackwardArguments a) {
       const int n = me.row + me.rows_to(x);
       const bool lives = inside(x) && (live >> n & 1), cut_here = cuts >> n & 1;
       if (flows[x]) carried[x][0] += through[x];
-      Values<STATES> dstates, before, after, direct;
+      Values<STATES> dafter, before, after, direct;
       Values<BLOCKS> d;
-      dstates[0] = carried[x][0] + dh_own[x];
+      dafter[0] = carried[x][0] + dh_own[x];
       before[0] = after[0] = 0.f;
       before[STATES - 1] = entering[x];
       after[STATES - 1] = left[x];
-      if (STATES == 2) dstates[STATES - 1] = carried[x][STATES - 1] + dc_own[x];
+      if (STATES == 2) dafter[STATES - 1] = carried[x][STATES - 1] + dc_own[x];
 #pragma unroll
       for (int s = 0; s < STATES; ++s) before[s] = cut_here ? 0.f : before[s];
-      Cell::template derivative<Element>(dstates, saved[x], before, after, others.parameters, others.inputs, d, direct);
+      Cell::template derivative<Element>(dafter, saved[x], before, after, others.parameters, others.inputs, d, direct);
       flows[x] = lives && !cut_here;
 #pragma unroll
       for (int s = 0; s < STATES; ++s) {

@@ -112,12 +112,12 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
           const int steps = memory.length(tile, me.row);
           const bool lives = masks::live(t, steps), cut_here = masks::cut(in.reset, entry, steps);
           Values<SAVED> saved;
-          Values<STATES> dstates, before, after, direct;
+          Values<STATES> dafter, before, after, direct;
           Values<BLOCKS> d;
-          dstates[0] = carried[0] + Element::to_float(in.dy);
+          dafter[0] = carried[0] + Element::to_float(in.dy);
           before[0] = after[0] = Element::to_float(in.h);
           if (STATES == 2) {
-            dstates[STATES - 1] = carried[STATES - 1] + in.dc;
+            dafter[STATES - 1] = carried[STATES - 1] + in.dc;
             before[STATES - 1] = in.c_before;
             after[STATES - 1] = in.c;
           }
@@ -132,8 +132,7 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
             for (int v = 0; v < SAVED; ++v) pre[v] = Element::to_float(in.words[v]);
             Cell::template step<Element>(pre, before, others.parameters, others.inputs, again, saved);
           }
-          Cell::template derivative<Element>(dstates, saved, before, after, others.parameters, others.inputs, d,
-                                             direct);
+          Cell::template derivative<Element>(dafter, saved, before, after, others.parameters, others.inputs, d, direct);
 
           // What all blocks wait for comes first.
           const int64_t row = (int64_t(direction) * a.T + t) * a.B + first + me.row;

@@ -24,11 +24,7 @@ takes 128 times the memory that their shares fill: 128 MiB for 16384 rows of 102
 def columns(layer: Layer, runs: Sequence[Run]) -> Iterator[tuple[slice, slice]]:
     """Of each run, which columns of (rows, W·H) and which rows of a weight (G·H, ...) it is."""
     for run in runs:
-        yield _scaled(run.block, run.count, layer.hidden_size), _scaled(run.gate, run.count, layer.hidden_size)
-
-
-def _scaled(first: int, count: int, size: int) -> slice:
-    return slice(first * size, (first + count) * size)
+        yield run.columns(layer.hidden_size), run.rows(layer.hidden_size)
 
 
 def input_gradient(layer: Layer, dgates: Tensor) -> Tensor:
@@ -103,7 +99,7 @@ def add_products(layer: Layer, total: Tensor, left: Tensor, right: Tensor, keep:
         return
     rights = _by_head(layer, right)
     for block, rows in zip(layer.cell.dgh, _gates_of_heads(layer, total), strict=True):
-        lefts = _by_head(layer, left[:, _scaled(block, 1, layer.hidden_size)])
+        lefts = _by_head(layer, left.unflatten(1, (-1, layer.hidden_size))[:, block])
         rows.baddbmm_(lefts.transpose(1, 2), rights, beta=int(keep))
 
 
@@ -117,7 +113,7 @@ def add_hidden_product(layer: Layer, direction: int, blocks: Tensor, h: Tensor) 
         return
     hs = _by_head(layer, h)
     for block, w in zip(layer.cell.dgh, _gates_of_heads(layer, w_hh), strict=True):
-        _by_head(layer, blocks[:, _scaled(block, 1, layer.hidden_size)]).baddbmm_(hs, w.transpose(1, 2))
+        _by_head(layer, blocks.unflatten(1, (-1, layer.hidden_size))[:, block]).baddbmm_(hs, w.transpose(1, 2))
 
 
 def _by_head(layer: Layer, rows: Tensor) -> Tensor:

@@ -72,8 +72,7 @@ class TrainingStep(Plan):
 def _columns(runs: Sequence[Run], hidden: int) -> list[tuple[slice, slice]]:
     """Where the gradients of a product lie among a cell's blocks, (B, W·H), in the order of its gates."""
     in_order = sorted(runs, key=lambda run: run.gate)
-    columns = [slice(run.block * hidden, (run.block + run.count) * hidden) for run in in_order]
-    return [(slice(None), own) for own in columns or [slice(0)]]
+    return [(slice(None), run.columns(hidden)) for run in in_order] or [(slice(None), slice(0))]
 
 
 def _taken(blocks: Tensor, columns: Sequence[tuple[slice, slice]]) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,7 +23,7 @@ class Step:
     """Marks a keyword argument of a cell as an input of each step, (T, B, H), rather than a parameter (H,)."""
 
 
-def traced(function: Callable[..., Any], gates: Sequence[str] | None, name: str | None = None) -> Program:
+def traced(function: Callable[..., Any], gates: Sequence[str] | None) -> Program:
     """The program of a cell's function; see `fastrnn.cell`.
 
     Raises:
@@ -32,16 +32,16 @@ def traced(function: Callable[..., Any], gates: Sequence[str] | None, name: str 
     if not isinstance(function, FunctionType):
         hint = ": the gates are a keyword, gates=..." if isinstance(function, str) else ""
         raise CellError(f"a cell is made from a function, got {kind_of(function)}{hint}")
-    name = name or function.__name__
+    name = function.__name__
     trace = Trace(name, function.__code__)
     if not name.isidentifier():
         trace.refuse("a cell has the name of its function: write def name(x, u, h): ... in place of a lambda")
-    shares, states, parameters, inputs = _signature(trace, function)
+    signature = _signature(trace, function)
     given = _given(trace, gates)
     runs = []
     for _ in range(2):
         found = list(given)
-        after = _run(trace, function, shares, states, parameters, inputs, found, known=gates is not None)
+        after = _run(trace, function, signature, found, known=gates is not None)
         runs.append((after, found))
     if runs[0] != runs[1]:
         trace.refuse("two calls of the function gave two different steps: it must depend on nothing that changes")
@@ -49,18 +49,18 @@ def traced(function: Callable[..., Any], gates: Sequence[str] | None, name: str 
     used = {gate for kind in ("x", "u") for gate in leaves(after, kind)}
     for what, group, there in (
         ("gate", found, used),
-        ("parameter", parameters, leaves(after, "parameter")),
-        ("input of a step", inputs, leaves(after, "input")),
+        ("parameter", signature.parameters, leaves(after, "parameter")),
+        ("input of a step", signature.inputs, leaves(after, "input")),
     ):
         for one in group:
             if one not in there:
                 trace.refuse(f"the {what} {one!r} is never used")
-    for one in (*parameters, *inputs):
+    for one in (*signature.parameters, *signature.inputs):
         if one in found:
             trace.refuse(f"{one!r} is both a gate and an argument: give one of them another name")
     if not leaves(after, "x"):
         trace.refuse("no gate has a share of the input: a cell must use x")
-    return program(name, found, states, parameters, inputs, after, trace.names)
+    return program(name, found, signature.states, signature.parameters, signature.inputs, after, trace.names)
 
 
 def _given(trace: Trace, gates: Sequence[str] | None) -> list[str]:
@@ -75,8 +75,18 @@ def _given(trace: Trace, gates: Sequence[str] | None) -> list[str]:
     return given
 
 
-def _signature(trace: Trace, function: FunctionType) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Which of x and u the function takes, its states, parameters and inputs of a step."""
+class _Signature(NamedTuple):
+    """What a function takes."""
+
+    shares: list[str]
+    """x, and u if the state is multiplied by weights"""
+    states: list[str]
+    parameters: list[str]
+    inputs: list[str]
+    """of a step"""
+
+
+def _signature(trace: Trace, function: FunctionType) -> _Signature:
     positional: list[inspect.Parameter] = []
     keywords: list[inspect.Parameter] = []
     for argument in inspect.signature(function).parameters.values():
@@ -99,7 +109,7 @@ def _signature(trace: Trace, function: FunctionType) -> tuple[list[str], list[st
             f"as in (x, u, h, c); got ({', '.join(names)})"
         )
     inputs = [argument.name for argument in keywords if _is_step(function, argument.annotation)]
-    return shares, states, [a.name for a in keywords if a.name not in inputs], inputs
+    return _Signature(shares, states, [a.name for a in keywords if a.name not in inputs], inputs)
 
 
 def _is_step(function: FunctionType, annotation: object) -> bool:
@@ -113,30 +123,18 @@ def _is_step(function: FunctionType, annotation: object) -> bool:
 
 
 def _run(
-    trace: Trace,
-    function: FunctionType,
-    shares: Sequence[str],
-    states: Sequence[str],
-    parameters: Sequence[str],
-    inputs: Sequence[str],
-    found: list[str],
-    *,
-    known: bool,
+    trace: Trace, function: FunctionType, signature: _Signature, found: list[str], *, known: bool
 ) -> list[Expression]:
     """The states after the step; `found` gains the gates that are used, in the order of their first use."""
-    positional: list[Any] = [Shares(trace, kind, found, known) for kind in shares]
-    positional += [Symbol(trace, leaf("before", state)) for state in states]
-    keywords = {name: Symbol(trace, leaf("parameter", name)) for name in parameters}
-    keywords |= {name: Symbol(trace, leaf("input", name)) for name in inputs}
+    positional: list[Any] = [Shares(trace, kind, found, known) for kind in signature.shares]
+    positional += [Symbol(trace, leaf("before", state)) for state in signature.states]
+    keywords = {name: Symbol(trace, leaf("parameter", name)) for name in signature.parameters}
+    keywords |= {name: Symbol(trace, leaf("input", name)) for name in signature.inputs}
     with trace.at_work():
         result = function(*positional, **keywords)
     values = result if isinstance(result, tuple) else (result,)
     wrong = [kind_of(value) for value in values if not isinstance(value, Symbol)]
-    if wrong or len(values) != len(states):
+    if wrong or len(values) != len(signature.states):
         got = wrong[0] if wrong else f"{len(values)} values"
-        trace.refuse(f"it must return the states after the step, {_list(states)}, got {got}")
+        trace.refuse(f"it must return the states after the step, {', '.join(signature.states)}, got {got}")
     return [expression_of(trace, value) for value in values]
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names)

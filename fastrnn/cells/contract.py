@@ -24,6 +24,14 @@ class Run:
     """its place among the rows, in gates"""
     count: int
 
+    def columns(self, size: int) -> slice:
+        """The columns of this run where each block has `size`."""
+        return slice(self.block * size, (self.block + self.count) * size)
+
+    def rows(self, size: int) -> slice:
+        """The rows of this run where each gate has `size`."""
+        return slice(self.gate * size, (self.gate + self.count) * size)
+
 
 def _as_they_arrive(d_after: States, *_: States) -> States:
     return d_after
@@ -46,9 +54,9 @@ class Cell:
 
     name: str
     x_gates: tuple[str, ...]
-    """those with a share of the input's product: the blocks of H rows of `weight_ih`"""
+    """those with a share of the input's product: each has H rows of `weight_ih`"""
     u_gates: tuple[str, ...]
-    """those with a share of the state's product: the blocks of `weight_hh`"""
+    """those with a share of the state's product: each has H rows of `weight_hh`"""
     states: tuple[str, ...]
     """The first is h, the output; the others are internal and kept in the compute dtype."""
     parameters: tuple[str, ...]

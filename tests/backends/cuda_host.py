@@ -7,11 +7,14 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 from benchmarks.checkout import ROOT
+from fastrnn.cells.compiler.program import Program
+from fastrnn.cells.emit import cuda
 
 SOURCES = ROOT / "csrc"
 NAME = "fastrnn_host._C"
@@ -20,12 +23,26 @@ NAME = "fastrnn_host._C"
 
 def setup_module() -> ModuleType:
     """setup.py as a module."""
-    spec = importlib.util.spec_from_file_location("fastrnn_setup", ROOT / "setup.py")
+    return imported("fastrnn_setup", ROOT / "setup.py")
+
+
+def imported(name: str, path: Path) -> ModuleType:
+    """The module in a file."""
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def with_cells(programs: Sequence[Program], folder: Path) -> Path:
+    """A copy of the sources in a folder, of these cells in place of the built-in ones."""
+    copy = folder / "csrc"
+    shutil.copytree(SOURCES, copy)
+    (copy / "cells.h").write_text(cuda.names(programs, "A test's."))
+    (copy / "cells.cuh").write_text(cuda.classes(programs, "A test's."))
+    return copy
 
 
 @cache
@@ -60,12 +77,7 @@ def load(cache_folder: Path) -> ModuleType:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not built.exists():
             _build(cache_folder, built)
-    spec = importlib.util.spec_from_file_location(NAME, built)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return imported(NAME, built)
 
 
 def _hash() -> str:

@@ -1,4 +1,4 @@
-"""Cells that are not built in, by the per-step kernels, beside autograd through the cell's own step.
+"""Cells that are not built in, by the per-step kernels, beside the reference.
 
 Their gates' numbers and the blocks' order are such as no built-in cell has.
 """
@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import fastrnn
 from fastrnn import backends
-from fastrnn.backends.layer import Gradients, Layer, Residuals
 from fastrnn.cells import CELLS, Cell, mix, sigmoid, tanh
 from tests.cells.zoo import ZOO
-from tests.random_layers import Shape
+from tests.random_layers import Shape, compute, cotangents, random_layer
 
 reason = backends.module("triton").ready()
 pytestmark = [
@@ -38,45 +36,6 @@ OTHERS = [backwards, *(ZOO[name] for name in ("cifg", "mgu", "ligru", "star", "m
 SHAPES = (Shape(steps=3, heads=2, directions=2), Shape(steps=3), Shape(steps=3, bias=False, reverse=True))
 
 
-def random_layer(cell: Cell, shape: Shape) -> Layer:
-    def random(*sizes: int) -> Tensor:
-        return torch.randn(sizes, dtype=torch.float64) / 2
-
-    rows, head = len(cell.x_gates) * shape.hidden, shape.hidden // shape.heads
-    directions, of_h = range(shape.directions), len(cell.u_gates)
-    biases = [random(rows) if share == "x" else random(of_h * shape.hidden) for _ in directions for share in "xu"]
-    return Layer(
-        cell.name,
-        random(shape.steps, shape.batch, shape.inputs),
-        [random(rows, shape.inputs) for _ in directions],
-        [random(shape.heads, of_h * head, head) for _ in directions],
-        biases if shape.bias else [],
-        [],
-        [random(shape.directions, shape.batch, shape.hidden) for _ in cell.states],
-        None,
-        None,
-        shape.reverse,
-    )
-
-
-def by_autograd(layer: Layer) -> tuple[Tensor, list[Tensor]]:
-    """The output and the final states."""
-    cell, outputs, finals = layer.cell, [], []
-    for direction, (w_ih, w_hh) in enumerate(zip(layer.w_ih, layer.w_hh, strict=True)):
-        biases = layer.biases[2 * direction : 2 * direction + 2]
-        states, ys = tuple(state[direction] for state in layer.states0), []
-        for x in reversed(layer.x) if layer.reversed(direction) else layer.x:
-            gx = (x @ w_ih.T + (biases[0] if biases else 0)).unflatten(-1, (len(cell.x_gates), -1))
-            h = states[0].unflatten(-1, (layer.heads, -1))
-            by_gate = w_hh.view(layer.heads, len(cell.u_gates), h.shape[-1], h.shape[-1])
-            gh = torch.einsum("bnd,ngud->bgnu", h, by_gate).flatten(2)
-            states, _ = cell.step(gx, gh + (biases[1].view(gh.shape[1:]) if biases else 0), states)
-            ys.append(states[0])
-        outputs.append(torch.stack(ys[::-1] if layer.reversed(direction) else ys))
-        finals.append(states)
-    return torch.cat(outputs, -1), [torch.stack(group) for group in zip(*finals, strict=True)]
-
-
 @pytest.mark.parametrize(
     ("cell", "shape"),
     [
@@ -88,25 +47,16 @@ def by_autograd(layer: Layer) -> tuple[Tensor, list[Tensor]]:
 def test_a_layer(cell: Cell, shape: Shape, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradients from what forward kept, and from recomputed pre-activations."""
     monkeypatch.setitem(CELLS, cell.name, cell)
-    layer, module = random_layer(cell, shape), backends.module("triton")
-    assert module.supports(layer) is None
-    result = module.forward(layer, history=True, gates=True)
-    assert bool(result.saved) == bool(cell.saved)
-    leaves = [tensor.requires_grad_() for tensor in layer.tensors()]
-    output, finals = by_autograd(layer)
-    torch.testing.assert_close([result.states[0], *result.finals], [output.detach(), *map(Tensor.detach, finals)])
-
-    arriving = [torch.randn_like(tensor) for tensor in (output, *finals)]
-    expected = torch.autograd.grad([output, *finals], leaves, arriving, materialize_grads=True)
-    gradients = Gradients([arriving[0]], [*arriving[1:]])
-    detached = layer.with_tensors(Tensor.detach)
-    for kept in (result.saved, []):
-        got = module.backward(detached, Residuals(result.states, kept), gradients)
-        torch.testing.assert_close([*got.x, *got.w_ih, *got.w_hh, *got.biases, *got.states0], list(expected))
+    layer = random_layer(cell.name, shape)
+    assert backends.module("triton").supports(layer) is None
+    grads = cotangents(layer)
+    truth = compute(layer, torch.float64, "reference", grads)
+    for recompute in (False, True):
+        torch.testing.assert_close(compute(layer, torch.float64, "triton", grads, recompute), truth)
 
 
 def test_what_is_not_served(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, module = random_layer(backwards, Shape()), backends.module("triton")
+    layer, module = random_layer("gru", Shape()), backends.module("triton")
     for name in ("slstm", "indrnn", "zoneout"):
         monkeypatch.setitem(CELLS, name, ZOO[name])
         assert "cells of one or two states, without" in str(module.supports(replace(layer, cell_name=name)))

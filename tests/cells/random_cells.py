@@ -11,7 +11,7 @@ import linecache
 import re
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from itertools import combinations
 from types import FunctionType
 from typing import Any
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from fastrnn import cells
 from fastrnn.cells.author import traced
 from fastrnn.cells.compiler.derivative import gradients
-from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf
+from fastrnn.cells.compiler.expression import OF_GATES, ZERO, Expression, below, leaf
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.compiler.rules import is_bounded
 from fastrnn.cells.contract import Cell
@@ -44,7 +44,7 @@ PRIMITIVES = (
     ),
     *("sigmoid({0})", "tanh({0})", "relu({0})", "softplus({0})", "log_sigmoid({0})", "abs({0})", "exp(-abs({0}))"),
     *("log(1 + abs({0}))", "sqrt(1 + {0} * {0})", "minimum({0}, {1})", "maximum({0}, {1})", "stop_gradient({0})"),
-    *("where({0} <= {1}, 2, -0.5)", "mix({0}, {1}, {2})", "where({0} <= {1}, {2}, {3})", "where({0} < {1}, {2}, {3})"),
+    *("mix({0}, {1}, {2})", "where({0} <= {1}, {2}, {3})", "where({0} < {1}, {2}, {3})"),
 )
 """None leaves the numbers for which it is defined."""
 MOST_PRIMITIVES = 15
@@ -66,11 +66,12 @@ def functions(draw: st.DrawFn) -> str:
     names = [*draw(st.lists(st.sampled_from(NAMES), max_size=3, unique=True)), *(f"v{n}" for n in range(100))]
     lines: dict[str, str] = {}
 
-    def line(text: str) -> None:
+    def line(text: str) -> str:
         name = names.pop(draw(st.integers(0, 3)))
         lines[name] = text
         values.append(name)
         unused.append(name)
+        return name
 
     def argument() -> str:
         """The newest of what nothing is made of yet, as a rule, so that little is left over."""
@@ -101,13 +102,14 @@ def functions(draw: st.DrawFn) -> str:
     return "\n".join([f"def cell({head}):", *body, f"    return {', '.join(after)}"])
 
 
-def _sum(draw: st.DrawFn, terms: list[str], line: Any) -> str:
-    """Of the terms, in any order and grouping; a part of it may have a name, and u a minus."""
+def _sum(draw: st.DrawFn, terms: list[str], line: Callable[[str], str]) -> str:
+    """Of the terms, in any order and grouping; a part of it may have a name."""
     terms = draw(st.permutations(terms))
     while len(terms) > 1:
         place = draw(st.integers(0, len(terms) - 2))
         text = f"{terms[place]} + {terms[place + 1]}"
-        terms[place : place + 2] = [f"({text})"]
+        is_named = len(terms) > 2 and draw(st.booleans())
+        terms[place : place + 2] = [line(text) if is_named else f"({text})"]
     return terms[0][1:-1]
 
 
@@ -160,7 +162,7 @@ def check_saved(p: Program) -> None:
         assert not _follows([e], {*p.after, *saved} - {e})
     total = gradients((e, leaf("arriving", state)) for e, state in zip(p.after, p.states, strict=True))
     others = [leaf("parameter", name) for name in p.parameters] + [leaf("input", name) for name in p.inputs]
-    shares = [e for e in below(p.after) if e.op in ("x", "pre", "u")]
+    shares = [e for e in below(p.after) if e.op in OF_GATES]
     wanted = [total.get(e, ZERO) for e in (*shares, *(leaf("before", state) for state in p.states), *p.after, *others)]
     assert _follows(wanted, {*p.after, *saved})
     candidates = [e for e in below(p.after) if e not in p.after and not _follows([e], set())]
@@ -184,7 +186,7 @@ def _unbounded(values: Collection[Expression]) -> int:
 
 def _follows(wanted: list[Expression], known: set[Expression]) -> bool:
     """Whether the expressions can be computed from those that are known, states, parameters and inputs."""
-    return all(e in known or e.op not in ("x", "pre", "u") for e in below(wanted, known))
+    return all(e in known or e.op not in OF_GATES for e in below(wanted, known))
 
 
 repeatable = settings(derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))

@@ -15,8 +15,9 @@ from torch import Tensor
 
 import fastrnn
 from fastrnn.cells import CELLS, Cell, Step, abs, exp, log, maximum, minimum, mix, relu, softplus, sqrt, tanh
-from fastrnn.cells.emit import cuda
 from fastrnn.cells.generate import ROOT, programs
+from tests.backends.cuda_host import with_cells
+from tests.cells.rows import by_pytorch, random_arguments
 from tests.cells.zoo import ZOO
 
 COMPILER = os.environ.get("CXX") or "g++"
@@ -50,73 +51,39 @@ ALL = {**CELLS, **ZOO, **OWN}
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The functions of all cells, each by its name."""
     folder = tmp_path_factory.mktemp("cells")
-    sources = folder / "csrc"
-    shutil.copytree(ROOT / "csrc", sources)
-    all_programs = [*programs(), *(cell.program for cell in (ZOO | OWN).values() if cell.program is not None)]
-    (sources / "cells.h").write_text(cuda.names(all_programs, "A test's."))
-    (sources / "cells.cuh").write_text(cuda.classes(all_programs, "A test's."))
+    others = [cell.program for cell in (ZOO | OWN).values() if cell.program is not None]
+    sources = with_cells([*programs(), *others], folder)
     command = [COMPILER, *FLAGS, "-DFASTRNN_HOST", f"-I{sources}", str(SOURCE), "-o", str(folder / "cells.so")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(folder / "cells.so"))
 
 
-def arguments(cell: Cell) -> list[Tensor]:
-    """Numbers that float32 holds, in float64: gx, gh, the states before, parameters, inputs, the gradients after."""
-    torch.manual_seed(0)
-
-    def numbers(count: int, low: float, high: float) -> Tensor:
-        return torch.empty(UNITS, count).uniform_(low, high).double()
-
-    gates = [numbers(len(group), -3, 3) for group in (cell.x_gates, cell.u_gates)]
-    before = numbers(len(cell.states), 0.1, 1)  # some divide by theirs
-    others = [numbers(len(group), -1, 1) for group in (cell.parameters, cell.inputs, cell.states)]
-    return [*gates, before, *others]
-
-
 def called(library: ctypes.CDLL, cell: Cell, given: Sequence[Tensor], sixteen_bits: bool) -> list[Tensor]:
-    """The states after the step, what is saved, the blocks' gradients and those of the states before: (UNITS, ...)."""
-    given = [tensor.float().contiguous() for tensor in given]
+    """As `by_pytorch`; the class's functions have each unit's values side by side."""
+    given, units = [tensor.T.contiguous() for tensor in given], given[0].shape[1]
     counts = [len(group) for group in (cell.states, cell.saved, cell.blocks, cell.states)]
-    results = [torch.full((len(given[0]), count), torch.nan) for count in counts]
+    results = [torch.full((units, count), torch.nan) for count in counts]
     pointers = [(ctypes.c_void_p * len(group))(*(one.data_ptr() for one in group)) for group in (given, results)]
-    getattr(library, cell.name)(ctypes.c_bool(sixteen_bits), len(given[0]), *pointers)
-    return results
-
-
-def expected(cell: Cell, given: Sequence[Tensor]) -> list[Tensor]:
-    """The same by PyTorch."""
-    gx, gh, *others = given
-    before, parameters, inputs, d_after = (tensor.unbind(-1) for tensor in others)
-    after, saved = cell.step(
-        gx[..., None], gh[..., None], tuple(s[:, None] for s in before), *map(_column, (parameters, inputs))
-    )
-    blocks, d_before = cell.step_backward(
-        _column(d_after), saved, _column(before), after, _column(parameters), _column(inputs)
-    )
-    return [
-        torch.cat(group, -1) if group else torch.empty(len(gx), 0).double()
-        for group in (after, saved, blocks, d_before)
-    ]
-
-
-def _column(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(tensor[:, None] for tensor in tensors)
+    getattr(library, cell.name)(ctypes.c_bool(sixteen_bits), units, *pointers)
+    return [result.T for result in results]
 
 
 @pytest.mark.parametrize("sixteen_bits", [False, True], ids=["tf32", "16 bits"])
 @pytest.mark.parametrize("cell", ALL.values(), ids=ALL)
 def test_a_class_computes_what_the_cell_says(cell: Cell, sixteen_bits: bool, library: ctypes.CDLL) -> None:
     """On the CPU the activations of 16-bit elements are as precise as the others."""
-    given = arguments(cell)
-    for got, want in zip(called(library, cell, given, sixteen_bits), expected(cell, given), strict=True):
+    torch.manual_seed(0)
+    given = random_arguments(cell, UNITS, torch.float32)
+    expected = by_pytorch(cell, [tensor.double() for tensor in given])
+    for got, want in zip(called(library, cell, given, sixteen_bits), expected, strict=True):
         torch.testing.assert_close(got, want.float())
 
 
 def test_extreme_numbers_pass_as_in_torch(library: ctypes.CDLL) -> None:
-    special = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, 1e-30, 90.0, -90.0, 1e30], dtype=torch.float64)
-    given = [one.reshape(-1, 1) for one in torch.meshgrid(special, special, indexing="ij")]
-    given += [torch.ones(len(given[0]), count) for count in (5, 0, 0, 5)]
-    got, want = called(library, extremes, given, False), expected(extremes, [one.double() for one in given])
+    special = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, 1e-30, 90.0, -90.0, 1e30])
+    given = [one.reshape(1, -1) for one in torch.meshgrid(special, special, indexing="ij")]
+    given += [torch.ones(count, given[0].shape[1]) for count in (5, 0, 0, 5)]
+    got, want = called(library, extremes, given, False), by_pytorch(extremes, [one.double() for one in given])
     torch.testing.assert_close(got[0], want[0].float(), equal_nan=True)
     torch.testing.assert_close(got[2], want[2].float(), equal_nan=True)

@@ -19,6 +19,7 @@ from fastrnn.cells import CELLS, Cell, Step, exp, maximum, mix, relu, sigmoid, t
 from fastrnn.cells.compiler.program import Program  # noqa: E402
 from fastrnn.cells.emit import numba as emitter  # noqa: E402
 from fastrnn.cells.generate import programs  # noqa: E402
+from tests.cells.rows import by_pytorch, random_arguments  # noqa: E402
 from tests.cells.zoo import ZOO  # noqa: E402
 
 LANES = simd.Vector(numba.float64).lanes
@@ -121,22 +122,14 @@ def side_by_side(shares: torch.Tensor, padded: int) -> np.ndarray:
     return room.reshape(gates, padded // LANES, LANES).transpose(1, 0, 2).copy()
 
 
-def random(rows: int, hidden: int) -> torch.Tensor:
-    return torch.randn(rows, hidden, dtype=torch.float64)
-
-
 def assert_same(cell: Cell, program: Program) -> None:
     run_step, run_derivative = compiled(kernel_of(program))
     for hidden in (1, LANES, 2 * LANES + 3):
         padded = -(-hidden // LANES) * LANES
         pad = padded - hidden
-        gx, gh = random(len(cell.x_gates), hidden), random(len(cell.u_gates), hidden)
-        # Memory is positive: what is divided by a sum that is nearly zero would not be comparable.
-        before = tuple(torch.cat([random(1, hidden), random(len(cell.states) - 1, hidden).abs() + 0.5]))
-        values, inputs = tuple(random(len(cell.parameters), hidden)), tuple(random(len(cell.inputs), hidden))
-        after, saved = cell.step(gx, gh, before, values, inputs)
-        d_after = tuple(random(len(cell.states), hidden))
-        d_blocks, d_before = cell.step_backward(d_after, saved, before, after, values, inputs)
+        arguments = random_arguments(cell, hidden)
+        gx, gh, before, values, inputs, d_after = arguments
+        after, saved, d_blocks, d_before = by_pytorch(cell, arguments)
 
         shares = [side_by_side(share, padded) for share in (gx, gh)]
         h, others, h_after = Rows(before[:1], hidden, pad), Rows(before[1:], hidden, pad + 8), Rows([0], hidden, pad)
@@ -148,7 +141,7 @@ def assert_same(cell: Cell, program: Program) -> None:
         )
         run_step(at, h_after.at, hidden)
         h_after.check(after[:1])
-        np.testing.assert_allclose(others.values, np.array([*after[1:]]).reshape(-1, hidden), **CLOSE)
+        np.testing.assert_allclose(others.values, after[1:], **CLOSE)
         room.check(saved)
 
         kept, blocks = Rows(saved, hidden), Rows([0] * len(cell.blocks), hidden)
@@ -164,7 +157,7 @@ def assert_same(cell: Cell, program: Program) -> None:
         run_derivative(places, dh.at, hidden)
         blocks.check(d_blocks)
         dh.check(d_before[:1])
-        np.testing.assert_allclose(d_others.values, np.array([*d_before[1:]]).reshape(-1, hidden), **CLOSE)
+        np.testing.assert_allclose(d_others.values, d_before[1:], **CLOSE)
 
 
 def test_a_cell_that_has_everything() -> None:

@@ -15,6 +15,7 @@ import fastrnn
 from benchmarks.checkout import variables_of_children
 from fastrnn import backends
 from fastrnn.cells import CELLS, Cell, Step, log, maximum, minimum, relu, sqrt, where
+from tests.cells.rows import by_pytorch, random_arguments
 from tests.cells.zoo import ZOO
 
 pytest.importorskip("triton")
@@ -23,7 +24,6 @@ reason = backends.module("triton").ready()
 needs_a_device = pytest.mark.skipif(reason is not None, reason=f"triton: {reason}")
 
 N = 64
-SIZES = ("x_gates", "u_gates", "states", "parameters", "inputs")
 
 
 @fastrnn.cell
@@ -44,25 +44,9 @@ def computed(cell: Cell, arguments: Sequence[Tensor], approximate: bool = False)
 
     x = arguments[0]
     results = [x.new_empty(len(group), N) for group in (cell.states, cell.saved, cell.blocks, cell.states)]
-    counts = tuple(len(getattr(cell, size)) for size in SIZES)
+    counts = tuple(map(len, arguments[:5]))
     cell_kernel[(1,)](*arguments, *results, *functions_of(cell), COUNTS=counts, N=N, APPROXIMATE=approximate)
     return results
-
-
-def expected(cell: Cell, arguments: Sequence[Tensor]) -> list[Tensor]:
-    gx, gh, before, parameters, inputs, d_after = arguments
-    states, given = tuple(before), (tuple(parameters), tuple(inputs))
-    after, saved = cell.step(gx, gh, states, *given)
-    blocks, d_before = cell.step_backward(tuple(d_after), saved, states, after, *given)
-    return [torch.stack(group) if group else gx[:0] for group in (after, saved, blocks, d_before)]
-
-
-def random_arguments(cell: Cell, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """gx, gh, states, parameters, inputs and the states' gradients; states are such as a normaliser can be."""
-    sizes = [len(getattr(cell, size)) for size in (*SIZES, "states")]
-    arguments = [torch.randn(size, N, dtype=dtype) for size in sizes]
-    arguments[2] = torch.rand_like(arguments[2]) + 0.1
-    return arguments
 
 
 @needs_a_device
@@ -70,8 +54,8 @@ def random_arguments(cell: Cell, dtype: torch.dtype = torch.float64) -> list[Ten
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("cell", ALL.values(), ids=list(ALL))
 def test_a_cell_is_the_same_as_in_pytorch(cell: Cell, dtype: torch.dtype, backend: str) -> None:
-    arguments = random_arguments(cell, dtype)
-    for got, want in zip(computed(cell, arguments), expected(cell, arguments), strict=True):
+    arguments = random_arguments(cell, N, dtype)
+    for got, want in zip(computed(cell, arguments), by_pytorch(cell, arguments), strict=True):
         tolerance = 1e-13 if dtype == torch.float64 else 1e-5
         torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
 
@@ -91,9 +75,9 @@ def test_cells_of_one_name_have_functions_of_their_own(backend: str) -> None:
 
     cells = [scaled(2.0), scaled(3.0)]
     assert functions_of(cells[0]) != functions_of(cells[1])
-    arguments = random_arguments(cells[0])
+    arguments = random_arguments(cells[0], N)
     for cell in cells:
-        torch.testing.assert_close(computed(cell, arguments), expected(cell, arguments))
+        torch.testing.assert_close(computed(cell, arguments), by_pytorch(cell, arguments))
 
 
 COMPILES = """
@@ -109,7 +93,7 @@ launch = type(cell_kernel).__getitem__
 type(cell_kernel).__getitem__ = lambda kernel, grid: lambda *a, **k: kernel.warmup(*a, grid=grid, **k)
 for cell in map(tests.ALL.get, sys.argv[1:]):
     for dtype, approximate in ((torch.float64, False), (torch.float32, False), (torch.float32, True)):
-        tests.computed(cell, tests.random_arguments(cell, dtype), approximate)
+        tests.computed(cell, tests.random_arguments(cell, tests.N, dtype), approximate)
 """
 
 

@@ -8,14 +8,13 @@ import torch
 
 from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Geometry, panel_units
 from fastrnn.backends.numba.kernel_files import KernelFile
+from fastrnn.cells import projection
 from fastrnn.first_use import undisturbed
 
 PARALLEL = "parallel"
 """The task whose kernel has no dtype either: it is asked for in float32."""
 SHARED = ("pack", "weights", PARALLEL)
 """Tasks whose kernels serve every cell."""
-PROJECTED = "lstm"
-"""The only cell that may have a projection."""
 
 
 class Kernel(NamedTuple):
@@ -62,7 +61,7 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
         function = weights_kernel(PANEL_VECTORS, CHUNK_ROWS, number)
     elif task == "forward":
         units = panel_units(CELL_KERNELS[cell].x_gates)
-        function = forward_kernel(CELL_KERNELS[cell], units, PANEL_VECTORS, cell == PROJECTED, number)
+        function = forward_kernel(CELL_KERNELS[cell], units, PANEL_VECTORS, cell in projection.CELLS, number)
     elif task == "unpacked":
         function = unpacked_kernel(CELL_KERNELS[cell], number)
     elif task == "pointwise":
@@ -70,7 +69,7 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     elif task == "pointwise_backward":
         function = pointwise_backward_kernel(CELL_KERNELS[cell], number)
     else:
-        function = backward_kernel(CELL_KERNELS[cell], PANEL_VECTORS, cell == PROJECTED, number)
+        function = backward_kernel(CELL_KERNELS[cell], PANEL_VECTORS, cell in projection.CELLS, number)
     _name_apart(function, name)
     compiled = CFunc(function, ([record.pointer_to_blocks(task)], numba.types.void), {}, {"error_model": "numpy"})
     compiled._cache = KernelFile(name)

@@ -15,7 +15,9 @@ from weakref import WeakValueDictionary
 
 from fastrnn.cells.compiler.values import VALUES
 
-LEAVES = ("x", "u", "pre", "before", "parameter", "input", "after", "saved", "arriving", "block")
+OF_GATES = ("x", "pre", "u")
+"""In the order in which their gradients lie."""
+LEAVES = (*OF_GATES, "before", "parameter", "input", "after", "saved", "arriving", "block")
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from fastrnn.cells.compiler.expression import Expression
+from fastrnn.cells.compiler.expression import OF_GATES, Expression
 
 _VARIABLES = {
     "x": "x_{}",
@@ -25,7 +25,7 @@ def variable(e: Expression) -> str:
 def variables(leaves: Iterable[Expression], taken: Collection[str]) -> dict[Expression, str]:
     """What each leaf is called where no two may be called alike, and none as something else is."""
     made: dict[Expression, str] = {}
-    for e in sorted(leaves, key=lambda e: e.op not in ("x", "u", "pre")):  # gates have theirs, whatever an author says
+    for e in sorted(leaves, key=lambda e: e.op not in OF_GATES):  # gates have theirs, whatever an author says
         made[e] = free(variable(e), {*taken, *made.values()})
     return made
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastrnn.cells.compiler.derivative import gradients
-from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf, leaves, replaced
+from fastrnn.cells.compiler.expression import OF_GATES, ZERO, Expression, below, leaf, leaves, replaced
 from fastrnn.cells.compiler.layout import with_added_shares
 from fastrnn.cells.compiler.names import free, variable
 from fastrnn.cells.compiler.saved import saved
@@ -46,13 +46,19 @@ class Program:
     and of the blocks of u alone where those of x and pre tell them. By leaf; expressions with leaves of the kind block,
     named by place"""
     names: Mapping[Expression, str]
-    """what the author called the step's values, in the order of the cell's lines"""
+    """what the step's values are called: by the author, in the order of the cell's lines; else as they are saved"""
     d_names: Mapping[Expression, str]
     """names for the derivative's values: d and the name of what it is the gradient of"""
 
-    def kind(self, *kinds: str) -> list[int]:
-        """The places of the blocks of these kinds."""
-        return [place for place, block in enumerate(self.blocks) if block.op in kinds]
+    @property
+    def preactivations(self) -> list[Expression]:
+        """The blocks that gates have, which come first: leaves of the step."""
+        return [block for block in self.blocks if block.op in OF_GATES]
+
+    @property
+    def added(self) -> list[str]:
+        """The gates whose two shares are only ever added."""
+        return [str(block.value) for block in self.blocks if block.op == "pre"]
 
     def shares(self, kind: str) -> tuple[str, ...]:
         """The gates that have a share of the input's product ("x") or of the state's ("u"), in the order of `gates`."""
@@ -74,7 +80,7 @@ def program(
     rewritten = with_added_shares(after, gates, list(names))
     named = dict(zip(rewritten[len(after) :], names.values(), strict=True))
     after = rewritten[: len(after)]
-    blocks = [leaf(kind, gate) for kind in ("x", "pre", "u") for gate in gates if gate in leaves(after, kind)]
+    blocks = [leaf(kind, gate) for kind in OF_GATES for gate in gates if gate in leaves(after, kind)]
     arriving = [leaf("arriving", state) for state in states]
     total = gradients(zip(after, arriving, strict=True))
     before = [leaf("before", state) for state in states]
@@ -87,7 +93,7 @@ def program(
     derivative = dict(zip((*blocks, *before, *after, *others), replaced(wanted, at_hand), strict=True))
     d_outside = {}
     for e in [e for e in blocks if e.op == "u"] + others:
-        of_product = [block for block in blocks if block.op in ("x", "pre", "u") and e.op != block.op]
+        of_product = [block for block in blocks if block.op in OF_GATES and e.op != block.op]
         known = {derivative[block]: leaf("block", str(blocks.index(block))) for block in of_product}
         (outside,) = replaced([derivative[e]], {d: block for d, block in known.items() if d.args})
         if not leaves([outside], "arriving"):
@@ -112,15 +118,15 @@ def program(
         tuple(derivative[e] for e in before),
         tuple(derivative[e] for e in after),
         d_outside,
-        {e: n for e, n in named.items() if e.args},
-        {d: n for d, n in d_names.items() if d.args},
+        {e: name for e, name in [*named.items(), *((e, name) for name, e in kept.items())] if e.args},
+        {d: name for d, name in d_names.items() if d.args},
     )
 
 
 def _gate_of(e: Expression) -> str | None:
     """The gate whose activation this is, if it is one: other gates may enter by way of their own activations."""
     others = {other for other in below(e.args) if other.op in ACTIVATIONS}
-    gates = {str(other.value) for other in below(e.args, others) if other.op in ("x", "pre", "u")}
+    gates = {str(other.value) for other in below(e.args, others) if other.op in OF_GATES}
     return gates.pop() if e.op in ACTIVATIONS and len(gates) == 1 else None
 
 

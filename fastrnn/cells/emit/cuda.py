@@ -10,7 +10,7 @@ from fastrnn.cells.compiler.expression import Expression, below, leaf
 from fastrnn.cells.compiler.names import free, variable
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.compiler.rules import is_bounded
-from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer
+from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer, sum_of_shares
 
 
 def _number(value: float) -> str:
@@ -35,7 +35,7 @@ LANGUAGE = Language(
     constant=_number,
     assignment="const float {} = {};",
 )
-_ARGUMENTS = ("pre", "before", "after", "saved", "parameters", "inputs", "dstates", "dblocks", "dbefore")
+_ARGUMENTS = ("pre", "before", "after", "saved", "parameters", "inputs", "dafter", "dblocks", "dbefore")
 _WORDS = """
     alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t char32_t class compl const
     const_cast constexpr continue decltype default delete do double dynamic_cast else enum explicit export extern false
@@ -108,8 +108,7 @@ def _class(p: Program) -> str:
 
 
 def _constants(p: Program) -> list[str]:
-    product = [p.blocks[place] for place in p.kind("x", "pre", "u")]
-    u_gates = [str(block.value) for block in product if block.op != "x"]
+    u_gates = [str(block.value) for block in p.preactivations if block.op != "x"]
 
     def counted(name: str, what: Sequence[str]) -> str:
         return f"int {name} = {len(what)};{_remark(what)}"
@@ -129,12 +128,12 @@ def _constants(p: Program) -> list[str]:
         counted("X_GATES", p.shares("x")),
         counted("U_GATES", p.shares("u")),
         counted("BLOCKS", [variable(block) for block in p.blocks]),
-        f"int PREACTIVATIONS = {len(product)};",
+        f"int PREACTIVATIONS = {len(p.preactivations)};",
         counted("SAVED", list(p.saved)),
         counted("STATES", p.states),
         counted("PARAMETERS", p.parameters),
         counted("INPUTS", p.inputs),
-        f"bool ADDS = {str(all(block.op == 'pre' for block in product)).lower()};",
+        f"bool ADDS = {str(len(p.added) == len(p.preactivations)).lower()};",
         f"bool IN_ORDER = {str(tuple(u_gates) == p.shares('u')).lower()};",
         bits("UNBOUNDED", list(p.saved), lambda name: not is_bounded(p.saved[name])),
         read("STEP_READS", "before", [*p.after, *p.saved.values()]),
@@ -150,32 +149,25 @@ def _remark(names: Sequence[str]) -> str:
 
 
 def _preactivations(p: Program) -> list[str]:
-    x_gates, u_gates = p.shares("x"), p.shares("u")
-    lines = []
-    for place in p.kind("x", "pre", "u"):
-        kind, gate = p.blocks[place].op, str(p.blocks[place].value)
-        shares = [f"gx[{x_gates.index(gate)}]"] if kind != "u" else []
-        shares += [f"gh[{u_gates.index(gate)}]"] if kind != "x" else []
-        lines.append(f"pre[{place}] = {' + '.join(shares)};")
+    lines = [f"pre[{place}] = {sum_of_shares(p, block)};" for place, block in enumerate(p.preactivations)]
     arguments = [
-        _argument("gx", "X_GATES", reads=True, used=bool(x_gates)),
-        _argument("gh", "U_GATES", reads=True, used=bool(u_gates)),
+        _argument("gx", "X_GATES", reads=True, used=bool(p.shares("x"))),
+        _argument("gh", "U_GATES", reads=True, used=bool(p.shares("u"))),
         _argument("pre", "PREACTIVATIONS", reads=False, used=True),
     ]
     return _function("preactivations", arguments, lines)
 
 
 def _step(p: Program) -> list[str]:
-    called = {**p.names, **{e: name for name, e in p.saved.items() if not e.is_leaf}}
     return _computing(
         "step",
         [
-            _Array("pre", "PREACTIVATIONS", [p.blocks[place] for place in p.kind("x", "pre", "u")]),
+            _Array("pre", "PREACTIVATIONS", p.preactivations),
             *_given(p, "before"),
             _Array("after", "STATES", values=p.after),
             _Array("saved", "SAVED", values=list(p.saved.values())),
         ],
-        called,
+        p.names,
     )
 
 
@@ -183,7 +175,7 @@ def _derivative(p: Program) -> list[str]:
     return _computing(
         "derivative",
         [
-            _Array("dstates", "STATES", [leaf("arriving", state) for state in p.states]),
+            _Array("dafter", "STATES", [leaf("arriving", state) for state in p.states]),
             _Array("saved", "SAVED", [leaf("saved", name) for name in p.saved]),
             *_given(p, "before", "after"),
             _Array("dblocks", "BLOCKS", values=p.d_blocks),

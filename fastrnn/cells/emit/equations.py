@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fastrnn.cells.compiler.expression import Expression, below, leaf
+from fastrnn.cells.compiler.expression import Expression, below
 from fastrnn.cells.compiler.names import variable
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit.writer import ATOM, Form, Language, Writer
@@ -52,10 +52,9 @@ class _Equations(Writer):
 def step(p: Program) -> list[str]:
     """The states after a step, and the values on the way that have names."""
     after = [(f"{state}'", e) for state, e in zip(p.states, p.after, strict=True)]
-    names = {**p.names, **{e: name for name, e in p.saved.items()}, **{e: name for name, e in after}}
-    added = [gate for gate in p.gates if leaf("pre", gate) in p.blocks]
-    lines = [f"a_k = x_k + u_k    k = {', '.join(added)}"] if added else []
-    return lines + _equations(p, after, {e: name for e, name in names.items() if not e.is_leaf})
+    names = {**p.names, **{e: name for name, e in after if e.args}}
+    lines = [f"a_k = x_k + u_k    k = {', '.join(p.added)}"] if p.added else []
+    return lines + _equations(p, after, names)
 
 
 def derivative(p: Program) -> list[str]:

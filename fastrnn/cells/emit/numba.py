@@ -58,15 +58,11 @@ LANGUAGE = Language(
 )
 
 
-def functions(program: Program) -> str:
-    """The cell's step and its derivative; `kernels/cell_kernel.py` says what they are called with."""
-    return f"{_step(program)}\n\n\n{_derivative(program)}"
-
-
 def module(programs: Sequence[Program], about: str) -> str:
-    """A module of functions for each program, and `CELL_KERNELS`, which maps names to what the kernels around know."""
+    """A module of functions for each program, which are called as `kernels/cell_kernel.py` says, and `CELL_KERNELS`,
+    which maps names to what the kernels around know."""
     table = "\n".join(["CELL_KERNELS = {", *map(_facts, programs), "}"])
-    text = "\n\n\n".join([*map(functions, programs), table])
+    text = "\n\n\n".join([*(f(p) for p in programs for f in (_step, _derivative)), table])
     used = set(re.findall(r"\w+", text))
     called = {name: [one for one in group if one in used] for name, group in IMPORTED.items()}
     lines = ["from __future__ import annotations", ""]
@@ -103,14 +99,11 @@ def _step(p: Program) -> str:
         for number, gate in enumerate(p.shares(kind)):
             shares[kind, gate] = f"load(like, at.{place}, {_times(number, 'lanes(like)')})"
     loads = {e: shares[key] for key in shares if (e := leaf(*key)) in p.blocks}
-    for gate in p.gates:
-        if leaf("pre", gate) in p.blocks:
-            loads[leaf("pre", gate)] = f"{shares['x', gate]} + {shares['u', gate]}"
+    loads |= {leaf("pre", gate): f"{shares['x', gate]} + {shares['u', gate]}" for gate in p.added}
     loads[leaf("before", p.states[0])] = "load(like, at.h, 0)"
     loads |= _in_scratch("before", p.states[1:], "others", "others_apart")
     outputs = [*p.after, *p.saved.values()]
-    names = {**p.names, **{e: name for name, e in p.saved.items() if not e.is_leaf}}
-    lines, write = _written(p, loads, {}, names, outputs)
+    lines, write = _written(p, loads, {}, p.names, outputs)
     stored = [f"store(at.others, {_times(k, 'at.others_apart')}, {_vector(write, e)})" for k, e in _others(p.after)]
     saved = [
         f"    store_some(at.saved, {_times(k, 'at.block')}, {_vector(write, e)}, some)"

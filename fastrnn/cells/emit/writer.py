@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fastrnn.cells.compiler.expression import Expression, below
 from fastrnn.cells.compiler.names import free
+from fastrnn.cells.compiler.program import Program
 
 INFIX = {"add": ("+", 1), "subtract": ("-", 1), "multiply": ("*", 2), "divide": ("/", 2)}
 """Operators, and how strongly they bind."""
@@ -69,7 +70,7 @@ class Writer:
         for e in (*outputs, *arguments):
             self._uses[e] = self._uses.get(e, 0) + 1
         for e in names:
-            if e in self._uses and e in made_of:
+            if e in self._uses:
                 self.text(e)
 
     def text(self, e: Expression, strength: int = 0) -> str:
@@ -135,3 +136,13 @@ def tuple_of(texts: Sequence[str], left: bool = False) -> str:
     """A tuple; on the left of an assignment one of several goes without parentheses."""
     joined = ", ".join(texts) + "," * (len(texts) == 1)
     return joined if left and len(texts) > 1 else f"({joined})"
+
+
+def sum_of_shares(p: Program, preactivation: Expression) -> str:
+    """What a gate's pre-activation is of gx and gh, the gates' shares in their order."""
+    kinds = {"gx": ("x", "pre"), "gh": ("u", "pre")}
+    return " + ".join(
+        f"{name}[{p.shares(kind).index(str(preactivation.value))}]"
+        for name, (kind, both) in kinds.items()
+        if preactivation.op in (kind, both)
+    )

@@ -27,7 +27,7 @@ void compute(int units, const float* const* in, float* const* out) {
   for (int unit = 0; unit < units; ++unit) {
     const Unit<Cell::X_GATES> gx(in[0], unit);
     const Unit<Cell::U_GATES> gh(in[1], unit);
-    const Unit<Cell::STATES> before(in[2], unit), dstates(in[5], unit);
+    const Unit<Cell::STATES> before(in[2], unit), dafter(in[5], unit);
     const Unit<Cell::PARAMETERS> parameters(in[3], unit);
     const Unit<Cell::INPUTS> inputs(in[4], unit);
     Unit<Cell::PREACTIVATIONS> pre;
@@ -36,7 +36,7 @@ void compute(int units, const float* const* in, float* const* out) {
     Unit<Cell::BLOCKS> dblocks;
     Cell::preactivations(gx.x, gh.x, pre.x);
     Cell::template step<Element>(pre.x, before.x, parameters.x, inputs.x, after.x, saved.x);
-    Cell::template derivative<Element>(dstates.x, saved.x, before.x, after.x, parameters.x, inputs.x, dblocks.x,
+    Cell::template derivative<Element>(dafter.x, saved.x, before.x, after.x, parameters.x, inputs.x, dblocks.x,
                                        dbefore.x);
     after.store(out[0], unit);
     saved.store(out[1], unit);
