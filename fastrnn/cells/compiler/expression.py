@@ -133,17 +133,14 @@ def rebuilt(op: str, *args: Expression) -> Expression:
 def below(outputs: Iterable[Expression], stop: Collection[Expression] = ()) -> list[Expression]:
     """What `outputs` are made of, and themselves, arguments first; nothing that only what is in `stop` is made of."""
     seen: dict[Expression, None] = {}
-
-    def visit(e: Expression) -> None:
-        if e in seen:
-            return
-        if e not in stop:
-            for a in e.args:
-                visit(a)
-        seen[e] = None
-
-    for e in outputs:
-        visit(e)
+    todo = list(outputs)[::-1]
+    while todo:  # no recursion: a step may have more operations than Python's stack has frames
+        e = todo[-1]
+        waiting = [a for a in e.args if a not in seen] if e not in seen and e not in stop else []
+        if waiting:
+            todo += reversed(waiting)
+        else:
+            seen[todo.pop()] = None
     return list(seen)
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from weakref import WeakKeyDictionary
 
 from fastrnn.cells.compiler.expression import (
     ONE,
     ZERO,
     Expression,
+    below,
     constant,
     divide,
     multiply,
@@ -92,7 +94,14 @@ _MAGNITUDES: Mapping[str, Callable[..., float]] = {
 
 def is_bounded(e: Expression) -> bool:
     """Whether every value of `e` fits 16 bits, whatever its leaves are."""
-    return _magnitude(e) <= LARGEST_HALF
+    for part in below([e], _magnitudes):
+        if part not in _magnitudes:
+            _magnitudes[part] = _magnitude(part)
+    return _magnitudes[e] <= LARGEST_HALF
+
+
+_magnitudes: WeakKeyDictionary[Expression, float] = WeakKeyDictionary()
+"""Of expressions that were asked for: what is used twice is looked at once."""
 
 
 def _magnitude(e: Expression) -> float:
@@ -100,4 +109,4 @@ def _magnitude(e: Expression) -> float:
         assert isinstance(e.value, float)
         return abs(e.value)
     rule = _MAGNITUDES.get(e.op)
-    return math.inf if rule is None else rule(*map(_magnitude, e.args))
+    return math.inf if rule is None else rule(*(_magnitudes[a] for a in e.args))
