@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -28,6 +31,24 @@ from tests.cells.zoo import ZOO
 
 a, b = leaf("before", "a"), leaf("before", "b")
 MINUS = negative(a)
+
+
+def test_equal_expressions_of_two_threads_are_one_object() -> None:
+    """Cells may be made by several threads: leaves are looked for by identity."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            start = Barrier(4)
+
+            def made(number: int) -> Expression:
+                start.wait()
+                return leaf("x", f"of_threads_{number}")
+
+            for number in range(600):
+                assert len(set(pool.map(made, [number] * 4))) == 1
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from weakref import WeakValueDictionary
 
 from fastrnn.cells.compiler.values import VALUES
@@ -33,6 +34,7 @@ class Expression:
 
 
 _known: WeakValueDictionary[tuple[object, ...], Expression] = WeakValueDictionary()
+_lock = Lock()  # two threads that make the same expression must get the same object
 
 
 def operation(op: str, *args: Expression) -> Expression:
@@ -59,7 +61,8 @@ def leaf(kind: str, name: str) -> Expression:
 
 def _only(op: str, args: tuple[Expression, ...], value: float | str | None) -> Expression:
     key = (op, args, value)
-    return _known.get(key) or _known.setdefault(key, Expression(op, args, value))
+    with _lock:
+        return _known.get(key) or _known.setdefault(key, Expression(op, args, value))
 
 
 ZERO, ONE = constant(0), constant(1)
