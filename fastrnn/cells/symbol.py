@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from keyword import iskeyword
 from numbers import Integral, Real
 from typing import Any, NoReturn
+from unicodedata import normalize
 
 from fastrnn.cells.compiler import rules
 from fastrnn.cells.compiler.expression import (
@@ -198,6 +200,9 @@ class Shares(_Traced):
             raise AttributeError(gate)
         if gate.startswith("_"):
             self._trace.refuse(f"{self._kind}.{gate}: a gate's name must not begin with _")
+        gate = normalize("NFKC", gate)  # as Python does with what is written as x.gate
+        if not is_name(gate):
+            self._trace.refuse(f"{gate!r} cannot be the name of a gate: it is none of Python's")
         if gate not in self._gates:
             if self._known:
                 self._trace.refuse(f"{self._kind}.{gate}: the cell has no gate {gate!r}, only {', '.join(self._gates)}")
@@ -216,6 +221,11 @@ class Shares(_Traced):
     __float__ = __int__ = __index__ = __complex__ = __round__ = __trunc__ = __floor__ = __ceil__ = no_number
     __array__ = no_number
     __array_ufunc__ = no_number  # type: ignore[assignment]
+
+
+def is_name(text: str) -> bool:
+    """Whether Python takes it for a name, so that code can be written with it."""
+    return text.isidentifier() and not iskeyword(text)
 
 
 def _instead(name: str) -> str:
@@ -249,7 +259,10 @@ def expression_of(trace: Trace, value: Any) -> Expression:
     if isinstance(value, Condition):
         trace.refuse("a comparison is no number: use where(condition, a, b)")
     if isinstance(value, Real):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError as error:
+            trace.refuse(f"this is no constant of a cell: {error}")
         if number != number:
             trace.refuse("NaN is no constant of a cell")
         return constant(number)

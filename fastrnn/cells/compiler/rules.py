@@ -22,6 +22,7 @@ from fastrnn.cells.compiler.expression import (
     operation,
     subtract,
 )
+from fastrnn.cells.compiler.values import VALUES
 
 Derivative = Callable[..., tuple[Expression, ...]]
 """From the gradient of an operation's value, the value and the arguments to the gradients of the arguments."""
@@ -31,11 +32,17 @@ HALF = constant(0.5)
 
 def where_le(a: Expression, b: Expression, then: Expression, otherwise: Expression) -> Expression:
     """`then` where a ≤ b; `otherwise` where not, which includes NaN."""
-    return then if then is otherwise else operation("where_le", a, b, then, otherwise)
+    return _where("where_le", a, b, then, otherwise)
 
 
 def where_lt(a: Expression, b: Expression, then: Expression, otherwise: Expression) -> Expression:
-    return then if then is otherwise else operation("where_lt", a, b, then, otherwise)
+    return _where("where_lt", a, b, then, otherwise)
+
+
+def _where(op: str, a: Expression, b: Expression, then: Expression, otherwise: Expression) -> Expression:
+    if a.op == b.op == "constant":
+        return then if VALUES[op](a.value, b.value, True, False) else otherwise
+    return then if then is otherwise else operation(op, a, b, then, otherwise)
 
 
 def _share(d: Expression, a: Expression, b: Expression) -> Expression:
@@ -72,13 +79,19 @@ DERIVATIVES: Mapping[str, Derivative] = {
 LARGEST_HALF = 65504.0
 """Of float16; bfloat16 holds more."""
 
+
+def _product(a: float, b: float) -> float:
+    """Zero times anything is zero: of infinity it would be no number, which no comparison is true of."""
+    return a * b if a and b else 0.0
+
+
 _MAGNITUDES: Mapping[str, Callable[..., float]] = {
     "sigmoid": lambda a: 1.0,
     "tanh": lambda a: min(a, 1.0),
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a + b,
     "neg": lambda a: a,
-    "multiply": lambda a, b: a * b if a and b else 0.0,
+    "multiply": _product,
     "relu": lambda a: a,
     "abs": lambda a: a,
     "exp": lambda a: math.exp(a) if a < 700 else math.inf,
@@ -86,7 +99,7 @@ _MAGNITUDES: Mapping[str, Callable[..., float]] = {
     "minimum": max,
     "where_le": lambda a, b, then, otherwise: max(then, otherwise),
     "where_lt": lambda a, b, then, otherwise: max(then, otherwise),
-    "mix": lambda z, a, b: z * a + (1 + z) * b,
+    "mix": lambda z, a, b: _product(z, a) + _product(1 + z, b),
     "stop_gradient": lambda a: a,
 }
 """How large a value can be, from how large the arguments are. Of the others nothing is known."""
