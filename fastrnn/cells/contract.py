@@ -63,7 +63,7 @@ class Cell:
     """what backward needs beside the states, one (..., H) each, in the order of the saved tensor's blocks"""
     unbounded: tuple[str, ...]
     """of `saved`, what may be larger than a number of 16 bits"""
-    activations: dict[str, str]
+    activations: dict[str, str] = field(hash=False)
     """of saved values and states, which are a sigmoid, a tanh or a relu"""
     step_reads: tuple[str, ...]
     """of the states before it, what a step looks at, the state's product aside"""

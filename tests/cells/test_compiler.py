@@ -217,4 +217,5 @@ def test_powers() -> None:
 def test_cells_are_compared_and_shown_without_their_program() -> None:
     cell: Cell = ZOO["mgu"]
     assert "program" not in repr(cell)
+    assert len({cell, ZOO["star"], cell}) == 2
     assert issubclass(CellError, TypeError)

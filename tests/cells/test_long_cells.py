@@ -69,4 +69,5 @@ def test_what_is_used_twice_is_looked_at_once() -> None:
         value = operation("tanh", operation("multiply", value, value))
         total = add(total, total)
     assert is_bounded(value)
+    assert repr([value, leaf("x", "a")]) == "[<tanh of multiply>, <x a>]"
     assert with_added_shares([total], ["a"]) != [total]

@@ -19,7 +19,7 @@ from fastrnn.cells.compiler.values import VALUES
 LEAVES = ("x", "u", "pre", "before", "parameter", "input", "after", "saved", "arriving", "block")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Expression:
     """To be made by the functions of this module alone."""
 
@@ -27,6 +27,10 @@ class Expression:
     args: tuple[Expression, ...]
     value: float | str | None
     """a constant's number, a leaf's name"""
+
+    def __repr__(self) -> str:
+        """Of its arguments the operations alone: written in whole, what is used twice would double with each use."""
+        return f"<{self.op} {self.value}>" if not self.args else f"<{self.op} of {', '.join(a.op for a in self.args)}>"
 
     @property
     def is_leaf(self) -> bool:
