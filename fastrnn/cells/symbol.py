@@ -212,15 +212,15 @@ class Shares(_Traced):
     def __getitem__(self, index: object) -> NoReturn:
         self._trace.refuse(f"{self._kind}[...]: gates have names, as in {self._kind}.i")
 
-    def no_number(self, *_: object) -> NoReturn:
+    def _no_number(self, *_: object) -> NoReturn:
         self._trace.refuse(f"{self._kind} has a value for each gate: name one, as in {self._kind}.i")
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = no_number
-    __neg__ = __pos__ = __abs__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = no_number
-    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = __hash__ = __iter__ = __len__ = no_number
-    __float__ = __int__ = __index__ = __complex__ = __round__ = __trunc__ = __floor__ = __ceil__ = no_number
-    __array__ = no_number
-    __array_ufunc__ = no_number  # type: ignore[assignment]
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_number
+    __neg__ = __pos__ = __abs__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _no_number
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = __hash__ = __iter__ = __len__ = _no_number
+    __float__ = __int__ = __index__ = __complex__ = __round__ = __trunc__ = __floor__ = __ceil__ = _no_number
+    __array__ = _no_number
+    __array_ufunc__ = _no_number  # type: ignore[assignment]
 
 
 def is_name(text: str) -> bool:
@@ -253,8 +253,7 @@ def kind_of(value: Any) -> str:
 def expression_of(trace: Trace, value: Any) -> Expression:
     """Of a symbol, or of a number, which is the same in every step, unit and sequence."""
     if isinstance(value, Symbol):
-        if value._trace is not trace:
-            trace.refuse("a symbol of another call is used: a cell's function must keep nothing between calls")
+        _check_trace(trace, value)
         return value._expression
     if isinstance(value, Condition):
         trace.refuse("a comparison is no number: use where(condition, a, b)")
@@ -267,12 +266,17 @@ def expression_of(trace: Trace, value: Any) -> Expression:
             trace.refuse("NaN is no constant of a cell")
         return constant(number)
     if isinstance(value, Shares):
-        value.no_number()
+        value._no_number()
     if hasattr(value, "__array__"):
         trace.refuse(
             f"{kind_of(value)} is no constant of a cell: what differs by unit is a parameter, an argument after *"
         )
     return trace.refuse(f"{kind_of(value)} is neither a symbol nor a number")
+
+
+def _check_trace(trace: Trace, value: _Traced) -> None:
+    if value._trace is not trace:
+        trace.refuse("a symbol of another call is used: a cell's function must keep nothing between calls")
 
 
 def _made(trace: Trace, build: Callable[..., Expression], *values: Any) -> Symbol:
@@ -364,4 +368,5 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     trace = current()
     if not isinstance(condition, Condition):
         trace.refuse(f"where() takes a comparison first, such as x > 0, not {kind_of(condition)}")
+    _check_trace(trace, condition)
     return _made(trace, condition._choose, a, b)

@@ -214,6 +214,10 @@ def test_letters_that_python_takes_for_one_are_one() -> None:
     assert cell.x_gates == cell.u_gates == ("\u03bc",)
 
 
+def test_a_gate_may_have_any_other_name() -> None:
+    assert made("return tanh(x.no_number + u.type)").x_gates == ("no_number",)
+
+
 def test_a_gate_that_is_misspelt() -> None:
     with pytest.raises(CellError) as caught:
         made("return tanh(x.i + u.l)", gates="(gates='ij')")
@@ -253,14 +257,16 @@ def test_a_function_without_a_name() -> None:
     )
 
 
-def test_a_symbol_of_another_cell() -> None:
-    kept: list[Any] = []
-    made("kept.append(h)\nreturn tanh(x.i + u.i) + h", kept=kept)
+@pytest.mark.parametrize(("kept", "use"), [("h", "found[0]"), ("h > 0", "where(found[0], h, x.i)")])
+def test_a_symbol_of_another_cell(kept: str, use: str) -> None:
+    found: list[Any] = []
+    made(f"found.append({kept})\nreturn tanh(x.i + u.i) + h", found=found)
+    line = f"return tanh(x.i + u.i) + {use}"
     with pytest.raises(CellError) as caught:
-        made("return tanh(x.i + u.i) + kept[0]", kept=kept)
+        made(line, found=found)
     assert str(caught.value) == (
         "f: a symbol of another call is used: a cell's function must keep nothing between calls"
-        f"\n  {FILE}, line 3: return tanh(x.i + u.i) + kept[0]"
+        f"\n  {FILE}, line 3: {line}"
     )
 
 
