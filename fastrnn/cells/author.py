@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 import torch
 
 from fastrnn.cells.compiler.expression import Expression, leaf, leaves
 from fastrnn.cells.compiler.program import Program, program
-from fastrnn.cells.symbol import Shares, Symbol, expression_of, kind_of
+from fastrnn.cells.symbol import Shares, Symbol, expression_of, is_name, kind_of
 from fastrnn.cells.trace import CellError, Trace
 
 TAKEN = ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "lengths", "resets", "input", "hx")
@@ -58,17 +59,23 @@ def traced(function: Callable[..., Any], gates: Sequence[str] | None) -> Program
     for one in (*signature.parameters, *signature.inputs):
         if one in found:
             trace.refuse(f"{one!r} is both a gate and an argument: give one of them another name")
+        if one[:2] in ("x_", "u_", "a_") and one[2:] in found:
+            trace.refuse(f"{one!r} is a share of the gate {one[2:]!r}: give the argument another name")
     if not leaves(after, "x"):
         trace.refuse("no gate has a share of the input: a cell must use x")
-    return program(name, found, signature.states, signature.parameters, signature.inputs, after, trace.names)
+    try:
+        return program(name, found, signature.states, signature.parameters, signature.inputs, after, trace.names)
+    except (ArithmeticError, ValueError) as error:  # of infinite constants
+        trace.refuse(f"its derivative has no value: {error}")
 
 
 def _given(trace: Trace, gates: Sequence[str] | None) -> list[str]:
     if gates is not None and not isinstance(gates, Sequence):
         trace.refuse(f"{_GATES}, got {gates!r}")
-    given = list(gates or ())
+    # Letters are those that Python makes of what is written as x.gate.
+    given = [normalize("NFKC", gate) if isinstance(gate, str) else gate for gate in gates or ()]
     for gate in given:
-        if not (isinstance(gate, str) and gate.isidentifier() and not gate.startswith("_")):
+        if not (isinstance(gate, str) and is_name(gate) and not gate.startswith("_")):
             trace.refuse(f"{_GATES}, got {gate!r}")
         if given.count(gate) > 1:
             trace.refuse(f"the gate {gate!r} is given twice")

@@ -51,7 +51,7 @@ def cell(function: Callable[..., Any] | None = None, *, gates: Sequence[str] | N
 
 def _made(function: Callable[..., Any], gates: Sequence[str] | None) -> Cell:
     program = traced(function, gates)
-    namespace: dict[str, Any] = {"__name__": f"fastrnn.cells.made.{program.name}"}
+    namespace: dict[str, Any] = {}  # without __name__: torch.compile would import the module of that name
     of_a_user = not (function.__module__ or "").startswith("fastrnn.cells.")
     exec(code(program, "pytorch", kept=of_a_user), namespace)
     made: Cell = replace(namespace["CELLS"][program.name], program=program)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,7 @@ class Cell:
     """what backward needs beside the states, one (..., H) each, in the order of the saved tensor's blocks"""
     unbounded: tuple[str, ...]
     """of `saved`, what may be larger than a number of 16 bits"""
-    activations: dict[str, str]
+    activations: dict[str, str] = field(hash=False)
     """of saved values and states, which are a sigmoid, a tanh or a relu"""
     step_reads: tuple[str, ...]
     """of the states before it, what a step looks at, the state's product aside"""
@@ -92,6 +93,10 @@ class Cell:
     of the blocks, one for each name in `outside`: of a u from the blocks of x, those of sums included"""
     program: Program | None = field(default=None, repr=False, compare=False)
     """what it was made from; None of the built-in cells, whose code was made beforehand"""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A user's cell is pickled by its name, as its function would be, and is its own copy."""
+        return vars(self).get("__qualname__") or super().__reduce_ex__(protocol)
 
     @cached_property
     def dgx(self) -> tuple[int, ...]:

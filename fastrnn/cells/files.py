@@ -46,7 +46,7 @@ def _written(name: str, file: str, text: str) -> Path | None:
             if not path.is_file() or path.read_bytes() != content:
                 write(path, content)
             return path
-        except (OSError, RuntimeError):  # RuntimeError: this user has no home directory
+        except (OSError, RuntimeError, UnicodeError):  # no home directory; the cell's name is none of a file here
             pass
     return None
 

@@ -8,8 +8,10 @@ outside the step.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from fastrnn.cells.contract import Cell
 from fastrnn.cells.emit import equations
@@ -22,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m fastrnn cell", description=__doc__)
     parser.add_argument("cell", metavar="module:name", help="a module, and the cell's name in it")
     parser.add_argument("--source", choices=tuple(EMITTERS), help="print this backend's source")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every locale has the letters of equations
     options = parser.parse_args(arguments)
     try:
         cell = _found(options.cell)
@@ -40,7 +44,7 @@ def _found(where: str) -> Cell:
         CellError: its module defines one that cannot be a cell.
     """
     module_name, _, name = where.partition(":")
-    if not module_name or not name:
+    if not module_name or not name or module_name.startswith("."):
         raise LookupError(f"{where}: a cell is named by its module and its name there, as in fastrnn.cells.lstm:lstm")
     try:
         module = import_module(module_name)

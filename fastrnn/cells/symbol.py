@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from keyword import iskeyword
 from numbers import Integral, Real
 from typing import Any, NoReturn
+from unicodedata import normalize
 
 from fastrnn.cells.compiler import rules
 from fastrnn.cells.compiler.expression import (
@@ -198,6 +200,9 @@ class Shares(_Traced):
             raise AttributeError(gate)
         if gate.startswith("_"):
             self._trace.refuse(f"{self._kind}.{gate}: a gate's name must not begin with _")
+        gate = normalize("NFKC", gate)  # as Python does with what is written as x.gate
+        if not is_name(gate):
+            self._trace.refuse(f"{gate!r} cannot be the name of a gate: it is none of Python's")
         if gate not in self._gates:
             if self._known:
                 self._trace.refuse(f"{self._kind}.{gate}: the cell has no gate {gate!r}, only {', '.join(self._gates)}")
@@ -207,15 +212,20 @@ class Shares(_Traced):
     def __getitem__(self, index: object) -> NoReturn:
         self._trace.refuse(f"{self._kind}[...]: gates have names, as in {self._kind}.i")
 
-    def no_number(self, *_: object) -> NoReturn:
+    def _no_number(self, *_: object) -> NoReturn:
         self._trace.refuse(f"{self._kind} has a value for each gate: name one, as in {self._kind}.i")
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = no_number
-    __neg__ = __pos__ = __abs__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = no_number
-    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = __hash__ = __iter__ = __len__ = no_number
-    __float__ = __int__ = __index__ = __complex__ = __round__ = __trunc__ = __floor__ = __ceil__ = no_number
-    __array__ = no_number
-    __array_ufunc__ = no_number  # type: ignore[assignment]
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _no_number
+    __neg__ = __pos__ = __abs__ = __pow__ = __rpow__ = __matmul__ = __rmatmul__ = _no_number
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __bool__ = __hash__ = __iter__ = __len__ = _no_number
+    __float__ = __int__ = __index__ = __complex__ = __round__ = __trunc__ = __floor__ = __ceil__ = _no_number
+    __array__ = _no_number
+    __array_ufunc__ = _no_number  # type: ignore[assignment]
+
+
+def is_name(text: str) -> bool:
+    """Whether Python takes it for a name, so that code can be written with it."""
+    return text.isidentifier() and not iskeyword(text)
 
 
 def _instead(name: str) -> str:
@@ -243,23 +253,30 @@ def kind_of(value: Any) -> str:
 def expression_of(trace: Trace, value: Any) -> Expression:
     """Of a symbol, or of a number, which is the same in every step, unit and sequence."""
     if isinstance(value, Symbol):
-        if value._trace is not trace:
-            trace.refuse("a symbol of another call is used: a cell's function must keep nothing between calls")
+        _check_trace(trace, value)
         return value._expression
     if isinstance(value, Condition):
         trace.refuse("a comparison is no number: use where(condition, a, b)")
     if isinstance(value, Real):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError as error:
+            trace.refuse(f"this is no constant of a cell: {error}")
         if number != number:
             trace.refuse("NaN is no constant of a cell")
         return constant(number)
     if isinstance(value, Shares):
-        value.no_number()
+        value._no_number()
     if hasattr(value, "__array__"):
         trace.refuse(
             f"{kind_of(value)} is no constant of a cell: what differs by unit is a parameter, an argument after *"
         )
     return trace.refuse(f"{kind_of(value)} is neither a symbol nor a number")
+
+
+def _check_trace(trace: Trace, value: _Traced) -> None:
+    if value._trace is not trace:
+        trace.refuse("a symbol of another call is used: a cell's function must keep nothing between calls")
 
 
 def _made(trace: Trace, build: Callable[..., Expression], *values: Any) -> Symbol:
@@ -351,4 +368,5 @@ def where(condition: Any, a: Any, b: Any) -> Any:
     trace = current()
     if not isinstance(condition, Condition):
         trace.refuse(f"where() takes a comparison first, such as x > 0, not {kind_of(condition)}")
+    _check_trace(trace, condition)
     return _made(trace, condition._choose, a, b)

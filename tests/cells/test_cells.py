@@ -166,6 +166,13 @@ def test_softplus_and_the_larger_one_of_tensors_and_numbers() -> None:
     assert functions.minimum(1.0, x).tolist() == functions.minimum(x, 1.0).tolist() == [-800, 0, 1]
 
 
+def test_torch_compile_goes_through_a_users_step() -> None:
+    """It imports the module that a function says it is of."""
+    given = arguments(halved)
+    compiled = torch.compile(lambda gx: halved.step(gx, given.gh, given.before)[0][0], backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(given.gx), halved.step(given.gx, given.gh, given.before)[0][0])
+
+
 def test_generated_files_are_what_the_generator_writes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import io
 import re
 import sys
 from pathlib import Path
@@ -44,6 +45,14 @@ def test_a_cell_is_described(name: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "*" not in out
 
 
+def test_letters_that_a_locale_lacks_have_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, "ascii"))
+    assert command.main(["cell", "fastrnn.cells.lstm:lstm"]) == 0
+    sys.stdout.flush()
+    assert b"i = \\u03c3(a_i)" in out.getvalue()
+
+
 def test_every_operation_reads_as_mathematics() -> None:
     program = ZOO["scaled_residual"].program
     assert program is not None
@@ -73,6 +82,10 @@ def test_sources(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
     "case",
     [
         ("lstm", "lstm: a cell is named by its module and its name there, as in fastrnn.cells.lstm:lstm"),
+        (
+            ".c:lstm",
+            ".c:lstm: a cell is named by its module and its name there, as in fastrnn.cells.lstm:lstm",
+        ),
         ("nowhere:lstm", "there is no module nowhere"),
         ("tests.nowhere:lstm", "there is no module tests.nowhere"),
         ("json:lstm", "json has no lstm; its cells: none"),

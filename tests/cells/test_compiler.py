@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -30,6 +33,24 @@ a, b = leaf("before", "a"), leaf("before", "b")
 MINUS = negative(a)
 
 
+def test_equal_expressions_of_two_threads_are_one_object() -> None:
+    """Cells may be made by several threads: leaves are looked for by identity."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            start = Barrier(4)
+
+            def made(number: int) -> Expression:
+                start.wait()
+                return leaf("x", f"of_threads_{number}")
+
+            for number in range(600):
+                assert len(set(pool.map(made, [number] * 4))) == 1
+    finally:
+        sys.setswitchinterval(interval)
+
+
 @pytest.mark.parametrize(
     "case",
     [
@@ -53,6 +74,8 @@ MINUS = negative(a)
         (operation("sigmoid", ZERO), constant(0.5)),
         (where_le(a, b, ONE, ONE), ONE),
         (where_lt(a, b, b, b), b),
+        (where_lt(ZERO, ONE, a, b), a),
+        (where_le(ONE, ZERO, a, b), b),
     ],
 )
 def test_what_is_simpler_is_said_simply(case: tuple[Expression, Expression]) -> None:
@@ -73,6 +96,7 @@ def test_what_fits_16_bits() -> None:
     assert is_bounded(multiply(constant(60000), gate))
     assert not is_bounded(multiply(constant(70000), gate))
     assert not is_bounded(a)
+    assert not is_bounded(operation("maximum", gate, operation("mix", a, ZERO, multiply(b, constant(7)))))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +177,7 @@ def test_no_names_are_alike() -> None:
     """Whatever a function calls its values, what its generated code reads by that name is something else."""
 
     @fastrnn.cell
-    def cell(x: Any, u: Any, h: Any, c: Any, *, p: Any, block0: Any, a_a: Step, gx: Step) -> Any:
+    def cell(x: Any, u: Any, h: Any, c: Any, *, p: Any, block0: Any, c_before: Step, gx: Step) -> Any:
         before = sigmoid(x.a + u.a)
         dh_after = tanh(x.b + before * u.b)
         saved, torch = sigmoid(x.d + u.d), sigmoid(x.e)
@@ -161,7 +185,7 @@ def test_no_names_are_alike() -> None:
         h_before = sigmoid(h + x.f)
         h = tanh(u.f + h)
         c_after = mix(before, dh_after, c * saved)
-        return h_before * h + p * torch + gx * a_a, p * c_after * torch * block0
+        return h_before * h + p * torch + gx * c_before, p * c_after * torch * block0
 
     assert set(cell.saved) >= {"before", "dh_after", "saved", "torch", "p_", "h_before"}
     assert not {"h", "p"} & set(cell.saved)
@@ -193,4 +217,5 @@ def test_powers() -> None:
 def test_cells_are_compared_and_shown_without_their_program() -> None:
     cell: Cell = ZOO["mgu"]
     assert "program" not in repr(cell)
+    assert len({cell, ZOO["star"], cell}) == 2
     assert issubclass(CellError, TypeError)

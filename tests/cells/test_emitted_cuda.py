@@ -39,7 +39,8 @@ def awkward(x: Any, u: Any, h: Any, double: Any, *, gx: Any, γ: Any, this: Step
     """Names that C++ or what surrounds a step has already; blocks of u whose gates have another order."""
     new = tanh(x.union + 0.123456789 * u.union)
     pre = mix(exp(-abs(x.auto + u.auto)), γ * double, new - (gx - h)) * (1e-8 + this)
-    Element = new / (3 - (pre - x.first) / (1e39 + x.first))
+    errno = 3 - (pre - x.first) / (1e39 + x.first)
+    Element = new / errno
     return Element, sqrt(1 + log(1 + pre * pre)) - (u.first - double)
 
 

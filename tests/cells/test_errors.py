@@ -108,6 +108,10 @@ EXPRESSIONS = {
     "x == 0": "x has a value for each gate: name one, as in x.i",
     "x['i']": "x[...]: gates have names, as in x.i",
     "x._i": "x._i: a gate's name must not begin with _",
+    "getattr(x, 'i j')": "'i j' cannot be the name of a gate: it is none of Python's",
+    "getattr(u, '0')": "'0' cannot be the name of a gate: it is none of Python's",
+    "getattr(x, 'in')": "'in' cannot be the name of a gate: it is none of Python's",
+    "h * 10 ** 400": "this is no constant of a cell: int too large to convert to float",
     "helper(x.i, h)": IF,
 }
 
@@ -124,6 +128,7 @@ RESULTS = {
     "u.i * h": "no gate has a share of the input: a cell must use x",
     "tanh(x.i + u.i) + 0 * x.j": "the gate 'j' is never used",
     "x.i * random.random()": CHANGES,
+    "mix(sigmoid(x.i), math.inf, math.inf)": "its derivative has no value: it is not a number",
     "h + x.i + u.j": "the parameter 'p' is never used",
 }
 """Told once the function has returned, of its first line."""
@@ -171,6 +176,7 @@ SIGNATURES = {
     "x, u, h, *, forward": "forward is what layers call one of their own: choose another name",
     "x, u, h, *, double": "double is what layers call one of their own: choose another name",
     "x, u, h, *, i": "'i' is both a gate and an argument: give one of them another name",
+    "x, u, h, *, x_i": "'x_i' is a share of the gate 'i': give the argument another name",
     "x, u, h, *, k: Step": "the input of a step 'k' is never used",
 }
 
@@ -178,7 +184,7 @@ SIGNATURES = {
 @pytest.mark.parametrize("head", SIGNATURES)
 def test_what_is_no_signature(head: str) -> None:
     name = head.split()[-1] if "*, " in head else "1"
-    use = f"{name} + " if head.endswith(" i") else ""
+    use = f"{name} + " if head.endswith("i") else ""
     with pytest.raises(CellError) as caught:
         made(f"return {use}tanh(x.i + u.i) + h", head)
     assert str(caught.value) == f"f: {SIGNATURES[head]}\n  {FILE}, line 2: def f({head}):"
@@ -188,6 +194,7 @@ GATES = {
     "'ii'": "the gate 'i' is given twice",
     "'i j'": "gates must be names, as in gates='ifgo' or gates=('reset', 'update'), got ' '",
     "('_i',)": "gates must be names, as in gates='ifgo' or gates=('reset', 'update'), got '_i'",
+    "('in',)": "gates must be names, as in gates='ifgo' or gates=('reset', 'update'), got 'in'",
     "(1,)": "gates must be names, as in gates='ifgo' or gates=('reset', 'update'), got 1",
     "4": "gates must be names, as in gates='ifgo' or gates=('reset', 'update'), got 4",
     "'ij'": "the gate 'j' is never used",
@@ -199,6 +206,16 @@ def test_what_are_no_gates(gates: str) -> None:
     with pytest.raises(CellError) as caught:
         made(STEP, gates=f"(gates={gates})")
     assert str(caught.value) == f"f: {GATES[gates]}\n  {FILE}, line 2: def f(x, u, h):"
+
+
+def test_letters_that_python_takes_for_one_are_one() -> None:
+    """It reads the micro sign as a Greek letter."""
+    cell = made("return tanh(x.\u00b5 + getattr(u, '\u00b5'))", gates="(gates='\u00b5')")
+    assert cell.x_gates == cell.u_gates == ("\u03bc",)
+
+
+def test_a_gate_may_have_any_other_name() -> None:
+    assert made("return tanh(x.no_number + u.type)").x_gates == ("no_number",)
 
 
 def test_a_gate_that_is_misspelt() -> None:
@@ -240,14 +257,16 @@ def test_a_function_without_a_name() -> None:
     )
 
 
-def test_a_symbol_of_another_cell() -> None:
-    kept: list[Any] = []
-    made("kept.append(h)\nreturn tanh(x.i + u.i) + h", kept=kept)
+@pytest.mark.parametrize(("kept", "use"), [("h", "found[0]"), ("h > 0", "where(found[0], h, x.i)")])
+def test_a_symbol_of_another_cell(kept: str, use: str) -> None:
+    found: list[Any] = []
+    made(f"found.append({kept})\nreturn tanh(x.i + u.i) + h", found=found)
+    line = f"return tanh(x.i + u.i) + {use}"
     with pytest.raises(CellError) as caught:
-        made("return tanh(x.i + u.i) + kept[0]", kept=kept)
+        made(line, found=found)
     assert str(caught.value) == (
         "f: a symbol of another call is used: a cell's function must keep nothing between calls"
-        f"\n  {FILE}, line 3: return tanh(x.i + u.i) + kept[0]"
+        f"\n  {FILE}, line 3: {line}"
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 import linecache
+import pickle
 import pydoc
 import subprocess
 import sys
@@ -17,8 +19,9 @@ import pytest
 import torch
 
 import fastrnn
-from fastrnn.cells import Cell, tanh
+from fastrnn.cells import CELLS, Cell, files, tanh
 from fastrnn.cells.emit.backends import EMITTERS
+from tests.cells.zoo import ZOO
 
 
 @pytest.fixture(autouse=True)
@@ -128,3 +131,25 @@ def test_every_backend_has_a_file_of_its_own() -> None:
     program = plain().program
     assert program is not None
     assert all(emitter.text(program).endswith("\n") for emitter in EMITTERS.values())
+
+
+def test_a_name_that_no_file_can_have(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the file system's encoding lacks a letter."""
+
+    def fails(*_: Any, **__: Any) -> Path:
+        raise UnicodeEncodeError("ascii", "\u03bb", 0, 1, "ordinal not in range(128)")
+
+    monkeypatch.setattr(files.trust, "directory", fails)
+    assert file_of(plain()).startswith("<fastrnn cell plain-")
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda cell: pickle.loads(pickle.dumps(cell))])
+def test_a_cell_is_copied_and_pickled_as_a_function_is(copied: Any) -> None:
+    cell = ZOO["mgu"]
+    assert copied(cell) is cell
+    assert copied(CELLS["gru"]) == CELLS["gru"]
+
+
+def test_a_cell_without_a_place_is_not_pickled() -> None:
+    with pytest.raises((AttributeError, pickle.PicklingError), match=r"plain\.<locals>\.plain"):
+        pickle.dumps(plain())

@@ -29,8 +29,8 @@ FAULTS = (
     Fault(
         "shares-of-two-signs",
         "fastrnn/cells/compiler/layout.py",
-        "if _sign(e, x) * _sign(e, u) > 0:",
-        "if _sign(e, x) and _sign(e, u):",
+        "if _sign(e, x, signs) * _sign(e, u, signs) > 0:",
+        "if _sign(e, x, signs) and _sign(e, u, signs):",
         "x - u has the gradient of x + u",
     ),
     Fault(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from threading import Lock
 from weakref import WeakValueDictionary
 
 from fastrnn.cells.compiler.values import VALUES
@@ -20,7 +21,7 @@ OF_GATES = ("x", "pre", "u")
 LEAVES = (*OF_GATES, "before", "parameter", "input", "after", "saved", "arriving", "block")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Expression:
     """To be made by the functions of this module alone."""
 
@@ -29,12 +30,17 @@ class Expression:
     value: float | str | None
     """a constant's number, a leaf's name"""
 
+    def __repr__(self) -> str:
+        """Of its arguments the operations alone: written in whole, what is used twice would double with each use."""
+        return f"<{self.op} {self.value}>" if not self.args else f"<{self.op} of {', '.join(a.op for a in self.args)}>"
+
     @property
     def is_leaf(self) -> bool:
         return self.op in LEAVES
 
 
 _known: WeakValueDictionary[tuple[object, ...], Expression] = WeakValueDictionary()
+_lock = Lock()  # two threads that make the same expression must get the same object
 
 
 def operation(op: str, *args: Expression) -> Expression:
@@ -61,7 +67,8 @@ def leaf(kind: str, name: str) -> Expression:
 
 def _only(op: str, args: tuple[Expression, ...], value: float | str | None) -> Expression:
     key = (op, args, value)
-    return _known.get(key) or _known.setdefault(key, Expression(op, args, value))
+    with _lock:
+        return _known.get(key) or _known.setdefault(key, Expression(op, args, value))
 
 
 ZERO, ONE = constant(0), constant(1)
@@ -135,17 +142,14 @@ def rebuilt(op: str, *args: Expression) -> Expression:
 def below(outputs: Iterable[Expression], stop: Collection[Expression] = ()) -> list[Expression]:
     """What `outputs` are made of, and themselves, arguments first; nothing that only what is in `stop` is made of."""
     seen: dict[Expression, None] = {}
-
-    def visit(e: Expression) -> None:
-        if e in seen:
-            return
-        if e not in stop:
-            for a in e.args:
-                visit(a)
-        seen[e] = None
-
-    for e in outputs:
-        visit(e)
+    todo = list(outputs)[::-1]
+    while todo:  # no recursion: a step may have more operations than Python's stack has frames
+        e = todo[-1]
+        waiting = [a for a in e.args if a not in seen] if e not in seen and e not in stop else []
+        if waiting:
+            todo += reversed(waiting)
+        else:
+            seen[todo.pop()] = None
     return list(seen)
 
 

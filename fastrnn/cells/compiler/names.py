@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import chain, count
 
 from fastrnn.cells.compiler.expression import OF_GATES, Expression
 
@@ -31,7 +32,6 @@ def variables(leaves: Iterable[Expression], taken: Collection[str]) -> dict[Expr
 
 
 def free(name: str, taken: Collection[str]) -> str:
-    """The name, with as many _ behind it as it takes to be no other's."""
-    while name in taken:
-        name += "_"
-    return name
+    """The name, or the first of name_, name_2, name_3 and so on that is no other's."""
+    behind = chain(("", "_"), (f"_{number}" for number in count(2)))
+    return next(made for end in behind if (made := name + end) not in taken)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from weakref import WeakKeyDictionary
 
 from fastrnn.cells.compiler.expression import (
     ONE,
     ZERO,
     Expression,
+    below,
     constant,
     divide,
     multiply,
@@ -20,6 +22,7 @@ from fastrnn.cells.compiler.expression import (
     operation,
     subtract,
 )
+from fastrnn.cells.compiler.values import VALUES
 
 Derivative = Callable[..., tuple[Expression, ...]]
 """From the gradient of an operation's value, the value and the arguments to the gradients of the arguments."""
@@ -29,11 +32,17 @@ HALF = constant(0.5)
 
 def where_le(a: Expression, b: Expression, then: Expression, otherwise: Expression) -> Expression:
     """`then` where a ≤ b; `otherwise` where not, which includes NaN."""
-    return then if then is otherwise else operation("where_le", a, b, then, otherwise)
+    return _where("where_le", a, b, then, otherwise)
 
 
 def where_lt(a: Expression, b: Expression, then: Expression, otherwise: Expression) -> Expression:
-    return then if then is otherwise else operation("where_lt", a, b, then, otherwise)
+    return _where("where_lt", a, b, then, otherwise)
+
+
+def _where(op: str, a: Expression, b: Expression, then: Expression, otherwise: Expression) -> Expression:
+    if a.op == b.op == "constant":
+        return then if VALUES[op](a.value, b.value, True, False) else otherwise
+    return then if then is otherwise else operation(op, a, b, then, otherwise)
 
 
 def _share(d: Expression, a: Expression, b: Expression) -> Expression:
@@ -70,13 +79,19 @@ DERIVATIVES: Mapping[str, Derivative] = {
 LARGEST_HALF = 65504.0
 """Of float16; bfloat16 holds more."""
 
+
+def _product(a: float, b: float) -> float:
+    """Zero times anything is zero: of infinity it would be no number, which no comparison is true of."""
+    return a * b if a and b else 0.0
+
+
 _MAGNITUDES: Mapping[str, Callable[..., float]] = {
     "sigmoid": lambda a: 1.0,
     "tanh": lambda a: min(a, 1.0),
     "add": lambda a, b: a + b,
     "subtract": lambda a, b: a + b,
     "neg": lambda a: a,
-    "multiply": lambda a, b: a * b if a and b else 0.0,
+    "multiply": _product,
     "relu": lambda a: a,
     "abs": lambda a: a,
     "exp": lambda a: math.exp(a) if a < 700 else math.inf,
@@ -84,7 +99,7 @@ _MAGNITUDES: Mapping[str, Callable[..., float]] = {
     "minimum": max,
     "where_le": lambda a, b, then, otherwise: max(then, otherwise),
     "where_lt": lambda a, b, then, otherwise: max(then, otherwise),
-    "mix": lambda z, a, b: z * a + (1 + z) * b,
+    "mix": lambda z, a, b: _product(z, a) + _product(1 + z, b),
     "stop_gradient": lambda a: a,
 }
 """How large a value can be, from how large the arguments are. Of the others nothing is known."""
@@ -92,7 +107,14 @@ _MAGNITUDES: Mapping[str, Callable[..., float]] = {
 
 def is_bounded(e: Expression) -> bool:
     """Whether every value of `e` fits 16 bits, whatever its leaves are."""
-    return _magnitude(e) <= LARGEST_HALF
+    for part in below([e], _magnitudes):
+        if part not in _magnitudes:
+            _magnitudes[part] = _magnitude(part)
+    return _magnitudes[e] <= LARGEST_HALF
+
+
+_magnitudes: WeakKeyDictionary[Expression, float] = WeakKeyDictionary()
+"""Of expressions that were asked for: what is used twice is looked at once."""
 
 
 def _magnitude(e: Expression) -> float:
@@ -100,4 +122,4 @@ def _magnitude(e: Expression) -> float:
         assert isinstance(e.value, float)
         return abs(e.value)
     rule = _MAGNITUDES.get(e.op)
-    return math.inf if rule is None else rule(*map(_magnitude, e.args))
+    return math.inf if rule is None else rule(*(_magnitudes[a] for a in e.args))

@@ -42,9 +42,10 @@ _WORDS = """
     float for friend goto if inline int long mutable namespace new noexcept not not_eq nullptr operator or or_eq private
     protected public register reinterpret_cast return short signed sizeof static static_assert static_cast struct switch
     template this thread_local throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t
-    while xor xor_eq Element DEVICE KERNEL INFINITY NAN NULL EOF
+    while xor xor_eq char8_t co_await co_return co_yield concept consteval constinit requires Element DEVICE KERNEL
+    INFINITY NAN NULL EOF errno
 """
-"""C++'s own, what functions apply, and macros."""
+"""C++'s own, those of C++20 included, what functions apply, and macros."""
 TAKEN = frozenset((*_ARGUMENTS, *_WORDS.split()))
 """What no value may be called."""
 

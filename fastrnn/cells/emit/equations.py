@@ -44,7 +44,7 @@ _LEAVES = {"before": "{}₋", "after": "{}'", "arriving": "d{}'"}
 class _Equations(Writer):
     def _written(self, e: Expression) -> tuple[str, int]:
         text, strength = self._operation(e)
-        if e in self._names or (self._uses[e] > 1 and len(text) > SHORT):
+        if e in self._names or e in self._deep or (self._uses[e] > 1 and len(text) > SHORT):
             return self._assigned(e, text), ATOM
         return text, strength
 

@@ -17,6 +17,8 @@ ATOM = 4
 """The strength of what needs no parentheses."""
 WIDTH = 120
 """Columns of a line."""
+DEEPEST = 24
+"""Operations within one another, at most, before one becomes a variable: parsers of languages have limits."""
 
 
 class Form(NamedTuple):
@@ -46,7 +48,7 @@ class Writer:
 
     Args:
         leaves: how leaves read.
-        names: what values are called. Those and whatever is used twice become variables.
+        names: what values are called. Those, whatever is used twice, and what lies too deep become variables.
         outputs: all that will be asked for.
         taken: names that stand for something else.
     """
@@ -69,7 +71,11 @@ class Writer:
         arguments = [a for e in made_of if e not in leaves for a in e.args]
         for e in (*outputs, *arguments):
             self._uses[e] = self._uses.get(e, 0) + 1
-        for e in names:
+        depths: dict[Expression, int] = {}
+        for e in made_of:
+            depths[e] = 0 if e in leaves else 1 + max((depths[a] for a in e.args), default=-1)
+        self._deep = {e for e, depth in depths.items() if depth and depth % DEEPEST == 0}
+        for e in (*(e for e in made_of if e in self._deep), *names):
             if e in self._uses:
                 self.text(e)
 
@@ -89,7 +95,7 @@ class Writer:
 
     def _written(self, e: Expression) -> tuple[str, int]:
         text, strength = self._operation(e)
-        if e.op != "constant" and (e in self._names or self._uses[e] > 1):
+        if e.op != "constant" and (e in self._names or e in self._deep or self._uses[e] > 1):
             return self._assigned(e, text), ATOM
         return text, strength
 
