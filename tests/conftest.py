@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 # Layers are so small that a second thread costs more than it gives, on a busy machine many times more: in this process
@@ -23,11 +24,20 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministi
 from fastrnn.backends.numba import compile
 from fastrnn.backends.triton.interpreter import INTERPRETED  # after TRITON_INTERPRET, which it reads
 from fastrnn.binding import bind
+from fastrnn.cells import files
 from tests.backends.triton_interpreter import patch_once
 from tests.devices import device_of, on_gpu, without_cudnn
 
 if INTERPRETED and find_spec("triton"):
     patch_once()
+
+
+def _only_where_asked(place: Callable[[], Path | None]) -> Callable[[], Path | None]:
+    """Tests define cells by the hundred, whose files would stay in the user's cache: those have none."""
+    return lambda: place() if "FASTRNN_CACHE_DIR" in os.environ else None
+
+
+files.base, files.fallback = _only_where_asked(files.base), _only_where_asked(files.fallback)
 
 
 def pytest_configure(config: pytest.Config) -> None:
