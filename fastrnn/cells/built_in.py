@@ -180,8 +180,8 @@ def gru_gradients_outside(
     blocks: States, saved: States, before: States, after: States, parameters: States = (), inputs: States = ()
 ) -> States:
     r = saved[1]
-    block0 = blocks[0]
-    return (block0 * r,)
+    dx_n = blocks[0]
+    return (dx_n * r,)
 
 
 GRU = Cell(

@@ -48,7 +48,7 @@ PRIMITIVES = (
 )
 """None leaves the numbers for which it is defined."""
 MOST_PRIMITIVES = 15
-NAMES = ("torch", "gx", "saved", "before", "inputs", "block0", "h_before", "c_after", "dh_after", "a_a", "x_b", "u_a")
+NAMES = ("torch", "gx", "saved", "before", "inputs", "dx_n", "h_before", "c_after", "dh_after", "a_a", "x_b", "u_a")
 NAMES += ("tanh_h", "t1", "saved0", "functions", "dv1", "float", "self")
 """What a function may call its values, and generated code as well."""
 MOST_SEARCHED = 10

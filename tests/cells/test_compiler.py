@@ -177,7 +177,7 @@ def test_no_names_are_alike() -> None:
     """Whatever a function calls its values, what its generated code reads by that name is something else."""
 
     @fastrnn.cell
-    def cell(x: Any, u: Any, h: Any, c: Any, *, p: Any, block0: Any, c_before: Step, gx: Step) -> Any:
+    def cell(x: Any, u: Any, h: Any, c: Any, *, p: Any, da_d: Any, c_before: Step, gx: Step) -> Any:
         before = sigmoid(x.a + u.a)
         dh_after = tanh(x.b + before * u.b)
         saved, torch = sigmoid(x.d + u.d), sigmoid(x.e)
@@ -185,7 +185,7 @@ def test_no_names_are_alike() -> None:
         h_before = sigmoid(h + x.f)
         h = tanh(u.f + h)
         c_after = mix(before, dh_after, c * saved)
-        return h_before * h + p * torch + gx * c_before, p * c_after * torch * block0
+        return h_before * h + p * torch + gx * c_before, p * c_after * torch * da_d
 
     assert set(cell.saved) >= {"before", "dh_after", "saved", "torch", "p_", "h_before"}
     assert not {"h", "p"} & set(cell.saved)

@@ -14,7 +14,7 @@ _VARIABLES = {
     "before": "{}_before",
     "after": "{}_after",
     "arriving": "d{}_after",
-    "block": "block{}",
+    "block": "d{}",
 }
 
 

@@ -43,8 +43,7 @@ class Program:
     """all that reaches the states after the step, through other states as well"""
     d_outside: Mapping[Expression, Expression]
     """the gradients that follow from blocks, saved values and states, after the recurrence: of parameters and inputs,
-    and of the blocks of u alone where those of x and pre tell them. By leaf; expressions with leaves of the kind block,
-    named by place"""
+    and of the blocks of u alone where those of x and pre tell them. By leaf, with leaves of the kind block"""
     names: Mapping[Expression, str]
     """what the step's values are called: by the author, in the order of the cell's lines; else as they are saved"""
     d_names: Mapping[Expression, str]
@@ -94,7 +93,7 @@ def program(
     d_outside = {}
     for e in [e for e in blocks if e.op == "u"] + others:
         of_product = [block for block in blocks if block.op in OF_GATES and e.op != block.op]
-        known = {derivative[block]: leaf("block", str(blocks.index(block))) for block in of_product}
+        known = {derivative[block]: leaf("block", variable(block)) for block in of_product}
         (outside,) = replaced([derivative[e]], {d: block for d, block in known.items() if d.args})
         if not leaves([outside], "arriving"):
             d_outside[e] = outside

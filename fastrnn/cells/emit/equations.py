@@ -54,24 +54,24 @@ def step(p: Program) -> list[str]:
     after = [(f"{state}'", e) for state, e in zip(p.states, p.after, strict=True)]
     names = {**p.names, **{e: name for name, e in after if e.args}}
     lines = [f"a_k = x_k + u_k    k = {', '.join(p.added)}"] if p.added else []
-    return lines + _equations(p, after, names)
+    return lines + _equations(after, names)
 
 
 def derivative(p: Program) -> list[str]:
     """The gradients of the blocks, and those that reach the states before a step not through u."""
     blocks = [(f"d{variable(block)}", d) for block, d in zip(p.blocks, p.d_blocks, strict=True)]
     before = [(f"d{state}₋", d) for state, d in zip(p.states, p.d_before, strict=True)]
-    return _equations(p, [*blocks, *before], p.d_names)
+    return _equations([*blocks, *before], p.d_names)
 
 
 def outside(p: Program) -> list[str]:
     """The gradients that follow from those of the blocks, after the recurrence."""
-    return _equations(p, [(f"d{variable(e)}", d) for e, d in p.d_outside.items()], {})
+    return _equations([(f"d{variable(e)}", d) for e, d in p.d_outside.items()], {})
 
 
-def _equations(p: Program, wanted: Sequence[tuple[str, Expression]], names: Mapping[Expression, str]) -> list[str]:
+def _equations(wanted: Sequence[tuple[str, Expression]], names: Mapping[Expression, str]) -> list[str]:
     outputs = [e for _, e in wanted]
-    leaves = {e: _leaf(p, e) for e in below(outputs) if e.is_leaf}
+    leaves = {e: _leaf(e) for e in below(outputs) if e.is_leaf}
     write = _Equations(LANGUAGE, leaves, names, outputs)
     for name, e in wanted:
         text = write.text(e)
@@ -80,7 +80,5 @@ def _equations(p: Program, wanted: Sequence[tuple[str, Expression]], names: Mapp
     return [line.replace(" * ", " ") for line in write.lines]  # a product needs no sign
 
 
-def _leaf(p: Program, e: Expression) -> str:
-    if e.op == "block":
-        return f"d{variable(p.blocks[int(str(e.value))])}"
+def _leaf(e: Expression) -> str:
     return _LEAVES[e.op].format(e.value) if e.op in _LEAVES else variable(e)

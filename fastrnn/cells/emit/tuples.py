@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from fastrnn.cells.compiler.expression import Expression, below, leaf
-from fastrnn.cells.compiler.names import variables
+from fastrnn.cells.compiler.names import variable, variables
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit.writer import Language, Writer, tuple_of
 
@@ -19,7 +19,7 @@ def arguments(p: Program) -> dict[str, Values]:
         "after": [leaf("after", state) for state in p.states],
         "d_after": [leaf("arriving", state) for state in p.states],
         "saved": [leaf("saved", name) for name in p.saved],
-        "blocks": [leaf("block", str(place)) for place in range(len(p.blocks))],
+        "blocks": [leaf("block", variable(block)) for block in p.blocks],
         "parameters": [leaf("parameter", name) for name in p.parameters],
         "inputs": [leaf("input", name) for name in p.inputs],
     }
