@@ -49,6 +49,10 @@ _UFUNCS = {
     "subtract": operator.sub,
     "multiply": operator.mul,
     "divide": operator.truediv,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
 }
 """What NumPy's numbers call when a symbol stands on their right."""
 _IF = "a step is the same for all values: in place of `if`, `and`, `or`, `not`, max() and min() use where(), maximum() "
@@ -91,7 +95,7 @@ class _Traced:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         known = _UFUNCS.get(ufunc.__name__) if method == "__call__" and len(inputs) == 2 else None
-        if known is not None and isinstance(inputs[0], Real):
+        if known is not None and getattr(inputs[0], "shape", None) == ():  # NumPy compares its numbers as arrays
             return known(float(inputs[0]), inputs[1])
         return _foreign(self._trace, "numpy", ufunc.__name__, inputs)
 

@@ -302,6 +302,12 @@ def test_numbers_of_every_kind_are_constants() -> None:
     assert one.after == other.after
 
 
+@pytest.mark.parametrize("sign", ["<", "<=", ">", ">="])
+def test_numbers_of_numpy_are_compared_from_the_left(sign: str) -> None:
+    one, other = (made(f"return where({number} {sign} x.a, h, 0)", "x, h", np=np) for number in ("np.float64(2)", "2"))
+    assert one.program.after == other.program.after
+
+
 @pytest.mark.parametrize("annotation", ["Step", "cells.Step", "'Step'", "Other", "absent.Step"])
 def test_inputs_of_a_step_by_any_spelling(annotation: str) -> None:
     cell = made("return x.a + k * p", f"x, h, *, k: {annotation}, p: absent", cells=cells, Other=cells.Step)
