@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import fastrnn
+from benchmarks.checkout import ROOT
 from fastrnn.cells import (
     CELLS,
     Cell,
@@ -177,12 +178,15 @@ def test_generated_files_are_what_the_generator_writes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(generate.sys, "argv", ["generate", "--check"])
+    monkeypatch.chdir(ROOT)
     status = generate.main()
     assert (status, capsys.readouterr().out) == (0, "")
+    monkeypatch.chdir(tmp_path)
+    status = generate.main()
+    assert (status, capsys.readouterr().err) == (2, "there is no fastrnn/cells here: run it in a checkout's root\n")
     path, text = tmp_path / "a.py", "# new\n"
     path.write_text("# old\n")
-    monkeypatch.setattr(generate, "ROOT", tmp_path)
-    monkeypatch.setattr(generate, "files", lambda: {path: text})
+    monkeypatch.setattr(generate, "files", lambda: {"a.py": text})
     assert (generate.main(), capsys.readouterr().out, path.read_text()) == (1, "stale: a.py\n", "# old\n")
     monkeypatch.setattr(generate.sys, "argv", ["generate"])
     assert (generate.main(), capsys.readouterr().out, path.read_text()) == (0, "written: a.py\n", text)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 import fastrnn
+from benchmarks.checkout import ROOT
 from fastrnn.cells import CELLS, Cell, Step, abs, exp, log, maximum, minimum, mix, relu, softplus, sqrt, tanh
-from fastrnn.cells.generate import ROOT, programs
+from fastrnn.cells.generate import programs
 from tests.backends.cuda_host import with_cells
 from tests.cells.rows import by_pytorch, random_arguments
 from tests.cells.zoo import ZOO
