@@ -24,8 +24,9 @@ NAME_LENGTH = 16
 
 def code(program: Program, backend: str, *, kept: bool) -> CodeType:
     """The cell's module for a backend whose language is Python; with `kept` its file is there for the user."""
-    text = EMITTERS[backend].text(program)
-    name = f"{program.name}-{_hash(program)}"
+    whole = EMITTERS["pytorch"].text(program)  # which says all that there is of a cell
+    text = whole if backend == "pytorch" else EMITTERS[backend].text(program)
+    name = f"{program.name}-{hashlib.sha256(_compiler() + whole.encode()).hexdigest()[:NAME_LENGTH]}"
     path = _written(name, EMITTERS[backend].file, text) if kept else None
     if path is None:
         file = f"<fastrnn cell {name}, {backend}>"
@@ -49,11 +50,6 @@ def _written(name: str, file: str, text: str) -> Path | None:
         except (OSError, RuntimeError, UnicodeError):  # no home directory; the cell's name is none of a file here
             pass
     return None
-
-
-def _hash(program: Program) -> str:
-    text = EMITTERS["pytorch"].text(program)  # which says all that there is of a cell
-    return hashlib.sha256(_compiler() + text.encode()).hexdigest()[:NAME_LENGTH]
 
 
 @cache

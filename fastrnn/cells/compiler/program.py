@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastrnn.cells.compiler.derivative import gradients
 from fastrnn.cells.compiler.expression import OF_GATES, ZERO, Expression, below, leaf, leaves, replaced
 from fastrnn.cells.compiler.layout import with_added_shares
 from fastrnn.cells.compiler.names import free, variable
+from fastrnn.cells.compiler.rules import is_bounded
 from fastrnn.cells.compiler.saved import saved
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
@@ -63,6 +64,16 @@ class Program:
         """The gates that have a share of the input's product ("x") or of the state's ("u"), in the order of `gates`."""
         have = {block.value for block in self.blocks if block.op in (kind, "pre")}
         return tuple(gate for gate in self.gates if gate in have)
+
+    @property
+    def unbounded(self) -> list[str]:
+        """Of `saved`, what may be larger than a number of 16 bits."""
+        return [name for name, e in self.saved.items() if not is_bounded(e)]
+
+    def read(self, kind: str, outputs: Iterable[Expression]) -> list[str]:
+        """The states before ("before") or after the step ("after") that expressions are made of."""
+        there = leaves(outputs, kind)
+        return [state for state in self.states if state in there]
 
 
 def program(

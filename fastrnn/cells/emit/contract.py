@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from fastrnn.cells.compiler.expression import Expression, below, leaf
+from fastrnn.cells.compiler.expression import leaf
 from fastrnn.cells.compiler.names import variable
 from fastrnn.cells.compiler.program import ACTIVATIONS, Program
-from fastrnn.cells.compiler.rules import is_bounded
 from fastrnn.cells.emit.writer import tuple_of
 
 
@@ -18,8 +17,8 @@ def passes_states_on(p: Program) -> bool:
 
 def literal(p: Program) -> str:
     """The assignment of a `Cell` to a variable, LSTM for a cell named lstm, whose functions are there."""
-    step = below([*p.after, *p.saved.values()])
-    backward = below([*p.d_blocks, *p.d_before, *p.d_outside.values()])
+    step = [*p.after, *p.saved.values()]
+    backward = [*p.d_blocks, *p.d_before, *p.d_outside.values()]
     values = [*p.saved.items(), *zip(p.states, p.after, strict=True)]
     activations = ", ".join(f'"{name}": "{e.op}"' for name, e in values if e.op in ACTIVATIONS)
     functions = ["step", "step_backward"]
@@ -34,20 +33,16 @@ def literal(p: Program) -> str:
         "inputs": _strings(p.inputs),
         "blocks": _strings([variable(e) for e in p.blocks]),
         "saved": _strings(list(p.saved)),
-        "unbounded": _strings([name for name, e in p.saved.items() if not is_bounded(e)]),
+        "unbounded": _strings(p.unbounded),
         "activations": f"{{{activations}}}",
-        "step_reads": _strings(_read(p, "before", step)),
-        "reads_before": _strings(_read(p, "before", backward)),
-        "reads_after": _strings(_read(p, "after", backward)),
+        "step_reads": _strings(p.read("before", step)),
+        "reads_before": _strings(p.read("before", backward)),
+        "reads_after": _strings(p.read("after", backward)),
         "outside": _strings([variable(e) for e in p.d_outside]),
         **{name: f"{p.name}_{name}" for name in functions},
     }
     lines = [f"    {field}={text}," for field, text in fields.items()]
     return "\n".join([f"{p.name.upper()} = Cell(", *lines, ")"])
-
-
-def _read(p: Program, kind: str, expressions: Collection[Expression]) -> list[str]:
-    return [state for state in p.states if leaf(kind, state) in expressions]
 
 
 def _strings(names: Sequence[str]) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from fastrnn.cells.compiler.expression import Expression, below, leaf
 from fastrnn.cells.compiler.names import free, variable
 from fastrnn.cells.compiler.program import Program
-from fastrnn.cells.compiler.rules import is_bounded
 from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer, sum_of_shares
 
 
@@ -114,14 +113,12 @@ def _constants(p: Program) -> list[str]:
     def counted(name: str, what: Sequence[str]) -> str:
         return f"int {name} = {len(what)};{_remark(what)}"
 
-    def bits(name: str, group: Sequence[str], chosen: Callable[[str], bool]) -> str:
-        having = [one for one in group if chosen(one)]
+    def bits(name: str, group: Sequence[str], having: Sequence[str]) -> str:
         number = sum(1 << place for place, one in enumerate(group) if one in having)
         return f"unsigned {name} = {f'0b{number:b}' if number else '0'};{_remark(having)}"
 
     def read(name: str, kind: str, outputs: Collection[Expression]) -> str:
-        found = below(outputs)
-        return bits(name, p.states, lambda state: leaf(kind, state) in found)
+        return bits(name, p.states, p.read(kind, outputs))
 
     derivative = [*p.d_blocks, *p.d_before]
     lines = [
@@ -136,7 +133,7 @@ def _constants(p: Program) -> list[str]:
         counted("INPUTS", p.inputs),
         f"bool ADDS = {str(len(p.added) == len(p.preactivations)).lower()};",
         f"bool IN_ORDER = {str(tuple(u_gates) == p.shares('u')).lower()};",
-        bits("UNBOUNDED", list(p.saved), lambda name: not is_bounded(p.saved[name])),
+        bits("UNBOUNDED", list(p.saved), p.unbounded),
         read("STEP_READS", "before", [*p.after, *p.saved.values()]),
         read("SAVED_READ", "before", list(p.saved.values())),
         read("READS_BEFORE", "before", derivative),
