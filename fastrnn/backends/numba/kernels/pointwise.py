@@ -15,7 +15,6 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
     """The step of one cell and dtype, over a block of `Pointwise`."""
     step, has_c, saves = cell.step, cell.states > 1, cell.saved
     x_gates, u_gates = cell.x_gates, cell.u_gates
-    both = min(x_gates, u_gates)
     x_memory, u_memory, states_memory = stack_memory(x_gates), stack_memory(u_gates), stack_memory(2)
 
     def pointwise(pointer: Any) -> None:
@@ -29,12 +28,9 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
                 some = min(width, a.hidden - unit)
                 at = row * a.hidden + unit
                 x_row, u_row = row * x_gates * a.hidden + unit, row * u_gates * a.hidden + unit
-                for gate in range(both):
+                for gate in range(x_gates):
                     store(gx, gate * width, load_some(like, a.gx, x_row + gate * a.hidden, some))
-                    store(gh, gate * width, load_some(like, a.gh, u_row + gate * a.hidden, some))
-                for gate in range(both, x_gates):
-                    store(gx, gate * width, load_some(like, a.gx, x_row + gate * a.hidden, some))
-                for gate in range(both, u_gates):
+                for gate in range(u_gates):
                     store(gh, gate * width, load_some(like, a.gh, u_row + gate * a.hidden, some))
                 store(h, 0, load_some(like, a.h, at, some))
                 if has_c:
