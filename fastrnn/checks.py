@@ -193,7 +193,8 @@ def dtype_and_size(input: Tensor, weight_ih: Tensor) -> None:
 def state_shapes(cell: Cell, weights: Sequence[Sequence[Tensor]], batch: int) -> list[tuple[int, ...]]:
     """(layers·directions, B, P or H) for h, (layers·directions, B, H) for the others; weights as in `weight_shapes`."""
     hidden = weights[0][0].shape[0] // len(cell.x_gates)
-    output = weights[0][-1].shape[0] if len(weights[0]) % 2 else hidden
+    of_products = len(weights[0]) - len(cell.parameters)
+    output = weights[0][of_products - 1].shape[0] if of_products % 2 else hidden
     return [(len(weights), batch, output if index == 0 else hidden) for index in range(len(cell.states))]
 
 
@@ -249,22 +250,23 @@ def weight_shapes(operator: str, cell: Cell, directions: int, inputs: int, weigh
     """Every parameter's shape, given I and the first parameters' sizes: a kernel computes addresses from them.
 
     weight_ih (Gx·H, I or directions·P or directions·H), weight_hh (Gu·H, P or H) or by heads (N, Gu·D, D), of a single
-    one also (1, Gu·H, P), biases (Gx·H,) and (Gu·H,), weight_hr (P, H).
+    one also (1, Gu·H, P), biases (Gx·H,) and (Gu·H,), weight_hr (P, H), and the cell's parameters (H,).
     """
-    first = weights[0]
+    first, parameters = weights[0][: len(weights[0]) - len(cell.parameters)], len(cell.parameters)
     hidden, projected = first[0].shape[0] // len(cell.x_gates), len(first) % 2 == 1
     of_x, of_u = len(cell.x_gates) * hidden, len(cell.u_gates) * hidden
     outputs = first[-1].shape[0] if projected else hidden
     if hidden == 0 or outputs == 0:
         raise RuntimeError(f"{operator}: there must be at least one hidden unit and output, got {hidden} and {outputs}")
     for index, group in enumerate(weights):
-        w_hh, rest = group[1], len(group) - 2
+        w_hh, rest = group[1], len(group) - 2 - parameters
         width = inputs if index < directions else directions * outputs
         heads = w_hh.shape[0] if w_hh.dim() == 3 else 1
         by_head = (heads, of_u // max(1, heads), outputs // max(1, heads)) if w_hh.dim() == 3 else (of_u, outputs)
         expected = [(of_x, width), by_head, *[(of_x,), (of_u,)] * (rest // 2)]
         if projected:
             expected.append((outputs, hidden))
+        expected += [(hidden,)] * parameters
         wrong = heads == 0 or hidden % heads or (projected and heads > 1)
         if wrong or [tensor.shape for tensor in group] != expected:
             got = [tuple(tensor.shape) for tensor in group]
@@ -310,6 +312,25 @@ def _own_argument(
         raise ValueError(f"{operator}: {argument} must be {expected}, got {got}")
     if value.device != device:
         raise ValueError(f"{operator}: {argument} must be on the input's device {device}, got {value.device}")
+
+
+def broadcastable(operator: str, name: str, value: Tensor, shape: tuple[int, ...], names: str) -> None:
+    """That a tensor broadcasts to `shape`, whose sizes are called `names`; N are layers times directions."""
+    sizes = value.shape
+    fits = len(sizes) <= len(shape)
+    if not fits or any(size not in (1, of) for size, of in zip(sizes[::-1], shape[::-1], strict=False)):
+        expected = _named(shape, names).replace("N=", "layers·directions=")
+        raise ValueError(f"{operator}: {name} must be broadcastable to {expected}, got {tuple(sizes)}")
+
+
+def step_inputs(operator: str, cell: Cell, inputs: Sequence[Tensor], x: Tensor) -> None:
+    """The inputs of the steps beside the input and in its dtype, unless autocast converts both."""
+    converted = autocast_dtype(x) is not None
+    for name, value in zip(cell.inputs, inputs, strict=True):
+        if value.device != x.device:
+            raise RuntimeError(f"{operator}: {name} must be on the input's device {x.device}, got {value.device}")
+        if value.dtype != x.dtype and not (converted and autocast_dtype(value) is not None):
+            raise RuntimeError(f"{operator}: {name} must have the input's dtype {x.dtype}, got {value.dtype}")
 
 
 def _named(shape: tuple[int, ...], names: str) -> str:

@@ -16,7 +16,7 @@ from fastrnn.backends.layer import Layer
 from fastrnn.backends.stack import Stack
 from fastrnn.binding.bind import plan_of
 from fastrnn.binding.checked import check
-from fastrnn.cells import CELLS
+from fastrnn.cells.known import KNOWN
 from fastrnn.gradients import needs_gradients
 from fastrnn.lengths import Lengths
 from fastrnn.module import eagerly, other_layers, recurrent_layers
@@ -134,7 +134,7 @@ def _of_layers(
 
 def _of_cell(module: _Cell, input: Any, hx: Any = None) -> Explanation:
     states = hx if hx is None else (hx,)
-    names = CELLS[module._cell_name].states
+    names = KNOWN[module._cell_name].states
     if len(names) > 1 and hx is not None:
         checks.count_of_states(module._configuration().label, hx, names)
         states = tuple(hx)

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fastrnn.backends import products, reference
 from fastrnn.backends.layer import Forward, Layer, as_gates, grouped
-from fastrnn.cells import CELLS
+from fastrnn.cells import Cell
+from fastrnn.cells.known import OPERATORS, told
 
 __all__ = ["decompositions"]
 
@@ -54,18 +55,21 @@ def decompositions(*, unroll: bool = False) -> dict[Any, Callable[..., Forward]]
         >>> output.shape
         torch.Size([9, 2, 4])
     """
-    return {getattr(torch.ops.fastrnn, f"{name}_forward").default: partial(_decomposed, name, unroll) for name in CELLS}
+    function = partial(_decomposed, unroll)
+    return {
+        getattr(torch.ops.fastrnn, f"{name}_forward").default: told(cell, function) for name, cell in OPERATORS.items()
+    }
 
 
-def _decomposed(cell_name: str, unroll: bool, *arguments: Any) -> Forward:
+def _decomposed(unroll: bool, cell: Cell, *arguments: Any) -> Forward:
     """What a forward operator computes from its arguments, by torch's operators."""
     *of_layer, history, gates, _ = arguments
-    layer = Layer(cell_name, *of_layer)
+    layer = Layer(cell.key, *of_layer)
     steps = layer.x.shape[0]
     if isinstance(steps, int) and (unroll or steps <= 1):
         return reference.forward(layer, history=history, gates=gates)
     if unroll:
-        raise ValueError(f"{cell_name}: unroll needs a fixed number of steps, and the program is for every T")
+        raise ValueError(f"{cell.name}: unroll needs a fixed number of steps, and the program is for every T")
     runs = [_scanned(layer, direction, history) for direction in range(layer.directions)]
     states, finals = ([list(parts) for parts in zip(*each, strict=True)] for each in zip(*runs, strict=True))
     dtype, saved = layer.x.dtype, []
@@ -86,19 +90,22 @@ def _scanned(layer: Layer, direction: int, history: bool) -> tuple[list[Tensor],
 
     dtype, many = layer.state_dtype, len(layer.states0)
     masks = [products.live_steps(layer), products.cuts(layer, direction)]
-    over = [products.input_product(layer, direction, dtype), *(mask for mask in masks if mask is not None)]
+    fed = products.inputs_of(layer, direction, dtype)
+    over = [products.input_product(layer, direction, dtype), *fed, *(mask for mask in masks if mask is not None)]
     in_time = [part.flip(0) for part in over] if layer.reversed(direction) else over
     one_way = slice(direction, direction + 1)
     biases = layer.biases[2 * direction : 2 * direction + 2]
-    weights = [w.to(dtype) for w in (layer.w_hh[direction], *biases, *layer.extras[one_way])]
+    own_weights = (layer.w_hh[direction], *biases, *layer.extras[one_way], *layer.parameters_of(direction))
+    weights = [w.to(dtype) for w in own_weights]
 
     # A step views none of the tensors it is given: ExecuTorch 1.5 reads such views from memory that nobody wrote.
     def step(*tensors: Tensor) -> list[Tensor]:
         states, (gx, *rows), (w_hh, *rest) = grouped(tensors, [many, len(in_time), len(weights)])
-        own = replace(layer, w_hh=[w_hh], biases=rest[: len(biases)], extras=rest[len(biases) :])
-        each = iter(rows)
+        of_biases, extras, parameters = grouped(rest, [len(biases), len(layer.extras[one_way]), len(rest)])
+        own = replace(layer, w_hh=[w_hh], biases=of_biases, extras=extras, parameters=parameters)
+        each = iter(rows[len(fed) :])
         live, cut = (None if mask is None else next(each) for mask in masks)
-        after, outputs, _ = reference.one_step(own, 0, gx, tuple(states), live, cut)
+        after, outputs, _ = reference.one_step(own, 0, gx, tuple(states), live, cut, tuple(rows[: len(fed)]))
         # What a step hands on and what it gives may not be one tensor.
         return [*after, *(output.clone() for output in (outputs if history else outputs[:1]))]
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -20,16 +19,17 @@ import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from fastrnn.backends.layer import ARGUMENTS
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell
+from fastrnn.cells.known import OPERATORS, told
 
 _MODULE = "torch.utils.flop_counter"
 
 Shapes = Sequence[Sequence[int]]
 
 
-def of_forward(*arguments: Any, out_shape: Any = None) -> int:
+def of_forward(cell: Cell, *arguments: Any, out_shape: Any = None) -> int:
     """Of a forward operator, from its arguments, tensors as shapes: a product with each weight in every step."""
-    given = _by_name(arguments[: len(ARGUMENTS)])
+    given = _by_name(arguments)
     return _product(given["x"], given["w_ih"], given["w_hh"], given["extras"])
 
 
@@ -55,8 +55,8 @@ def of_backward(
 
 
 def _by_name(arguments: Sequence[Any]) -> dict[str, Any]:
-    """A layer's."""
-    return {row.name: value for row, value in zip(ARGUMENTS, arguments, strict=True)}
+    """A layer's, which come first."""
+    return {row.name: value for row, value in zip(ARGUMENTS, arguments, strict=False)}
 
 
 def _product(x: Sequence[int], *weights: Shapes) -> int:
@@ -73,11 +73,11 @@ def tell_counters() -> None:
     """Gives torch, and the FlopCounterModes that are at work, the formulas."""
     for registry in _registries():
         formulas = sys.modules[_MODULE].flop_registry
-        for cell in CELLS.values():
-            for direction, formula in (("forward", of_forward), ("backward", partial(of_backward, cell))):
-                operator = getattr(torch.ops.fastrnn, f"{cell.name}_{direction}")
+        for name, cell in OPERATORS.items():
+            for direction, formula in (("forward", of_forward), ("backward", of_backward)):
+                operator = getattr(torch.ops.fastrnn, f"{name}_{direction}")
                 if operator not in formulas:
-                    _register(operator, formula)
+                    _register(operator, told(cell, formula))
                 registry.setdefault(operator, formulas[operator])
 
 

@@ -52,7 +52,7 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients, backend: str) -> N
     Raises:
         ValueError, RuntimeError, TypeError: as `forward`, and RuntimeError where the named backend cannot serve it.
     """
-    name, forms = layer.cell_name, _checked(layer, backend)
+    name, forms = layer.cell.name, _checked(layer, backend)
     states, saves = len(forms.finals), len(forms.saved)
     numbers = (len(grads.states), len(grads.finals), len(kept.states), len(kept.gates))
     if not 1 <= numbers[0] <= states or numbers[1:3] != (states, states) or numbers[3] > saves:
@@ -83,7 +83,7 @@ def _checked(layer: Layer, backend: str) -> _Others:
     """Checks all but memory."""
     if backend not in _NAMES:
         names = ", ".join(map(repr, _NAMES))
-        raise ValueError(f"{layer.cell_name}: unknown backend {backend!r}; the operators take {names}")
+        raise ValueError(f"{layer.cell.name}: unknown backend {backend!r}; the operators take {names}")
     dtype, (outline, tensors) = layer.x.dtype, layer.parts()
     key = (outline, dtype, tuple([tensor.shape for tensor in tensors]))
     others = _known.get(key)
@@ -108,19 +108,22 @@ def _numbers(layer: Layer) -> None:
         if row.type == "Tensor[]" and len(groups[row.name]) not in row.numbers(layer):
             allowed = " or ".join(map(str, row.numbers(layer)))
             got = len(groups[row.name])
-            raise ValueError(f"{layer.cell_name}: {row.name} must hold {allowed} tensors, got {got}")
+            raise ValueError(f"{layer.cell.name}: {row.name} must hold {allowed} tensors, got {got}")
 
 
 def _shapes(layer: Layer) -> None:
     """That all sizes fit each other."""
-    name, groups = layer.cell_name, layer.groups()
+    name, groups = layer.cell.name, layer.groups()
     rows = [row for row in ARGUMENTS if row.gradient]  # lengths and resets are looked at wherever they come from
     for row in rows:
         dims = [tensor.dim() for tensor in groups[row.name]]
         if any(got != len(row.sizes) for got in dims):
             raise RuntimeError(f"{name}: {row.name} must have {len(row.sizes)} dimensions, got {dims}")
     weights = [
-        (layer.w_ih[d], layer.w_hh[d], *layer.biases[2 * d : 2 * d + 2], *layer.extras[d : d + 1])
+        (
+            *(layer.w_ih[d], layer.w_hh[d], *layer.biases[2 * d : 2 * d + 2], *layer.extras[d : d + 1]),
+            *layer.parameters_of(d),
+        )
         for d in range(layer.directions)
     ]
     checks.weight_shapes(name, layer.cell, layer.directions, layer.x.shape[2], weights)
@@ -136,7 +139,7 @@ def _shapes(layer: Layer) -> None:
 
 def memory(layer: Layer, grads: Sequence[Tensor | None] = ()) -> None:
     """Memory behind every tensor of a layer and every gradient that reaches it; see `checks.memory`."""
-    checks.memory(layer.cell_name, (*layer.tensors(), *grads), lambda: _named(layer, grads))
+    checks.memory(layer.cell.name, (*layer.tensors(), *grads), lambda: _named(layer, grads))
 
 
 def memory_of_backward(layer: Layer, kept: Residuals, grads: Gradients) -> None:
@@ -150,7 +153,7 @@ def memory_of_backward(layer: Layer, kept: Residuals, grads: Gradients) -> None:
     incoming = (*grads.states, *grads.finals)
     tensors = [tensor for name, group in layer.groups().items() if name not in unread for tensor in group]
     everything = (*tensors, *kept.states, *kept.gates, *incoming)
-    checks.memory(layer.cell_name, everything, lambda: _named(layer, incoming, kept))
+    checks.memory(layer.cell.name, everything, lambda: _named(layer, incoming, kept))
 
 
 def _named(

@@ -1,4 +1,7 @@
-"""The operators: for each cell, `fastrnn::{cell}_forward` and `fastrnn::{cell}_backward`, registered with torch.
+"""The operators: for each built-in cell `fastrnn::{cell}_forward` and `fastrnn::{cell}_backward`, known to torch.
+
+All other cells share `fastrnn::cell_forward` and `fastrnn::cell_backward`, whose first argument is the cell's program
+as text: a graph that calls them holds all that it needs of the cell.
 
 One call computes one layer, in one or two directions. Arguments and results are those of `Layer`, `Forward` and
 `Backward` in `fastrnn.backends.layer`, which say every shape. The forward's saved state is a result of the operator,
@@ -24,6 +27,7 @@ from fastrnn.backends.layer import (
     DIFFERENTIABLE,
     INPUT,
     WEIGHTS,
+    Argument,
     Backward,
     Forward,
     Gradients,
@@ -32,19 +36,31 @@ from fastrnn.backends.layer import (
     Residuals,
     grouped,
 )
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell
+from fastrnn.cells.known import KNOWN, OPERATORS, told
 
 LIBRARY = torch.library.Library("fastrnn", "DEF")
 
-_LAYER = [f"{row.type} {row.name}" for row in ARGUMENTS]
-_FORWARD = [*_LAYER, "bool history", "bool gates", "str backend"]
-_BACKWARD = [
-    *("Tensor?[] d_states", "Tensor?[] d_finals", "Tensor[] states", "Tensor[] saved"),
-    *_LAYER,
-    *("bool need_x", "bool need_weights", "str backend"),
-]
+_KEPT = ["Tensor?[] d_states", "Tensor?[] d_finals", "Tensor[] states", "Tensor[] saved"]
 _FORWARD_RESULTS = [f"Tensor[] {name}" for name in Forward._fields]
-_BACKWARD_RESULTS = [f"Tensor[] d_{name}" for name in Backward._fields]
+
+
+def _rows(cell: Cell | None) -> list[Argument]:
+    """Of the table of arguments those of a cell's operators; None: of those that all other cells share."""
+    return [row for row in ARGUMENTS if row.built_in or cell is None]
+
+
+def _forward_arguments(cell: Cell | None) -> list[str]:
+    return [*(f"{row.type} {row.name}" for row in _rows(cell)), "bool history", "bool gates", "str backend"]
+
+
+def _backward_arguments(cell: Cell | None) -> list[str]:
+    layer = [f"{row.type} {row.name}" for row in _rows(cell)]
+    return [*_KEPT, *layer, "bool need_x", "bool need_weights", "str backend"]
+
+
+def _backward_results(cell: Cell | None) -> list[str]:
+    return [f"Tensor[] d_{row.name}" for row in _rows(cell) if row.gradient]
 
 
 def forward(layer: Layer, *, history: bool, gates: bool, backend: str) -> Forward:
@@ -116,12 +132,12 @@ def _checked(layer: Layer) -> Layer:
     """The layer, its `lengths` within [0, T]: looked at on the CPU, clamped where looking would synchronise."""
     steps, batch = layer.x.shape[:2]
     if layer.resets is not None:
-        checks.resets(layer.cell_name, layer.resets, (steps, batch), "TB", layer.x.device)
+        checks.resets(layer.cell.name, layer.resets, (steps, batch), "TB", layer.x.device)
     if layer.lengths is None:
         return layer
-    checks.lengths(layer.cell_name, layer.lengths, batch, layer.x.device)
+    checks.lengths(layer.cell.name, layer.lengths, batch, layer.x.device)
     if layer.lengths.device.type == "cpu":
-        checks.lengths_range(layer.cell_name, layer.lengths, steps)
+        checks.lengths_range(layer.cell.name, layer.lengths, steps)
         return replace(layer, lengths=layer.lengths.to(torch.int64))
     return replace(layer, lengths=layer.lengths.clamp(0, steps).to(torch.int64))
 
@@ -231,6 +247,8 @@ def _operator(cell: Cell, direction: str) -> Callable[..., Any]:
     """By which the dispatcher, and who watches it, is called."""
     if not torch.compiler.is_compiling():
         flops.tell_counters()
+    if cell.program is not None:
+        return partial(getattr(torch.ops.fastrnn, f"cell_{direction}"), cell.program.text)
     return getattr(torch.ops.fastrnn, f"{cell.name}_{direction}")  # type: ignore[no-any-return]
 
 
@@ -248,7 +266,7 @@ def recorded(
 
     `history` and `gates` say what it gives, and `backend` what computes the gradients; as in `forward`.
     """
-    counts = Forward.counts(CELLS[outline.cell_name], history=history, gates=gates)
+    counts = Forward.counts(KNOWN[outline.cell_name], history=history, gates=gates)
     flat = _Recurrence.apply(run, outline, counts, backend, *tensors)  # type: ignore[no-untyped-call]
     return Forward(*grouped(flat, counts))
 
@@ -284,25 +302,28 @@ def _lists(arguments: Sequence[Any], declared: Sequence[str]) -> list[Any]:
     return [[] if value is None and "[]" in one else value for value, one in given]
 
 
-def _registered_forward(cell: Cell, function: Callable[..., Forward]) -> Callable[..., Forward]:
+def _registered_forward(cell: Cell | None, function: Callable[..., Forward]) -> Callable[..., Forward]:
     """A function of a layer and of what else the forward operator takes, as a function of the operator's arguments."""
 
-    def registered(*arguments: Any) -> Forward:
-        *of_layer, history, gates, backend = _lists(arguments, _FORWARD)
-        return function(Layer(cell.name, *of_layer), history, gates, backend)
+    declared = _forward_arguments(cell)
 
-    return registered
+    def registered(cell: Cell, *arguments: Any) -> Forward:
+        *of_layer, history, gates, backend = _lists(arguments, declared)
+        return function(Layer(cell.key, *of_layer), history, gates, backend)
+
+    return told(cell, registered)
 
 
-def _registered_backward(cell: Cell, function: Callable[..., Backward]) -> Callable[..., Backward]:
+def _registered_backward(cell: Cell | None, function: Callable[..., Backward]) -> Callable[..., tuple[Any, ...]]:
     """The same of the backward operator."""
+    declared, results = _backward_arguments(cell), len(_backward_results(cell))
 
-    def registered(*arguments: Any) -> Backward:
-        d_states, d_finals, states, saved, *of_layer, need_x, need_weights, backend = _lists(arguments, _BACKWARD)
+    def registered(cell: Cell, *arguments: Any) -> tuple[Any, ...]:
+        d_states, d_finals, states, saved, *of_layer, need_x, need_weights, backend = _lists(arguments, declared)
         grads = Gradients(d_states, d_finals, need_x, need_weights)
-        return function(Layer(cell.name, *of_layer), Residuals(states, saved), grads, backend)
+        return function(Layer(cell.key, *of_layer), Residuals(states, saved), grads, backend)[:results]
 
-    return registered
+    return told(cell, registered)
 
 
 def _forward_kernel(layer: Layer, history: bool, gates: bool, backend: str) -> Forward:
@@ -327,9 +348,21 @@ def _define(
     torch.library.register_fake(f"fastrnn::{name}", fake, lib=LIBRARY)
 
 
-for _cell in CELLS.values():
+for _name, _cell in OPERATORS.items():
     _of_forward, _of_backward = partial(_registered_forward, _cell), partial(_registered_backward, _cell)
-    _forward_name, _backward_name = f"{_cell.name}_forward", f"{_cell.name}_backward"
-    _define(_forward_name, _FORWARD, _FORWARD_RESULTS, _of_forward(_forward_kernel), _of_forward(_forward_fake))
-    _define(_backward_name, _BACKWARD, _BACKWARD_RESULTS, _of_backward(_backward_kernel), _of_backward(_backward_fake))
+    _forward_name, _backward_name, _told = f"{_name}_forward", f"{_name}_backward", [] if _cell else ["str program"]
+    _define(
+        _forward_name,
+        [*_told, *_forward_arguments(_cell)],
+        _FORWARD_RESULTS,
+        _of_forward(_forward_kernel),
+        _of_forward(_forward_fake),
+    )
+    _define(
+        _backward_name,
+        [*_told, *_backward_arguments(_cell)],
+        _backward_results(_cell),
+        _of_backward(_backward_kernel),
+        _of_backward(_backward_fake),
+    )
     LIBRARY.impl(_forward_name, _of_forward(_autograd_kernel), "Autograd")

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fastrnn.backends import products, reference
 from fastrnn.backends.layer import Gradients, Layer, Residuals
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell
+from fastrnn.cells.known import KNOWN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +83,7 @@ class Figures:
     @property
     def activations(self) -> dict[str, str]:
         """Of each gate that is shown whether it is a sigmoid, a tanh or a relu."""
-        return shown(CELLS[self.cell_name])
+        return shown(KNOWN[self.cell_name])
 
     @property
     def rows(self) -> list[str]:

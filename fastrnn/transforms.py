@@ -36,7 +36,8 @@ from fastrnn.backends.layer import (
     Residuals,
     grouped,
 )
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell
+from fastrnn.cells.known import KNOWN, OPERATORS, of_text
 
 _SAVED_BATCH = 2
 """Where saved gates have it."""
@@ -53,7 +54,7 @@ class _ForwardOptions:
 
     @property
     def cell(self) -> Cell:
-        return CELLS[self.outline.cell_name]
+        return KNOWN[self.outline.cell_name]
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -134,7 +135,7 @@ def forward(layer: Layer, *, history: bool, recompute: bool, backend: str) -> Fo
         lengths = None if layer.lengths is None else _innermost(layer.lengths)
         _check_memory(layer.cell, tensors)
         if lengths is not None and lengths.is_cpu and type(lengths) in checks.PLAIN:
-            checks.lengths_range(layer.cell_name, lengths.flatten(), layer.x.shape[0])
+            checks.lengths_range(layer.cell.name, lengths.flatten(), layer.x.shape[0])
         return _reference(layer, history)
     kept = _is_recorded(tensors)
     options = _ForwardOptions(outline, history or kept, kept and not recompute, backend)
@@ -214,12 +215,12 @@ def _forward_of_members(
     return batching.unfolded(members, outputs, [1] * (states + finals) + [_SAVED_BATCH] * saved)
 
 
-def _operators_rule(cell: Cell) -> Callable[..., Any]:
+def _operators_rule(cell: Cell | None) -> Callable[..., Any]:
     """The batching rule of a forward operator, for graphs that are compiled and for direct calls."""
 
-    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
+    def rule(cell: Cell, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> Any:
         *of_layer, history, gates, backend = arguments
-        outline, tensors = Layer(cell.name, *of_layer).parts()
+        outline, tensors = Layer(cell.key, *of_layer).parts()
         options = _ForwardOptions(outline, history, gates, backend)
         given = [dim for value, dim in zip(of_layer, in_dims, strict=False) if not isinstance(value, (bool, NoneType))]
         dims = [one for dim in given for one in (dim if isinstance(dim, (list, tuple)) else [dim])]
@@ -232,11 +233,13 @@ def _operators_rule(cell: Cell) -> Callable[..., Any]:
         found: Any = _forward_of_members(apply, options, info.batch_size, tensors, dims)
         return tuple(tuple(grouped(part, options.counts)) for part in found)
 
-    return rule
+    if cell is not None:
+        return partial(rule, cell)
+    return lambda info, in_dims, program, *arguments: rule(of_text(program), info, in_dims[1:], *arguments)
 
 
-for _cell in CELLS.values():
-    torch.library.register_vmap(f"fastrnn::{_cell.name}_forward", _operators_rule(_cell), lib=ops.LIBRARY)
+for _name, _cell in OPERATORS.items():
+    torch.library.register_vmap(f"fastrnn::{_name}_forward", _operators_rule(_cell), lib=ops.LIBRARY)
 
 
 def backward(layer: Layer, kept: Residuals, grads: Gradients, backend: str) -> list[Tensor | None]:

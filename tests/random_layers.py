@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastrnn import ops
 from fastrnn.backends.layer import DIFFERENTIABLE, Layer
-from fastrnn.cells import CELLS
+from fastrnn.cells.known import KNOWN
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ SATURATING = 30.0
 
 def random_layer(cell_name: str, shape: Shape) -> Layer:
     """A layer of float64 tensors with nonzero states, weights of the size that torch initialises with."""
-    cell = CELLS[cell_name]
+    cell = KNOWN[cell_name]
     of_x, of_u = len(cell.x_gates), len(cell.u_gates)
     hidden, output = shape.hidden, shape.projection or shape.hidden
     bound = hidden**-0.5
@@ -87,6 +87,9 @@ def random_layer(cell_name: str, shape: Shape) -> Layer:
     if lengths is not None:
         lengths[0], lengths[-1] = 0, shape.steps
         x[torch.arange(shape.steps)[:, None] >= lengths] = float("nan")
+    inputs = [torch.rand(shape.directions, *x.shape[:2], hidden, dtype=torch.float64) for _ in cell.inputs]
+    for value in inputs if lengths is not None else ():
+        value[:, torch.arange(shape.steps)[:, None] >= lengths] = float("nan")
     return Layer(
         cell_name,
         x,
@@ -101,6 +104,8 @@ def random_layer(cell_name: str, shape: Shape) -> Layer:
         lengths,
         torch.rand(shape.steps, shape.batch) < 0.3 if shape.resets else None,
         shape.reverse,
+        [weight(hidden) for _ in range(shape.directions) for _ in cell.parameters],
+        inputs,
     )
 
 

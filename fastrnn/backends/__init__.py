@@ -121,7 +121,7 @@ def operator_backend(name: str, layer: Layer, operation: str = "forward") -> str
         return next(c for c in (*own, "reference") if module(c).supports(layer) is None)
     reason = module(name).supports(layer)
     if reason is not None:
-        raise cannot_serve(layer.cell_name, name, reason)
+        raise cannot_serve(layer.cell.name, name, reason)
     return name
 
 
@@ -152,7 +152,7 @@ def aten_serves(name: str, stack: Stack, first: Layer, training: bool) -> bool:
     if reason is None and training and stack.cell_name == "lstm" and _is_compiled():
         reason = "torch's LSTM kernel cannot be compiled with gradients: torch.no_grad() compiles it without"
     if name == "aten" and reason is not None:
-        raise cannot_serve(stack.cell_name, name, reason)
+        raise cannot_serve(stack.cell.name, name, reason)
     return reason is None and (name == "aten" or why_aten(stack, first, training) is not None)
 
 

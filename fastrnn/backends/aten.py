@@ -33,7 +33,7 @@ def ready() -> str | None:
 def supports(stack: Stack) -> str | None:
     """Why torch's kernels cannot serve the call, or None if they can."""
     if stack.cell_name not in _ENGINES:
-        return f"torch has no kernels for {stack.cell_name}"
+        return f"torch has no kernels for {stack.cell.name}"
     if stack.lengths is not None and stack.packed is None:
         return "torch's kernels take no lengths"
     if stack.resets is not None:

@@ -20,7 +20,7 @@ import torch
 
 from fastrnn.backends.numba import unpacked
 from fastrnn.backends.numba.split import WORK_PER_THREAD
-from fastrnn.cells import CELLS
+from fastrnn.cells.known import KNOWN
 
 ENGINES = ("numba", "aten")
 UNITS = 64
@@ -143,7 +143,7 @@ def terms(sizes: Sizes) -> tuple[float, ...]:
     cell_name, steps, batch, inputs, hidden, outputs, directions, _, dtype, _, is_cell, threads = sizes
     item = 8 if dtype is torch.float64 else 4
     padded = -hidden // (UNITS // item) * -(UNITS // item)
-    cell = CELLS[cell_name]
+    cell = KNOWN[cell_name]
     columns, of_state = (directions * len(gates) * padded for gates in (cell.x_gates, cell.u_gates))
     rows = steps * batch
     weights = of_state * outputs + (directions * outputs * padded if outputs != hidden else 0)

@@ -16,7 +16,8 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import torch
 from torch import Tensor
 
-from fastrnn.cells import CELLS, Cell, projection
+from fastrnn.cells import Cell, projection
+from fastrnn.cells.known import KNOWN
 
 ShapeAndDtype = tuple[tuple[int, ...], torch.dtype]
 
@@ -60,6 +61,8 @@ class Argument:
     """None is the storage dtype"""
     numbers: Callable[[Layer], tuple[int, ...]] = lambda _: (1,)
     """how many tensors a list may hold"""
+    built_in: bool = True
+    """whether the operators of built-in cells take it, too"""
     name: str = ""
     type: str = ""
     """in torch's schemas; both come from the field"""
@@ -88,6 +91,7 @@ class Layer:
     """
 
     cell_name: str
+    """as in `fastrnn.cells.known.KNOWN`"""
     x: Annotated[Tensor, Argument("(T, B, I)", "the input", INPUT)]
     w_ih: Annotated[list[Tensor], Argument("(Gx·H, I)", "weight_ih", WEIGHTS, numbers=lambda _: (1, 2))]
     w_hh: Annotated[
@@ -117,10 +121,32 @@ class Layer:
     resets: Annotated[Tensor | None, Argument("(T, B)", "resets", dtype=torch.bool)]
     reverse: Annotated[bool, Argument()]
     """of a single direction: whether it runs from the end. Two directions are forward and reverse."""
+    parameters: Annotated[
+        list[Tensor],
+        Argument(
+            "(H,)",
+            "a parameter of the cell",
+            WEIGHTS,
+            numbers=lambda layer: (layer.directions * len(layer.cell.parameters),),
+            built_in=False,
+        ),
+    ] = field(default_factory=list)
+    """of each direction those that `Cell.parameters` names"""
+    inputs: Annotated[
+        list[Tensor],
+        Argument(
+            "(directions, T, B, H)",
+            "an input of the steps",
+            INPUT,
+            numbers=lambda layer: (len(layer.cell.inputs),),
+            built_in=False,
+        ),
+    ] = field(default_factory=list)
+    """those that `Cell.inputs` names"""
 
     def arguments(self) -> tuple[Any, ...]:
-        """Those of the table in its order: `Layer(layer.cell_name, *layer.arguments())` is the layer again."""
-        return tuple([getattr(self, name) for name in _NAMES])
+        """Those that its operators take: `Layer(layer.cell_name, *layer.arguments())` is the layer again."""
+        return tuple([getattr(self, name) for name in (_NAMES if self.cell.program else _BUILT_IN)])
 
     def groups(self) -> dict[str, Sequence[Tensor]]:
         """The tensors of each argument that is not a flag: many, one or none."""
@@ -155,11 +181,12 @@ class Layer:
         """By the letters of `Argument.shape`, but for those whose meaning is not the same everywhere."""
         steps, batch, inputs = self.x.shape
         hidden, rows = self.hidden_size, self.w_ih[0].shape[0]
-        return {"T": steps, "B": batch, "I": inputs, "H": hidden, "P": self.output_size, "Gx·H": rows}
+        sizes = {"T": steps, "B": batch, "I": inputs, "H": hidden, "P": self.output_size, "Gx·H": rows}
+        return {**sizes, "directions": self.directions}
 
     @property
     def cell(self) -> Cell:
-        return CELLS[self.cell_name]
+        return KNOWN[self.cell_name]
 
     @property
     def directions(self) -> int:
@@ -212,6 +239,11 @@ class Layer:
     def reversed(self, direction: int) -> bool:
         return self.reverse or direction == 1
 
+    def parameters_of(self, direction: int) -> list[Tensor]:
+        """(H,) each, as `Cell.parameters` names them."""
+        count = len(self.cell.parameters)
+        return self.parameters[count * direction : count * (direction + 1)]
+
 
 def _table() -> Iterator[Argument]:
     types = {Tensor: "Tensor", list[Tensor]: "Tensor[]", Tensor | None: "Tensor?", bool: "bool"}
@@ -223,6 +255,7 @@ def _table() -> Iterator[Argument]:
 ARGUMENTS = tuple(_table())
 DIFFERENTIABLE = tuple([row for row in ARGUMENTS if row.gradient])
 _NAMES = tuple([row.name for row in ARGUMENTS])
+_BUILT_IN = tuple([row.name for row in ARGUMENTS if row.built_in])
 _FLAGS = tuple([row.name for row in ARGUMENTS if row.type == "bool"])
 _TENSORS = tuple([row.name for row in ARGUMENTS if row.type != "bool"])
 
@@ -279,7 +312,7 @@ class Outline:
         """The gradient of every tensor, None where it was not asked for or where there is none."""
         flat: list[Tensor | None] = []
         for name, count in self._present:
-            flat += getattr(gradients, name, None) or [None] * count
+            flat += [*getattr(gradients, name, ())] or [None] * count
         return flat
 
     @cached_property
@@ -330,6 +363,10 @@ class Backward(NamedTuple):
     extras: list[Tensor]
     """for each direction as in `Layer`; all empty where the weights' gradients were not asked for"""
     states0: list[Tensor]
+    parameters: Sequence[Tensor] = ()
+    """as in `Layer`, empty where the weights' gradients were not asked for"""
+    inputs: Sequence[Tensor] = ()
+    """as in `Layer`, empty where the input's gradient was not asked for"""
 
 
 assert Backward._fields == tuple(row.name for row in DIFFERENTIABLE)

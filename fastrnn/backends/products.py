@@ -33,6 +33,13 @@ def masked_x(layer: Layer) -> Tensor:
     return layer.x if live is None else torch.where(live[..., None], layer.x, 0)
 
 
+def inputs_of(layer: Layer, direction: int, dtype: torch.dtype) -> States:
+    """(T, B, H) each in `dtype`: the inputs of one direction's steps, zero at t >= length as in `masked_x`."""
+    live = live_steps(layer)
+    own = [value[direction].to(dtype) for value in layer.inputs]
+    return tuple(value if live is None else torch.where(live[..., None], value, 0) for value in own)
+
+
 def cuts(layer: Layer, direction: int) -> Tensor | None:
     """(T, B) bool: `masks.cut` of what lies between each step and the one before it; None where there are no resets."""
     if layer.resets is None:
@@ -105,7 +112,9 @@ def recomputed_gates(layer: Layer, direction: int, states: list[Tensor]) -> tupl
     dtype = layer.state_dtype
     before = states_before(layer, direction, [history.to(dtype) for history in states])
     gx, gh = input_product(layer, direction, dtype), hidden_product(layer, direction, before[0])
-    return layer.cell.step(gx, gh, before)[1]
+    parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
+    inputs = inputs_of(layer, direction, dtype)
+    return layer.cell.step(gx, gh, before, parameters, inputs)[1]
 
 
 def direction_slice(layer: Layer, direction: int, history: Tensor) -> Tensor:

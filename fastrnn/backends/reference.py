@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastrnn.backends import products
+from fastrnn.backends import outside, products
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals, as_gates
 from fastrnn.cells.contract import States
 from fastrnn.cells.projection import unprojected_output
@@ -68,10 +68,12 @@ def forward_recurrence(layer: Layer, direction: int, observe: Callable[[int, Sta
     dtype = layer.state_dtype
     live, cut = products.live_steps(layer), products.cuts(layer, direction)
     gx = products.input_product(layer, direction, dtype).unbind(0)
+    inputs = products.inputs_of(layer, direction, dtype)
     states = tuple(state[direction].to(dtype) for state in layer.states0)
     for t in _order(layer, layer.reversed(direction)):
-        rows = [None if mask is None else mask[t] for mask in (live, cut)]
-        states, outputs, kept = one_step(layer, direction, gx[t], states, *rows)
+        row, cut_row = (None if mask is None else mask[t] for mask in (live, cut))
+        own = tuple(value[t] for value in inputs)
+        states, outputs, kept = one_step(layer, direction, gx[t], states, row, cut_row, own)
         observe(t, outputs, kept)
     return states
 
@@ -82,15 +84,25 @@ def _order(layer: Layer, from_the_end: bool) -> range:
 
 
 def one_step(
-    layer: Layer, direction: int, gx: Tensor, states: States, live: Tensor | None, cut: Tensor | None
+    layer: Layer,
+    direction: int,
+    gx: Tensor,
+    states: States,
+    live: Tensor | None,
+    cut: Tensor | None,
+    inputs: States = (),
 ) -> tuple[States, States, States]:
     """One step of one direction: the states after it, the outputs (B, F), and what the cell saves (B, H).
 
-    gx is (B, Gx, H), states are (B, F) each, `live` and `cut` (B,) bool, or None where all rows or none are.
+    gx is (B, Gx, H), states are (B, F) each, `live` and `cut` (B,) bool, or None where all rows or none are, and the
+    step's inputs (B, H) each.
     """
+    dtype = gx.dtype
+    parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
     if cut is not None:
         states = tuple(torch.where(cut[:, None], 0, state) for state in states)
-    after, kept = layer.cell.step(gx, products.hidden_product(layer, direction, states[0]), states)
+    gh = products.hidden_product(layer, direction, states[0])
+    after, kept = layer.cell.step(gx, gh, states, parameters, inputs)
     if layer.projected:
         after = (F.linear(after[0], layer.extras[direction].to(after[0].dtype)), *after[1:])
     if live is None:
@@ -127,7 +139,7 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     dtype = layer.x.dtype
     result = Backward([], [], [], [], [], [])
     dx: list[Tensor] = []
-    d_states0 = []
+    d_states0, d_parameters, d_inputs = [], [], []
     for direction in range(layer.directions):
         own = kept_of(layer, direction, kept)
         blocks, dh, d_initial = _backward_direction(layer, direction, own, grads)
@@ -140,12 +152,19 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
             result.biases.extend(biases)
         if grads.need_weights and layer.projected:
             result.extras.append(_projection_gradient(layer, own, dh))
+        if layer.parameters or layer.inputs:
+            of_parameters, of_inputs = outside.gradients(
+                layer, direction, blocks.unbind(-2), own.saved, own.before, tuple(own.histories)
+            )
+            d_parameters += [d.to(dtype) for d in of_parameters]
+            d_inputs.append(of_inputs)
         if grads.need_x:
             dx.append(dgx.flatten(2) @ layer.w_ih[direction].to(dgx.dtype))
     if grads.need_x:
         result.x.append(sum(dx[1:], dx[0]).to(dtype))
     result.states0.extend(torch.stack(parts).to(dtype) for parts in zip(*d_states0, strict=True))
-    return result
+    inputs = [torch.stack(parts).to(dtype) for parts in zip(*d_inputs, strict=True)]
+    return result._replace(parameters=d_parameters if grads.need_weights else (), inputs=inputs if grads.need_x else ())
 
 
 def kept_of(layer: Layer, direction: int, kept: Residuals) -> Kept:
@@ -189,11 +208,14 @@ def backward_recurrence(
         for d, state0 in zip(grads.finals, layer.states0, strict=True)
     )
     live, cut = products.live_steps(layer), products.cuts(layer, direction)
+    parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
+    inputs = products.inputs_of(layer, direction, dtype)
     for t in _order(layer, not layer.reversed(direction)):
         d_after = tuple(d + more[t] if isinstance(more, Tensor) else d for d, more in zip(carry, incoming, strict=True))
         d_states = unprojected(layer, direction, d_after)
         before, after = (tuple(s[t] for s in states) for states in (kept.before, kept.histories))
-        each, d_before = cell.step_backward(d_states, tuple(s[t] for s in kept.saved), before, after)
+        saved, fed = (tuple(s[t] for s in values) for values in (kept.saved, inputs))
+        each, d_before = cell.step_backward(d_states, saved, before, after, parameters, fed)
         blocks = torch.stack(each, -2)
         d_h = products.hidden_product_backward(layer, direction, cell.of_gates(blocks, cell.dgh))
         d_before = (d_h if layer.projected else d_before[0] + d_h, *d_before[1:])

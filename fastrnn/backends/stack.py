@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fastrnn.backends.layer import Layer
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell
+from fastrnn.cells.known import KNOWN
 
 
 @dataclass  # frozen ones take longer to make
@@ -21,7 +22,8 @@ class Stack:
     states0: tuple[Tensor, ...]
     """(layers·directions, B, P or H) for h, (layers·directions, B, H) for each other state"""
     weights: Sequence[Sequence[Tensor]]
-    """for each layer and direction: weight_ih, weight_hh, bias_ih and bias_hh if any, weight_hr if any"""
+    """for each layer and direction: weight_ih, weight_hh, bias_ih and bias_hh if any, weight_hr if any, and the cell's
+    parameters"""
     bidirectional: bool = False
     dropout: float = 0.0
     training: bool = False
@@ -38,10 +40,12 @@ class Stack:
     """whether it is a cell's step"""
     packed: tuple[Tensor, Tensor] | None = None
     """data (sum of lengths, I) and batch_sizes of a PackedSequence, of which x and lengths are the padded form"""
+    inputs: Sequence[Tensor] = ()
+    """(layers·directions, T, B, H) each: those of the steps that `Cell.inputs` names"""
 
     @property
     def cell(self) -> Cell:
-        return CELLS[self.cell_name]
+        return KNOWN[self.cell_name]
 
     @property
     def directions(self) -> int:
@@ -50,7 +54,7 @@ class Stack:
     def tensors(self) -> list[Tensor]:
         """All that a gradient may be asked for; of a packed call its data in the place of x."""
         x = self.x if self.packed is None else self.packed[0]
-        return [x, *self.states0, *(tensor for weights in self.weights for tensor in weights)]
+        return [x, *self.states0, *(tensor for weights in self.weights for tensor in weights), *self.inputs]
 
     @property
     def num_layers(self) -> int:
@@ -64,29 +68,34 @@ class Stack:
     def is_one_step(self) -> bool:
         """Whether it is one step of one layer without a projection: torch's cells compute that."""
         one = self.x.shape[0] == 1 and len(self.weights) == 1 and self.packed is None
-        return one and len(self.weights[0]) % 2 == 0
+        return one and self._products % 2 == 0
 
     @property
     def biased(self) -> bool:
-        return len(self.weights[0]) > 3
+        return self._products > 3
+
+    @property
+    def _products(self) -> int:
+        """How many tensors of a layer and direction are no parameters of the cell."""
+        return len(self.weights[0]) - len(self.cell.parameters)
 
     def layer(self, index: int, x: Tensor) -> Layer:
         """The layer number `index`, fed with x (T, B, ·)."""
-        directions, last_bias = self.directions, 4 if self.biased else 2
+        directions, last_bias, last = self.directions, 4 if self.biased else 2, self._products
         first = index * directions
-        last = first + directions
-        weights = self.weights[first:last]
+        own = slice(first, first + directions)
+        weights = self.weights[own]
         return Layer(
             cell_name=self.cell_name,
             x=x,
             w_ih=[w[0] for w in weights],
             w_hh=[w[1] if w[1].dim() == 3 else w[1].unsqueeze(0) for w in weights],
             biases=[bias for w in weights for bias in w[2:last_bias]],
-            extras=[extra for w in weights for extra in w[last_bias:]],
-            states0=[state[first:last] for state in self.states0]
-            if directions < len(self.weights)
-            else list(self.states0),
+            extras=[extra for w in weights for extra in w[last_bias:last]],
+            states0=[state[own] for state in self.states0] if directions < len(self.weights) else list(self.states0),
             lengths=self.lengths,
             resets=self.resets,
             reverse=False,
+            parameters=[parameter for w in weights for parameter in w[last:]],
+            inputs=[value[own] for value in self.inputs],
         )

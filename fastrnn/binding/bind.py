@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,14 +33,17 @@ def bind(
     resets: Tensor | None = None,
     return_states: bool = False,
     watch: Watch | None = None,
+    inputs: Sequence[Any] = (),
 ) -> tuple[Plan, Stack]:
     """The plan of calls like this one, and this one laid out: `plan.results(stack)` computes it.
+
+    `inputs` are those of the steps that `Cell.inputs` names.
 
     Raises:
         ValueError, RuntimeError, TypeError: what is wrong with an argument; nothing has been computed then.
         CannotServe: the backend that was asked for cannot serve the call.
     """
-    checked, stack = check(configuration, weights, input, hx, lengths, resets, return_states)
+    checked, stack = check(configuration, weights, input, hx, lengths, resets, return_states, inputs)
     return plan_of(checked, stack, watch), stack
 
 
@@ -62,7 +66,7 @@ def plan_of(checked: Checked, stack: Stack, watch: Watch | None = None) -> Plan:
     given = [*tensors, *[mask for mask in (stack.lengths, stack.resets) if mask is not None]]
     if ops.is_watched(given) or any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
         return ByOperators(checked, watch)
-    addressed = watch is None and len(stack.states0) <= MOST_STATES
+    addressed = watch is None and len(stack.states0) <= MOST_STATES and not (stack.cell.parameters or stack.inputs)
     if addressed and operator_backend(checked.backend, first) == "numba":
         if not differentiable and launches.serves(checked, stack):
             return launches.Launches(checked, stack)

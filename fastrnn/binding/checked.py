@@ -39,12 +39,20 @@ class Checked:
         """What a call without states begins with."""
         return tuple(x.new_zeros(shape) for shape in self.state_shapes)
 
-    def stack(self, x: Tensor, states: States | None, lengths: Tensor | None, resets: Tensor | None) -> Stack:
+    def stack(
+        self,
+        x: Tensor,
+        states: States | None,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        inputs: Sequence[Tensor] = (),
+    ) -> Stack:
         """The whole call, from what `layout` gives."""
         dtype, weights = self.dtype, self.weights
         if dtype is not None:
             x, states = x.to(dtype), states and tuple(state.to(dtype) for state in states)
             weights = [[tensor.to(dtype) for tensor in tensors] for tensors in weights]
+            inputs = [value.to(dtype) for value in inputs]
         packed = None
         if isinstance(self.layout, PackedLayout):
             packed = self.layout.data.to(x.dtype), self.layout.batch_sizes
@@ -64,6 +72,7 @@ class Checked:
             return_states=self.return_states,
             packed=packed,
             of_cell=configuration.is_cell,
+            inputs=inputs,
         )
 
     def laid_out(self, input: Any, states: States | None, lengths: Lengths | None, resets: Tensor | None) -> Stack:
@@ -81,6 +90,7 @@ def check(
     lengths: Lengths | None,
     resets: Tensor | None,
     return_states: bool,
+    inputs: Sequence[Any] = (),
 ) -> tuple[Checked, Stack]:
     """Raises what is wrong with a call's arguments; computes nothing. Of what is right, how calls like it are laid out,
     and this one laid out so.
@@ -95,7 +105,10 @@ def check(
     packed = isinstance(input, PackedSequence)
     if packed and lengths is not None:
         raise ValueError(f"{configuration.operator}: a PackedSequence has its own lengths, lengths must be None")
-    _check_memory(configuration, weights, input if packed else (input,), states, lengths, resets)
+    for name, value in zip(configuration.cell.inputs, inputs, strict=True):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{configuration.operator}: {name} must be a tensor, got {type(value).__name__}")
+    _check_memory(configuration, weights, input if packed else (input,), states, lengths, resets, inputs)
     layout = _layout(configuration, weights, input, states)
     # In the order in which torch.nn finds mistakes.
     ready_resets = layout.resets(resets, input)
@@ -108,12 +121,18 @@ def check(
             checks.state_sizes(states, expected)
         ready_states = layout.states(states)
         checks.state_sizes(ready_states, expected)
+    hidden = expected[-1][-1]
+    ready_inputs = [
+        layout.step_input(name, value, (len(weights), *x.shape[:2], hidden))
+        for name, value in zip(configuration.cell.inputs, inputs, strict=True)
+    ]
     checks.weight_shapes(configuration.operator, configuration.cell, configuration.directions, x.shape[-1], weights)
     checks.same_device_and_dtype(x, ready_states or (), [tensor for tensors in weights for tensor in tensors])
+    checks.step_inputs(configuration.operator, configuration.cell, ready_inputs, x)
     backend = requested(configuration.backend and check_name(configuration.backend))
     dtype = checks.autocast_dtype(x)
     checked = Checked(configuration, layout, weights, expected, backend, dtype, return_states)
-    return checked, checked.stack(x, ready_states, ready_lengths, ready_resets)
+    return checked, checked.stack(x, ready_states, ready_lengths, ready_resets, ready_inputs)
 
 
 def _layout(configuration: Configuration, weights: Weights, input: Any, states: States | None) -> Layout:
@@ -145,6 +164,7 @@ def _check_memory(
     states: States | None,
     lengths: Any,
     resets: Any,
+    inputs: Sequence[Tensor],
 ) -> None:
     """That there is memory behind everything, before anything reads it. `input` are the fields of a PackedSequence, or
     the input alone; what is no tensor is found elsewhere."""
@@ -157,7 +177,9 @@ def _check_memory(
             "lengths": (lengths,),
             "resets": (resets,),
             "a parameter": [tensor for group in weights for tensor in group],
+            **{name: (value,) for name, value in zip(configuration.cell.inputs, inputs, strict=True)},
         }
 
-    tensors = (*input, *(states or ()), lengths, resets, *[tensor for group in weights for tensor in group])
+    parameters = [tensor for group in weights for tensor in group]
+    tensors = (*input, *(states or ()), lengths, resets, *parameters, *inputs)
     checks.memory(configuration.operator, tensors, named)

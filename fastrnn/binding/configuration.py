@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastrnn.cells import CELLS, Cell
+from fastrnn.cells import Cell
+from fastrnn.cells.known import KNOWN
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Configuration:
 
     @property
     def cell(self) -> Cell:
-        return CELLS[self.cell_name]
+        return KNOWN[self.cell_name]
 
     @property
     def directions(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -20,13 +21,15 @@ def call(
     resets: Tensor | None,
     return_states: bool,
     watch: Watch | None,
+    inputs: Sequence[Any] = (),
 ) -> Results:
     """What a module computes, which has `_attributes`, `_configuration`, `_names` and `_checked_weights`.
 
-    `states` are the tensors of `hx`, if it is as it should be.
+    `states` are the tensors of `hx`, if it is as it should be, and `inputs` those of the steps, of cells that have
+    some: no plans are kept of these.
     """
     signature = None
-    if watch is None:
+    if watch is None and not inputs:
         signature = memory.signature(module, input, states, lengths, resets, return_states)
         if signature is not None:
             plan = memory.find(module, *signature)
@@ -34,7 +37,7 @@ def call(
             if results is not None:
                 return results
     configuration, weights = module._configuration(), module._checked_weights(input, hx)
-    arguments = (configuration, weights, input, hx, lengths, resets, return_states, watch)
+    arguments = (configuration, weights, input, hx, lengths, resets, return_states, watch, inputs)
     if signature is None:
         return bind.results(*arguments)
     plan, stack = bind.bind(*arguments)

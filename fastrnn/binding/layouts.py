@@ -62,6 +62,25 @@ class Layout:
             return resets.unsqueeze(1)
         return resets.t() if self.swaps else resets
 
+    def step_input(self, name: str, value: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """An input of the steps as (layers·directions, T, B, H), which are `sizes`, from one that broadcasts to that as
+        the caller lays tensors out: without T of a cell, without B unbatched, and with B before T where `swaps`."""
+        groups, steps, batch, hidden = sizes
+        whole: tuple[int, ...]
+        if self.is_cell:
+            whole, named = ((batch, hidden), "BH") if self.batched else ((hidden,), "H")
+        elif not self.batched:
+            whole, named = (groups, steps, hidden), "NTH"
+        else:
+            whole, named = ((groups, batch, steps, hidden), "NBTH") if self.swaps else (sizes, "NTBH")
+        checks.broadcastable(self.operator, name, value, whole, named)
+        value = value.expand(whole)
+        if self.is_cell:
+            return value.expand(sizes)
+        if not self.batched:
+            return value.unsqueeze(2)
+        return value.transpose(1, 2) if self.swaps else value
+
     def dropped(self, output: Tensor) -> Tensor:
         """What the next layer reads, in training."""
         return F.dropout(output, self.dropout, training=True)
@@ -121,6 +140,11 @@ class PackedLayout(Layout):
         checks.resets(self.operator, resets, sizes, "BT" if self.swaps else "TB", self.data.device)
         resets = resets.t() if self.swaps else resets
         return resets if self.sorted is None else resets.index_select(1, self.sorted)
+
+    def step_input(self, name: str, value: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        """In the sequences' sorted order."""
+        value = super().step_input(name, value, sizes)
+        return value if self.sorted is None else value.index_select(2, self.sorted)
 
     def dropped(self, output: Tensor) -> Tensor:
         """torch draws the mask over the packed rows: so does this, for the same numbers from the same generator."""

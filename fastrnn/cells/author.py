@@ -12,7 +12,8 @@ import torch
 
 from fastrnn.cells.compiler.expression import Expression, leaf, leaves
 from fastrnn.cells.compiler.program import Program, program
-from fastrnn.cells.symbol import Shares, Symbol, expression_of, is_name, kind_of
+from fastrnn.cells.compiler.text import is_name
+from fastrnn.cells.symbol import Shares, Symbol, expression_of, kind_of
 from fastrnn.cells.trace import CellError, Trace
 
 TAKEN = ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "lengths", "resets", "input", "hx")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, overload
 
 from fastrnn.cells.author import traced
+from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.contract import Cell
 from fastrnn.cells.files import code
 
@@ -49,12 +50,16 @@ def cell(function: Callable[..., Any] | None = None, *, gates: Sequence[str] | N
     return _made(function, gates)
 
 
+def of_program(program: Program, *, kept: bool) -> Cell:
+    """The cell of a program; with `kept` its code is written to a file for its user."""
+    namespace: dict[str, Any] = {}  # without __name__: torch.compile would import the module of that name
+    exec(code(program, "pytorch", kept=kept), namespace)
+    return replace(namespace["CELLS"][program.name], program=program)  # type: ignore[no-any-return]
+
+
 def _made(function: Callable[..., Any], gates: Sequence[str] | None) -> Cell:
     program = traced(function, gates)
-    namespace: dict[str, Any] = {}  # without __name__: torch.compile would import the module of that name
-    of_a_user = not (function.__module__ or "").startswith("fastrnn.cells.")
-    exec(code(program, "pytorch", kept=of_a_user), namespace)
-    made: Cell = replace(namespace["CELLS"][program.name], program=program)
+    made = of_program(program, kept=not (function.__module__ or "").startswith("fastrnn.cells."))
     shown = {name: getattr(function, name) for name in ("__module__", "__name__", "__qualname__", "__doc__")}
     for name, value in {**shown, "__wrapped__": function}.items():  # by help() and inspect, as of a function
         object.__setattr__(made, name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +14,8 @@ from torch import Tensor
 from fastrnn.cells.compiler.program import Program
 
 States = tuple[Tensor, ...]
+KEY_LENGTH = 12
+"""digits of the hash by which cells of one name are told apart"""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,13 @@ class Cell:
     of the blocks, one for each name in `outside`: of a u from the blocks of x, those of sums included"""
     program: Program | None = field(default=None, repr=False, compare=False)
     """what it was made from; None of the built-in cells, whose code was made beforehand"""
+
+    @cached_property
+    def key(self) -> str:
+        """By which layers and kernels look it up: see `fastrnn.cells.known`."""
+        if self.program is None:
+            return self.name
+        return f"{self.name}_{hashlib.sha256(self.program.text.encode()).hexdigest()[:KEY_LENGTH]}"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A user's cell is pickled by its name, as its function would be, and is its own copy."""

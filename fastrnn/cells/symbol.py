@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from keyword import iskeyword
 from numbers import Integral, Real
 from typing import Any, NoReturn
 from unicodedata import normalize
@@ -25,6 +24,7 @@ from fastrnn.cells.compiler.expression import (
     operation,
     subtract,
 )
+from fastrnn.cells.compiler.text import is_name
 from fastrnn.cells.trace import Trace, current
 
 __all__ = [
@@ -225,11 +225,6 @@ class Shares(_Traced):
     __float__ = __int__ = __index__ = __complex__ = __round__ = __trunc__ = __floor__ = __ceil__ = _no_number
     __array__ = _no_number
     __array_ufunc__ = _no_number  # type: ignore[assignment]
-
-
-def is_name(text: str) -> bool:
-    """Whether Python takes it for a name, so that code can be written with it."""
-    return text.isidentifier() and not iskeyword(text)
 
 
 def _instead(name: str) -> str:

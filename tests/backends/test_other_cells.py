@@ -21,23 +21,19 @@ from fastrnn.probe_figures import Thresholds, of_backward, of_forward
 from tests.cells.zoo import ZOO
 from tests.random_layers import Shape, cast, random_layer
 
-OTHERS = [name for name, cell in ZOO.items() if not (cell.parameters or cell.inputs)]
-"""Layers have no place for parameters and inputs of a step yet."""
 MASKED = Shape(steps=5, batch=4, hidden=3, directions=2, lengths=True, resets=True)
-others = pytest.mark.parametrize("name", OTHERS)
+others = pytest.mark.parametrize("name", ZOO)
 every = pytest.mark.parametrize("cell", (CELLS | ZOO).values(), ids=lambda cell: cell.name)
 
 
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all look a cell up."""
-    for name, cell in ZOO.items():
-        monkeypatch.setitem(CELLS, name, cell)
+def key(name: str) -> str:
+    """By which layers know the cell."""
+    return (CELLS | ZOO)[name].key
 
 
 def layer_of(name: str, shape: Shape) -> Layer:
     """With gradients, and with states at which no cell divides by nearly nothing."""
-    layer = random_layer(name, shape)
+    layer = random_layer(key(name), shape)
     return cast(replace(layer, states0=[state.abs() + 0.5 for state in layer.states0]), torch.float64)
 
 
@@ -46,7 +42,7 @@ def like(tensors: list[Tensor]) -> list[Any]:
 
 
 def test_the_zoo_has_what_the_built_in_cells_have_not() -> None:
-    cells = [ZOO[name] for name in OTHERS]
+    cells = [*ZOO.values()]
     assert any(cell.u_gates and cell.x_gates != cell.u_gates for cell in cells)
     assert any(not cell.u_gates for cell in cells)
     assert any(len(cell.states) > 2 for cell in cells)
@@ -59,7 +55,7 @@ def test_the_references_backward_is_autograds(name: str, kept: bool) -> None:
     layer = layer_of(name, MASKED)
     operator_checks.forward(layer, "reference")
     result = reference.forward(layer, history=True, gates=kept)
-    assert len(result.saved) == kept
+    assert len(result.saved) == (kept and len(ZOO[name].saved) > 0)
     d_states, d_finals = like(result.states), like(result.finals)
     floating = [tensor for tensor in layer.tensors() if tensor.is_floating_point()]
     pairs = zip(result.states + result.finals, d_states + d_finals, strict=True)
@@ -83,12 +79,15 @@ def test_a_stack_of_layers_is_bound_and_trained(name: str, recompute: bool) -> N
     """With the states of every step, by the layers' own derivatives, against autograd through the same layers."""
     one, two = (layer_of(name, replace(MASKED, inputs=inputs)) for inputs in (4, 6))
     weights = [
-        [layer.w_ih[k], layer.w_hh[k][0], *layer.biases[2 * k : 2 * k + 2]] for layer in (one, two) for k in range(2)
+        [layer.w_ih[k], layer.w_hh[k][0], *layer.biases[2 * k : 2 * k + 2], *layer.parameters_of(k)]
+        for layer in (one, two)
+        for k in range(2)
     ]
     hx: Any = tuple(torch.cat(pair) for pair in zip(one.states0, two.states0, strict=True))
-    configuration = Configuration(name.upper(), name, bidirectional=True, recompute=recompute, backend="reference")
+    configuration = Configuration(name.upper(), key(name), bidirectional=True, recompute=recompute, backend="reference")
     hx = hx if len(hx) > 1 else hx[0]
-    output, finals, histories = results(configuration, weights, one.x, hx, one.lengths, one.resets, True)
+    inputs = [torch.cat(pair) for pair in zip(one.inputs, two.inputs, strict=True)]
+    output, finals, histories = results(configuration, weights, one.x, hx, one.lengths, one.resets, True, None, inputs)
 
     first = reference.forward(one, history=True, gates=False)
     second = reference.forward(
@@ -112,7 +111,7 @@ def test_a_stack_of_layers_is_bound_and_trained(name: str, recompute: bool) -> N
 
 def test_torch_has_no_kernels_of_other_cells() -> None:
     layer = layer_of("cifg", Shape())
-    stack = Stack("cifg", layer.x, tuple(layer.states0), [[layer.w_ih[0], layer.w_hh[0][0], *layer.biases]])
+    stack = Stack(key("cifg"), layer.x, tuple(layer.states0), [[layer.w_ih[0], layer.w_hh[0][0], *layer.biases]])
     assert aten.supports(stack) == "torch has no kernels for cifg"
 
 
@@ -127,7 +126,7 @@ def test_weights_of_other_rows_are_refused(name: str) -> None:
         operator_checks.forward(replace(layer, biases=short), "reference")
 
 
-@pytest.mark.parametrize("name", ["gru", *OTHERS])
+@pytest.mark.parametrize("name", ["gru", *(name for name, cell in ZOO.items() if not (cell.parameters or cell.inputs))])
 def test_gradients_of_each_member_from_one_backward(name: str) -> None:
     members, size = 2, 2
     layer = layer_of(name, MASKED)
@@ -158,8 +157,8 @@ def test_gradients_of_each_member_from_one_backward(name: str) -> None:
 
 @every
 def test_one_backward_is_for_cells_whose_gradients_follow_from_those_of_x(cell: Cell) -> None:
-    layer = random_layer(cell.name, Shape(batch=1))
-    assert batching.prefers_one_backward(layer) is (cell.name != "scaled_residual")
+    layer = random_layer(cell.key, Shape(batch=1))
+    assert batching.prefers_one_backward(layer) is not (cell.parameters or cell.inputs)
 
 
 @every
@@ -199,7 +198,7 @@ def test_a_probe_tells_the_whole_gradient_of_every_state(name: str) -> None:
 
 
 def test_a_probe_tells_zero_from_saturated() -> None:
-    layer = random_layer("ligru", Shape())
+    layer = random_layer(key("ligru"), Shape())
     silent = replace(layer, w_ih=[torch.zeros_like(layer.w_ih[0])], biases=[], states0=[layer.states0[0] * 0])
     histories = reference.forward(silent, history=True, gates=False).states
     figures = of_forward("LiGRU", silent, histories, Thresholds((0.6, 0.95), 0.95))
@@ -219,12 +218,12 @@ def test_how_many_states_are_expected_is_told() -> None:
 
 @others
 def test_a_stack_is_as_wide_as_its_cells_units(name: str) -> None:
-    layer = random_layer(name, Shape())
-    weights = [[layer.w_ih[0], layer.w_hh[0]]]
-    stack = Stack(name, layer.x, tuple(layer.states0), weights)
+    layer = random_layer(key(name), Shape())
+    weights = [[layer.w_ih[0], layer.w_hh[0], *layer.parameters]]
+    stack = Stack(key(name), layer.x, tuple(layer.states0), weights)
     assert stack.hidden_size == stack.layer(0, layer.x).hidden_size == 6
     assert preference_cuda.order(layer, "forward") == ("cuda", "triton")
     gates = [len(gates) for gates in (ZOO[name].x_gates, ZOO[name].u_gates)]
-    counts = dict(zip(cost.TERMS, cost.terms(cost.Sizes(name, 5, 3, 4, 16, 16, threads=1)), strict=True))
+    counts = dict(zip(cost.TERMS, cost.terms(cost.Sizes(key(name), 5, 3, 4, 16, 16, threads=1)), strict=True))
     assert counts["multiplication of the input, alone"] == 5 * 3 * 4 * 16 * gates[0]
     assert counts["multiplication of the state, alone"] == 5 * 3 * 16 * 16 * gates[1]

@@ -20,6 +20,7 @@ from fastrnn.cells import (
     tanh,
     where,
 )
+from fastrnn.cells.known import known
 
 
 @fastrnn.cell(gates="ifgo")
@@ -99,6 +100,6 @@ def scaled_residual(x: Any, u: Any, h: Any, *, scale: Any, floor: Any) -> Any:
 
 
 ZOO: dict[str, Cell] = {
-    cell.name: cell
+    cell.name: known(cell)
     for cell in (peephole, cifg, mgu, ligru, star, indrnn, mingru, slstm, zoneout, scaled_residual)
 }  # fmt: skip

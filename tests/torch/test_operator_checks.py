@@ -34,7 +34,7 @@ def arguments(cell: str, shape: Shape, dtype: torch.dtype = torch.float32) -> tu
     """A forward's arguments by name, and what a backward takes beside them."""
     layer = cast(random_layer(cell, shape), dtype)
     layer.x.data.nan_to_num_()
-    given = dict(zip([row.name for row in ARGUMENTS], map(detached, layer.arguments()), strict=True))
+    given = dict(zip([row.name for row in ARGUMENTS if row.built_in], map(detached, layer.arguments()), strict=True))
     states, finals, saved = forward(cell, given, "reference")
     gradients = [[torch.randn_like(tensor) for tensor in group] for group in (states, finals)]
     return given, dict(zip(BACKWARD, (*gradients, states, saved), strict=True))

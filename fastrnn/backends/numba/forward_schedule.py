@@ -14,7 +14,7 @@ from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up, pan
 from fastrnn.backends.numba.panels import Panels
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import WORK_PER_THREAD, split
-from fastrnn.cells import CELLS
+from fastrnn.cells.known import KNOWN
 
 GX_BYTES = 384 * 1024
 """Of a task's input products: with the weights of 256 units of an LSTM they fit a second-level cache of 2 MB."""
@@ -49,7 +49,7 @@ def schedule(
     available: int,
 ) -> Schedule:
     steps, batch, inputs = x_shape
-    x_gates, u_gates = len(CELLS[cell].x_gates), len(CELLS[cell].u_gates)
+    x_gates, u_gates = len(KNOWN[cell].x_gates), len(KNOWN[cell].u_gates)
     units = panel_units(x_gates)
     compiled, pack = kernel(cell, "forward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize

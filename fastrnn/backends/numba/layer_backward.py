@@ -20,7 +20,7 @@ from fastrnn.backends.numba.panels import Panels, readable, source
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import split
 from fastrnn.backends.numba.tensors import dense, dense_rows, direction_address, masks
-from fastrnn.cells import CELLS
+from fastrnn.cells.known import KNOWN
 from fastrnn.cells.projection import unprojected_output
 
 _COUNTER = FIELDS["backward"].index("counter")
@@ -143,7 +143,7 @@ def _schedule(
     projected: bool,
     available: int,
 ) -> _Schedule:
-    contract = CELLS[cell]
+    contract = KNOWN[cell]
     rows_of_w_hh = len(contract.u_gates) * hidden
     compiled, pack = kernel(cell, "backward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize

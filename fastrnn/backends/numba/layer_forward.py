@@ -17,7 +17,7 @@ from fastrnn.backends.numba.forward_schedule import Schedule, schedule
 from fastrnn.backends.numba.panels import PanelsLaunch, Source, readable, source
 from fastrnn.backends.numba.sharing import Pace
 from fastrnn.backends.numba.tensors import cast, dense, dense_rows, masks
-from fastrnn.cells import CELLS
+from fastrnn.cells.known import KNOWN
 
 _COUNTER, _MEMORY = FIELDS["forward"].index("counter"), launch.HEADER + FIELDS["forward"].index("memory")
 _LENGTHS, _RESETS, _X, _X_STEP, _X_ROW, _H0, _C0, _YS, _HISTORY, _SAVED, _H_LAST, _C_LAST = (
@@ -133,7 +133,7 @@ def forward_launch(
     """
     steps, batch, _ = x_shape
     dtype, directions, projected = w_ih[0].dtype, len(w_ih), len(extras) > 0
-    hidden, outputs = w_ih[0].shape[0] // len(CELLS[cell].x_gates), w_hh[0].shape[1]
+    hidden, outputs = w_ih[0].shape[0] // len(KNOWN[cell].x_gates), w_hh[0].shape[1]
     cut = schedule(cell, dtype, x_shape, hidden, outputs, directions, reverse, projected, launch.available_threads())
     no_bias = None if biases else torch.zeros(max(w_ih[0].shape[0], w_hh[0].shape[0]), dtype=dtype)
     sources: list[Source] = []
@@ -148,7 +148,7 @@ def forward_launch(
             blocks.extend((*shape, *[0] * (_BLOCK - len(shape))))
         launches.append((threads, blocks, pace))
     h, c = outputs * dtype.itemsize, hidden * dtype.itemsize
-    strides = _Strides(batch * h, batch * c, h, c, steps * batch * len(CELLS[cell].saved) * c)
+    strides = _Strides(batch * h, batch * c, h, c, steps * batch * len(KNOWN[cell].saved) * c)
     return ForwardLaunch(cut, cut.panels.launch(sources), launches, strides, range(directions), no_bias, [])
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import Pointwise, PointwiseBackward
 from fastrnn.backends.numba.compile import kernel
-from fastrnn.cells import CELLS
+from fastrnn.cells.known import KNOWN
 
 States = tuple[Tensor, ...]
 
@@ -31,7 +31,7 @@ def forward(cell_name: str, x: Tensor, states: States, weights: Sequence[Tensor]
     gx, gh = F.linear(x, w_ih, b_ih), F.linear(h, w_hh, b_hh)
     batch, hidden = h.shape
     after = tuple([torch.empty_like(h) for _ in states])
-    saves = len(CELLS[cell_name].saved)
+    saves = len(KNOWN[cell_name].saved)
     saved = h.new_empty((batch, saves * hidden)) if saves else None
     block = Pointwise(
         batch=batch,
@@ -57,7 +57,7 @@ def backward(
     """
     batch, hidden = before.shape
     dense = [None if d is None else d.contiguous() for d in d_after]
-    dgates = before.new_empty((batch, len(CELLS[cell_name].blocks) * hidden))
+    dgates = before.new_empty((batch, len(KNOWN[cell_name].blocks) * hidden))
     d_before = [torch.empty_like(before) for _ in d_after]
     dh, dc = dense[0], dense[-1]
     block = PointwiseBackward(

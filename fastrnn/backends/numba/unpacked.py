@@ -17,7 +17,7 @@ from fastrnn.backends.numba.arguments import FIELDS, UnpackedAddresses, Unpacked
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.geometry import divide_up
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
-from fastrnn.cells import CELLS
+from fastrnn.cells.known import KNOWN
 
 TEAM_PRODUCTS = 400_000
 """Multiplications of a step: below this, waking a second thread costs more than sharing the step saves."""
@@ -66,7 +66,7 @@ def schedule(
 ) -> Schedule:
     """For x (steps, batch, inputs), with up to `available` threads."""
     compiled = kernel(cell, "unpacked", dtype)
-    products = batch * hidden * (len(CELLS[cell].x_gates) * inputs + len(CELLS[cell].u_gates) * hidden)
+    products = batch * hidden * (len(KNOWN[cell].x_gates) * inputs + len(KNOWN[cell].u_gates) * hidden)
     team = min(available, divide_up(hidden, compiled.geometry.lanes)) if products >= TEAM_PRODUCTS else 1
     shape = UnpackedShape(
         steps=steps,

@@ -21,7 +21,7 @@ from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Arena, di
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import WORK_PER_THREAD
 from fastrnn.backends.numba.tensors import cast, dense, direction_address
-from fastrnn.cells import CELLS
+from fastrnn.cells.known import KNOWN
 
 SCHEDULES = 512
 """How many are kept."""
@@ -132,7 +132,7 @@ def _schedule(
 ) -> _Schedule:
     steps, batch, inputs = x_shape
     compiled = kernel("", "weights", dtype)
-    contract = CELLS[cell]
+    contract = KNOWN[cell]
     gates_row = len(contract.blocks) * hidden
     work = directions * hidden * (len(contract.x_gates) * inputs + len(contract.u_gates) * hidden) * steps * batch
     threads = max(1, min(available, work // WORK_PER_THREAD))

@@ -11,6 +11,7 @@ from fastrnn.cells.compiler.layout import with_added_shares
 from fastrnn.cells.compiler.names import free, variable
 from fastrnn.cells.compiler.rules import is_bounded
 from fastrnn.cells.compiler.saved import saved
+from fastrnn.cells.compiler.text import written
 
 ACTIVATIONS = ("sigmoid", "tanh", "relu")
 """What gates are known by."""
@@ -49,6 +50,8 @@ class Program:
     """what the step's values are called: by the author, in the order of the cell's lines; else as they are saved"""
     d_names: Mapping[Expression, str]
     """names for the derivative's values: d and the name of what it is the gradient of"""
+    text: str
+    """what it was made from, as `text.read` reads it"""
 
     @property
     def preactivations(self) -> list[Expression]:
@@ -87,6 +90,8 @@ def program(
 ) -> Program:
     """The program of a step: `after` are the states after it, in terms of leaves of the kinds x, u, before, parameter
     and input; `names` what the author called its values."""
+    groups = {"gates": gates, "states": states, "parameters": parameters, "inputs": inputs}
+    text = written(name, groups, after, names)
     rewritten = with_added_shares(after, gates, list(names))
     named = dict(zip(rewritten[len(after) :], names.values(), strict=True))
     after = rewritten[: len(after)]
@@ -130,6 +135,7 @@ def program(
         d_outside,
         {e: name for e, name in [*named.items(), *((e, name) for name, e in kept.items())] if e.args},
         {d: name for d, name in d_names.items() if d.args},
+        text,
     )
 
 

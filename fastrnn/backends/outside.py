@@ -1,0 +1,59 @@
+"""Gradients outside the recurrence, from those of the blocks: of a cell's parameters and of its steps' inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastrnn.backends import products
+from fastrnn.backends.layer import Gradients, Layer
+from fastrnn.cells.contract import States
+
+
+def gradients(
+    layer: Layer, direction: int, blocks: States, saved: States, before: States, after: States
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Of one direction's parameters, (H,) each, and of the inputs of its steps, (T, B, H) each, in the blocks' dtype.
+
+    All are (T, B, H): the blocks as `Cell.blocks` names them and zero at t >= length, what was saved, and the states
+    before and after each step.
+    """
+    cell, dtype = layer.cell, blocks[0].dtype
+    found = dict(zip(cell.blocks, blocks, strict=True))
+    if not found.keys() >= {*cell.parameters, *cell.inputs}:
+        parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
+        inputs = products.inputs_of(layer, direction, dtype)
+        others = cell.gradients_outside(blocks, saved, before, after, parameters, inputs)
+        live = products.live_steps(layer)
+        for name, d in zip(cell.outside, others, strict=True):
+            found[name] = d if live is None else torch.where(live[..., None], d, 0)
+    return [found[name].sum((0, 1)) for name in cell.parameters], [found[name] for name in cell.inputs]
+
+
+def of_layer(
+    layer: Layer,
+    dgates: Tensor,
+    saved: Tensor | None,
+    histories: list[Tensor],
+    grads: Gradients,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`Backward.parameters` and `Backward.inputs` of a layer, where they are needed.
+
+    dgates (directions, T, B, W·H) are its blocks side by side, `saved` (directions, T, B, S·H) what its steps saved, if
+    anything, and the histories (T, B, directions·H) its states after each step.
+    """
+    cell, storage, dtype = layer.cell, layer.x.dtype, layer.state_dtype
+    if not (cell.parameters or cell.inputs) or not (grads.need_x or grads.need_weights):
+        return [], []
+    d_parameters: list[Tensor] = []
+    d_inputs: list[list[Tensor]] = []
+    for direction in range(layer.directions):
+        blocks = dgates[direction].to(dtype).chunk(len(cell.blocks), -1)
+        kept = () if saved is None else saved[direction].to(dtype).chunk(len(cell.saved), -1)
+        after = tuple(products.direction_slice(layer, direction, history).to(dtype) for history in histories)
+        before = products.states_before(layer, direction, after)
+        of_parameters, of_inputs = gradients(layer, direction, blocks, kept, before, after)
+        d_parameters += [d.to(storage) for d in of_parameters]
+        d_inputs.append(of_inputs)
+    stacked = [torch.stack(parts).to(storage) for parts in zip(*d_inputs, strict=True)]
+    return d_parameters if grads.need_weights else [], stacked if grads.need_x else []
