@@ -21,6 +21,7 @@ from fastrnn.convert import accelerate, to_torch
 from fastrnn.explaining import explain
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fastrnn.probing import probe
+from fastrnn.recurrent import Recurrent, RecurrentCell
 
 if TYPE_CHECKING:
     from fastrnn import export as export
@@ -36,6 +37,8 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "RNNCell",
+    "Recurrent",
+    "RecurrentCell",
     "accelerate",
     "cell",
     "explain",

@@ -16,12 +16,14 @@ from fastrnn.backends.layer import Layer
 from fastrnn.backends.stack import Stack
 from fastrnn.binding.bind import plan_of
 from fastrnn.binding.checked import check
+from fastrnn.cell_parameters import CellParameters
 from fastrnn.cells.known import KNOWN
 from fastrnn.gradients import needs_gradients
 from fastrnn.lengths import Lengths
 from fastrnn.module import eagerly, other_layers, recurrent_layers
 from fastrnn.nn import _Layers
 from fastrnn.nn_cells import _Cell
+from fastrnn.recurrent import Recurrent, RecurrentCell
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,19 @@ class ModelExplanation:
 
 @overload
 def explain(
-    module: _Layers,
+    module: _Layers | Recurrent,
     input: Tensor | PackedSequence,
     hx: Any = None,
     *,
     lengths: Lengths | None = None,
     resets: Tensor | None = None,
     return_states: bool = False,
+    **inputs: Tensor,
 ) -> Explanation: ...
 
 
 @overload
-def explain(module: _Cell, input: Tensor, hx: Any = None) -> Explanation: ...
+def explain(module: _Cell | RecurrentCell, input: Tensor, hx: Any = None, **inputs: Tensor) -> Explanation: ...
 
 
 @overload
@@ -90,9 +93,9 @@ def explain(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
     changes in it, such as random numbers drawn and BatchNorm's averages; compiled models run eagerly.
 
     Args:
-        module: a fastrnn.RNN, GRU, LSTM, RNNCell, GRUCell or LSTMCell, or any module that holds some.
+        module: one of fastrnn's layers or cells, or any module that holds some.
         arguments, keywords: what it would be called with: of a layer `input, hx=None, *, lengths=None, resets=None,
-            return_states=False`.
+            return_states=False`, and the inputs of its steps if its cell has any.
 
     Returns:
         An `Explanation`, or of a model a `fastrnn.explaining.ModelExplanation`, in the order of the layers' calls;
@@ -113,36 +116,42 @@ def explain(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
         >>> [(name, found.layers) for name, found in fastrnn.explain(model, torch.zeros(5, 2, 2)).calls]
         [('1', ['reference'])]
     """
-    if isinstance(module, _Layers):
+    if isinstance(module, (_Layers, Recurrent)):
         return _of_layers(module, *arguments, **keywords)
-    if isinstance(module, _Cell):
+    if isinstance(module, (_Cell, RecurrentCell)):
         return _of_cell(module, *arguments, **keywords)
     return _of_model(module, arguments, keywords)
 
 
 def _of_layers(
-    module: _Layers,
+    module: Any,
     input: Any,
     hx: Any = None,
     *,
     lengths: Lengths | None = None,
     resets: Tensor | None = None,
     return_states: bool = False,
+    **inputs: Any,
 ) -> Explanation:
-    return _of_call(module, input, hx, lengths, resets, return_states)
+    return _of_call(module, input, hx, lengths, resets, return_states, _inputs(module, inputs))
 
 
-def _of_cell(module: _Cell, input: Any, hx: Any = None) -> Explanation:
+def _inputs(module: Any, given: dict[str, Any]) -> tuple[Any, ...]:
+    """Of the steps, which only other cells than torch's have."""
+    return module._inputs(given) if isinstance(module, CellParameters) else ()
+
+
+def _of_cell(module: Any, input: Any, hx: Any = None, **inputs: Any) -> Explanation:
     states = hx if hx is None else (hx,)
     names = KNOWN[module._cell_name].states
     if len(names) > 1 and hx is not None:
         checks.count_of_states(module._configuration().label, hx, names)
         states = tuple(hx)
-    return _of_step(module, input, states)
+    return _of_step(module, input, states, _inputs(module, inputs))
 
 
-def _of_step(module: _Cell, input: Any, states: Any) -> Explanation:
-    return _of_call(module, input, states, None, None, False)
+def _of_step(module: Any, input: Any, states: Any, inputs: tuple[Any, ...] = ()) -> Explanation:
+    return _of_call(module, input, states, None, None, False, inputs)
 
 
 def _of_model(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> ModelExplanation:
@@ -161,10 +170,10 @@ def _of_model(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, 
         return note
 
     # Within their forward, which may be of a class of the user's, with other arguments.
-    inner = {name: "_run" if isinstance(module, _Layers) else "_step" for name, module in layers.items()}
+    inner = {name: "_step" if hasattr(module, "_step") else "_run" for name, module in layers.items()}
     try:
         for name, module in layers.items():
-            explained: Any = _of_call if isinstance(module, _Layers) else _of_step
+            explained: Any = _of_step if inner[name] == "_step" else _of_call
             module.__dict__[inner[name]] = noted(name, module, inner[name], explained)
         with eagerly():
             model(*arguments, **keywords)
@@ -176,10 +185,16 @@ def _of_model(model: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, 
 
 
 def _of_call(
-    module: Any, input: Any, hx: Any, lengths: Lengths | None, resets: Tensor | None, return_states: bool
+    module: Any,
+    input: Any,
+    hx: Any,
+    lengths: Lengths | None,
+    resets: Tensor | None,
+    return_states: bool,
+    inputs: tuple[Any, ...] = (),
 ) -> Explanation:
     weights = module._checked_weights(input, hx)
-    arguments = (module._configuration(), weights, input, hx, lengths, resets, return_states)
+    arguments = (module._configuration(), weights, input, hx, lengths, resets, return_states, inputs)
     checked, stack = check(*arguments)
     asked, first = checked.backend, stack.layer(0, stack.x)
     training = needs_gradients(*stack.tensors())

@@ -34,10 +34,12 @@ def _refuse_to_be_scripted(module: nn.Module) -> NoReturn:
 def opacus_objection(module: nn.Module) -> str:
     """Why Opacus cannot hook a layer or a cell, and what to do instead."""
     name = f"fastrnn.{type(module).__name__}"
+    if not hasattr(module, "num_layers"):
+        return f"{name}: Opacus's hooks do not see a cell's state: use a layer"
     if isinstance(module, nn.RNNBase):
         instead = "import fastrnn.opacus, then opacus.validators.ModuleValidator.fix(model)"
         return f"{name}: Opacus's hooks see neither lengths nor final states: {instead}"
-    return f"{name}: Opacus's hooks do not see a cell's state: use a layer"
+    return f"{name}: Opacus has no layer of other cells: torch.func gives each sample's gradients"
 
 
 class Module(Prepacking):

@@ -190,7 +190,7 @@ def probe(module: nn.Module, *, sigmoid: tuple[float, float] = (0.05, 0.95), tan
         if layer in watched:
             raise RuntimeError(f"probe: {name!r} is being probed already")
     record = Record(list(found), other_layers(module))
-    record._cells.update(name for name, layer in found.items() if isinstance(layer, nn.RNNCellBase))
+    record._cells.update(name for name, layer in found.items() if hasattr(layer, "_step"))
     with eagerly():
         watched.update({m: partial(record._begin, name, m, thresholds) for name, m in found.items()})
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -105,8 +106,22 @@ class Cell:
         return f"{self.name}_{hashlib.sha256(self.program.text.encode()).hexdigest()[:KEY_LENGTH]}"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A user's cell is pickled by its name, as its function would be, and is its own copy."""
-        return vars(self).get("__qualname__") or super().__reduce_ex__(protocol)
+        """A user's cell is pickled by its name, as its function would be, if others find it there, else as its program;
+        it is its own copy."""
+        if self.program is None:
+            return super().__reduce_ex__(protocol)
+        module, name = (vars(self).get(key, "") for key in ("__module__", "__qualname__"))
+        if module != "__main__" and _named(module, name) is self:
+            return name
+        from fastrnn.cells.known import of_text
+
+        return of_text, (self.program.text,)
+
+    def __copy__(self) -> Cell:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Cell:
+        return self
 
     @cached_property
     def dgx(self) -> tuple[int, ...]:
@@ -144,6 +159,14 @@ class Cell:
         if places == tuple(range(first, first + count)):
             return blocks.narrow(-2, first, count)
         return torch.stack([blocks.select(-2, place) for place in places], -2)
+
+
+def _named(module: str, name: str) -> Any:
+    """What a module that is loaded has under this name, None where there is nothing."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def _runs(places: tuple[int, ...]) -> tuple[Run, ...]:

@@ -1,0 +1,150 @@
+"""The parameters of modules for any cell: what `Recurrent` and `RecurrentCell` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastrnn.binding.checked import Weights
+from fastrnn.cells import Cell
+from fastrnn.cells.known import known
+
+Init = Mapping[str, Callable[[Tensor], Any] | float]
+"""How parameters begin, by their names without layer and direction: a function that fills one in place, as those of
+`torch.nn.init` do, or a number."""
+PRODUCTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+"""The names of the parameters that a cell has for its gates."""
+
+
+class CellParameters(nn.Module):
+    """Parameters of a cell, once for each suffix of their names.
+
+    `weight_ih` (Gx·H, I), of Gx gates with a share of the input's product, `weight_hh` (Gu·H, H), of Gu gates with one
+    of the state's, biases (Gx·H,) and (Gu·H,), and what the cell itself names, (H,) each. Of a cell without gates of
+    the state there are no `weight_hh` and `bias_hh`.
+    """
+
+    def __init__(
+        self, cell: Any, sizes: Sequence[tuple[str, int]], hidden_size: int, bias: bool, init: Init | None, **like: Any
+    ) -> None:
+        """`sizes` are suffixes, each with the size of the input there; `like` are `device` and `dtype`."""
+        label = type(self).__name__
+        if not isinstance(cell, Cell):
+            got = type(cell).__name__
+            hint = ": write @fastrnn.cell above it" if callable(cell) else ""
+            raise TypeError(f"{label}: cell must be what fastrnn.cell makes of a function, got {got}{hint}")
+        for name, value in (("input_size", sizes[0][1]), ("hidden_size", hidden_size)):
+            if not isinstance(value, int):
+                raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
+        if hidden_size <= 0:
+            raise ValueError("hidden_size must be greater than zero")
+        super().__init__()
+        self.cell: Cell = cell
+        self.input_size, self.hidden_size, self.bias = sizes[0][1], hidden_size, bias
+        self._cell_name = known(cell).key
+        self.init = dict(init or {})
+        wrong = [name for name in self.init if name not in self._each()]
+        if wrong:
+            expected = ", ".join(self._each())
+            raise ValueError(f"{label}: init names {wrong[0]!r}, the parameters of {cell.name} are {expected}")
+        for suffix, width in sizes:
+            for name, shape in self._shapes(width).items():
+                self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, **like)))
+        self.reset_parameters()
+
+    def _each(self) -> tuple[str, ...]:
+        """The parameters' names without suffixes."""
+        given = {"weight_ih": True, "weight_hh": bool(self.cell.u_gates), "bias_ih": self.bias}
+        given["bias_hh"] = self.bias and bool(self.cell.u_gates)
+        return (*(name for name in PRODUCTS if given[name]), *self.cell.parameters)
+
+    def _shapes(self, inputs: int) -> dict[str, tuple[int, ...]]:
+        hidden = self.hidden_size
+        of_x, of_u = len(self.cell.x_gates) * hidden, len(self.cell.u_gates) * hidden
+        shapes = {"weight_ih": (of_x, inputs), "weight_hh": (of_u, hidden), "bias_ih": (of_x,), "bias_hh": (of_u,)}
+        return {name: shapes.get(name, (hidden,)) for name in self._each()}
+
+    def reset_parameters(self) -> None:
+        """Gives the parameters their first values again: as `init` says, the others uniform within ±1/√H."""
+        bound = self.hidden_size**-0.5
+        suffixes = self._suffixes()
+        with torch.no_grad():
+            for suffix in suffixes:
+                for name in self._each():
+                    parameter, how = getattr(self, name + suffix), self.init.get(name)
+                    if how is None:
+                        parameter.uniform_(-bound, bound)
+                    elif callable(how):
+                        how(parameter)
+                    else:
+                        parameter.fill_(how)
+
+    def _suffixes(self) -> list[str]:
+        """Of each layer and direction."""
+        raise NotImplementedError
+
+    def _names(self) -> list[list[str]]:
+        """Of the parameters of each layer and direction."""
+        each = self._each()
+        return [[name + suffix for name in each] for suffix in self._suffixes()]
+
+    def _weights(self) -> Weights:
+        """As `Stack.weights`: where the state has no gates, its product's parameters have no rows."""
+        groups = [[getattr(self, name) for name in names] for names in self._names()]
+        if self.cell.u_gates:
+            return groups
+        for group in groups:
+            w_ih = group[0]
+            group.insert(1, w_ih.new_empty((0, self.hidden_size)))
+            if self.bias:
+                group.insert(3, w_ih.new_empty((0,)))
+        return groups
+
+    def gate(self, name: str, gate: str) -> Tensor:
+        """The rows of one gate: a view of the parameter `name`, (H, I), (H, H) or (H,), that may be changed in place.
+
+        Raises:
+            AttributeError: there is no parameter of that name.
+            ValueError: it has no rows of that gate.
+
+        Example::
+
+            >>> import torch, fastrnn
+            >>> from fastrnn.cells.lstm import lstm
+            >>> layer = fastrnn.Recurrent(lstm, 3, 4)
+            >>> with torch.no_grad():
+            ...     layer.gate("bias_ih_l0", "f").fill_(1.0).shape
+            torch.Size([4])
+        """
+        parameter: Tensor = getattr(self, name)
+        kind = next((kind for kind in PRODUCTS if name.startswith(kind)), None)
+        gates = () if kind is None else self.cell.x_gates if kind.endswith("ih") else self.cell.u_gates
+        if gate not in gates:
+            have = f"has the gates {', '.join(gates)}" if gates else "has no gates"
+            raise ValueError(f"{self.cell.name}: {name} {have}, got {gate!r}")
+        return parameter.narrow(0, gates.index(gate) * self.hidden_size, self.hidden_size)
+
+    def _inputs(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The inputs of the steps in the cell's order, of a call's keywords."""
+        names = self.cell.inputs
+        for name in given:
+            if name not in names:
+                raise TypeError(f"{type(self).__name__}.forward() got an unexpected keyword argument {name!r}")
+        missing = [name for name in names if name not in given]
+        if missing:
+            raise TypeError(
+                f"{type(self).__name__}.forward() needs {', '.join(missing)}: the cell {self.cell.name} takes "
+                f"{'it' if len(missing) == 1 else 'them'} in every step"
+            )
+        return tuple(given[name] for name in names)
+
+    def __setstate__(self, state: Any) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._cell_name = known(self.cell).key
+
+    def extra_repr(self) -> str:
+        """The cell and the sizes."""
+        return ", ".join([self.cell.name, f"{self.input_size}, {self.hidden_size}", *["bias=False"] * (not self.bias)])
