@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,23 @@ class Engine(Protocol):
 
         The caller keeps the arrays.
         """
+        ...
+
+
+@runtime_checkable
+class Runs(Protocol):
+    """What performs a task."""
+
+    def run(self) -> None:
+        """Performs it once."""
+        ...
+
+    def poison(self) -> None:
+        """Spoils what the next run must write."""
+        ...
+
+    def results(self) -> list[Array]:
+        """What the last run gave."""
         ...
 
 

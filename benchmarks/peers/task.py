@@ -60,3 +60,29 @@ def state_input(state: str, layer: int) -> str:
 def state_output(state: str, layer: int) -> str:
     """The name of a layer's final state."""
     return f"{state}n_l{layer}"
+
+
+class CellTask(NamedTuple):
+    """A layer of any cell, in one direction from zero states, and its gradients."""
+
+    cell: str
+    """Its name."""
+    x_gates: tuple[str, ...]
+    u_gates: tuple[str, ...]
+    states: int
+    weights: dict[str, Array]
+    """By the parameters' names without layer, in their order."""
+    x: Array
+    """(T, B, I)."""
+    dy: Array
+    """(T, B, H): the gradient of the output."""
+    threads: int
+
+    @property
+    def hidden_size(self) -> int:
+        return self.dy.shape[2]
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """The names of weights that are not the cell's own parameters."""
+        return "weight_ih", "weight_hh", "bias_ih", "bias_hh"

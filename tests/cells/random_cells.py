@@ -26,6 +26,7 @@ from fastrnn.cells.compiler.derivative import gradients
 from fastrnn.cells.compiler.expression import OF_GATES, ZERO, Expression, below, leaf
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.compiler.rules import is_bounded
+from fastrnn.cells.compiler.text import read
 from fastrnn.cells.contract import Cell
 from fastrnn.cells.emit import pytorch
 from tests.cells.gradients import arguments, assert_derivative
@@ -141,7 +142,9 @@ def check(source: str) -> None:
         assume("is never used" not in str(error) and "no gate has a share" not in str(error))
         raise
     namespace: dict[str, Any] = {}
-    exec(pytorch.module([made], ""), namespace)
+    code = pytorch.module([made], "")
+    assert pytorch.module([read(made.text)], "") == code
+    exec(code, namespace)
     cell: Cell = namespace["CELLS"]["cell"]
     for places in (cell.dgx, cell.dgh):
         assert sorted(places) == list(range(min(places, default=0), min(places, default=0) + len(places)))

@@ -12,6 +12,7 @@ from keyword import iskeyword
 from typing import TYPE_CHECKING, Any
 
 from fastrnn.cells.compiler.expression import Expression, below, constant, leaf, operation
+from fastrnn.cells.compiler.values import VALUES
 
 if TYPE_CHECKING:
     from fastrnn.cells.compiler.program import Program
@@ -77,6 +78,8 @@ def _read(content: dict[str, Any]) -> Program:
             if name not in groups[GROUPS[op]]:
                 raise ValueError(f"{name!r} is none of its {GROUPS[op]}")
             nodes.append(leaf(op, name))
+        elif op not in VALUES:
+            raise ValueError(f"there is no operation {op!r}")
         else:
             nodes.append(operation(op, *(nodes[_before(place, len(nodes))] for place in arguments)))
     after = [nodes[_before(place, len(nodes))] for place in content["after"]]

@@ -1,0 +1,94 @@
+"""JAX as a peer for cells of one's own: `jax.lax.scan` over the step, compiled by XLA, trained by `jax.vjp`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.nn import sigmoid
+
+from benchmarks.peers.task import Array, CellTask
+
+Shares = dict[str, Any]
+"""A product's rows by gate, (B, H) each."""
+
+
+def peephole_lstm(x: Shares, u: Shares, h: Any, c: Any, *, p_i: Any, p_f: Any, p_o: Any) -> Any:
+    i, f = sigmoid(x["i"] + u["i"] + p_i * c), sigmoid(x["f"] + u["f"] + p_f * c)
+    c = f * c + i * jnp.tanh(x["g"] + u["g"])
+    return sigmoid(x["o"] + u["o"] + p_o * c) * jnp.tanh(c), c
+
+
+def mgu(x: Shares, u: Shares, h: Any) -> Any:
+    f = sigmoid(x["f"] + u["f"])
+    n = jnp.tanh(x["n"] + f * u["n"])
+    return ((1 - f) * h + f * n,)
+
+
+def indrnn(x: Shares, u: Shares, h: Any, *, w: Any) -> Any:
+    return (jax.nn.relu(x["a"] + w * h),)
+
+
+def mingru(x: Shares, u: Shares, h: Any) -> Any:
+    z = sigmoid(x["z"])
+    return ((1 - z) * h + z * x["n"],)
+
+
+CELLS: dict[str, Callable[..., Any]] = {step.__name__: step for step in (peephole_lstm, mgu, indrnn, mingru)}
+
+
+class JaxScan:
+    """A layer in one direction with its gradients, compiled when the task is given."""
+
+    def __init__(self, task: CellTask) -> None:
+        if hasattr(os, "sched_setaffinity"):  # XLA has as many threads as processors, and there is no other way
+            processors = sorted(os.sched_getaffinity(0))[: task.threads]
+            os.sched_setaffinity(0, processors)
+        self.weights = {name: jnp.asarray(value) for name, value in task.weights.items()}
+        self.x, self.dy = jnp.asarray(task.x), jnp.asarray(task.dy)
+        self.compiled = jax.jit(_training(task)).lower(self.weights, self.x, self.dy).compile()
+        self.found: Any = None
+
+    def run(self) -> None:
+        """Performs the task once."""
+        self.found = jax.block_until_ready(self.compiled(self.weights, self.x, self.dy))
+
+    def poison(self) -> None:
+        """There is nothing to find before a run."""
+        self.found = None
+
+    def results(self) -> list[Array]:
+        """The output (T, B, H), then the gradients of x and of the weights in the task's order."""
+        output, d_x, d_weights = self.found
+        return [np.asarray(value) for value in (output, d_x, *(d_weights[name] for name in self.weights))]
+
+
+def _training(task: CellTask) -> Callable[..., Any]:
+    step, parameters = CELLS[task.cell], [name for name in task.weights if name not in task.products]
+
+    def shares(rows: Any, gates: tuple[str, ...]) -> Shares:
+        parts = jnp.split(rows, len(gates), axis=-1) if gates else []
+        return dict(zip(gates, parts, strict=True))
+
+    def layer(weights: dict[str, Any], x: Any) -> Any:
+        own = {name: weights[name] for name in parameters}
+
+        def one(states: Any, gx: Any) -> Any:
+            gh = states[0] @ weights["weight_hh"].T + weights["bias_hh"] if task.u_gates else None
+            after = step(shares(gx, task.x_gates), shares(gh, task.u_gates), *states, **own)
+            return after, after[0]
+
+        zeros = jnp.zeros((x.shape[1], task.hidden_size), x.dtype)
+        gx = x @ weights["weight_ih"].T + weights["bias_ih"]
+        return jax.lax.scan(one, (zeros,) * task.states, gx)[1]
+
+    def training(weights: dict[str, Any], x: Any, dy: Any) -> Any:
+        output, pull = jax.vjp(layer, weights, x)
+        d_weights, d_x = pull(dy)
+        return output, d_x, d_weights
+
+    return training
