@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import fastrnn
 from fastrnn import __main__ as command
 from fastrnn.cells import lstm
 from fastrnn.cells.emit import equations
@@ -26,7 +27,10 @@ def test_the_page_shows_what_commands_print() -> None:
 
 def test_the_pages_cells_are_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FASTRNN_CACHE_DIR", str(tmp_path))
-    assert doctest.testfile(str(PAGE), module_relative=False, verbose=False) == (0, 7)
+    with fastrnn.use_backend("reference"):  # the page's cells are not worth compiling
+        told = doctest.testfile(str(PAGE), module_relative=False, verbose=False, optionflags=doctest.ELLIPSIS)
+    assert told.failed == 0
+    assert told.attempted > 20
     (shown,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert Path(lstm.__file__).read_text().endswith(shown)
 
