@@ -61,11 +61,17 @@ def test_constructors_of_layers_show_torchs_order_and_defaults(name: str) -> Non
     assert all(shown[argument].kind is inspect.Parameter.KEYWORD_ONLY for argument in OWN)
 
 
+NAMED_BY_CELLS = (fastrnn.Recurrent, fastrnn.RecurrentCell)
+"""They take the inputs of their cell's steps."""
+
+
 @pytest.mark.parametrize("name", [name for name in fastrnn.__all__ if name not in ("functional", "explain")])
 def test_signatures_and_docstrings_are_of_their_own(name: str) -> None:
-    """No `*args, **kwargs`, but for what is handed on to a model, and nothing that torch says of another class."""
+    """No `*args, **kwargs`, but for what is handed on to a model, or named by a cell, and nothing that torch says of
+    another class."""
     public = getattr(fastrnn, name)
     for function in (public, *([public.__init__, public.forward] if isinstance(public, type) else [])):
-        kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+        taken = inspect.signature(function).parameters
+        kinds = {one.kind for name, one in taken.items() if not (public in NAMED_BY_CELLS and name == "inputs")}
         assert not kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}, function
         assert function.__doc__, function
