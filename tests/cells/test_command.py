@@ -14,13 +14,14 @@ from fastrnn import __main__ as command
 from fastrnn.cells import lstm
 from fastrnn.cells.emit import equations
 from fastrnn.cells.emit.backends import EMITTERS
-from tests.cells.page import PAGE, with_outputs
+from tests.cells.page import PAGE, library_table, with_outputs
 from tests.cells.zoo import ZOO
 
 
 def test_the_page_shows_what_commands_print() -> None:
     text = PAGE.read_text()
     assert text.count("$ python -m fastrnn cell") == 2 + len(EMITTERS)
+    assert library_table() in text
     assert with_outputs(text) == text, "python -m tests.cells.page writes it anew"
 
 

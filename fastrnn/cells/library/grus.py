@@ -8,7 +8,7 @@ from fastrnn.cells.symbol import Shares, Symbol, mix, relu, sigmoid, tanh
 
 @cell(gates="fn")
 def mgu(x: Shares, u: Shares, h: Symbol) -> Symbol:
-    """The minimal gated unit: Zhou, Wu, Zhang and Zhou (2016), with the gate after the product.
+    """The minimal gated unit: Zhou et al. (2016), with the gate after the product.
 
     "Minimal gated unit for recurrent neural networks", arXiv 1603.09420. One gate f forgets and updates:
 
@@ -35,7 +35,7 @@ def mgu(x: Shares, u: Shares, h: Symbol) -> Symbol:
 
 @cell(gates="zn")
 def ligru(x: Shares, u: Shares, h: Symbol) -> Symbol:
-    """The light GRU: Ravanelli, Brakel, Omologo and Bengio (2018).
+    """The light GRU: Ravanelli et al. (2018).
 
     "Light gated recurrent units for speech recognition", arXiv 1803.10225. No reset gate, and relu for tanh:
 
@@ -63,7 +63,7 @@ def ligru(x: Shares, u: Shares, h: Symbol) -> Symbol:
 
 @cell(gates="kz")
 def star(x: Shares, u: Shares, h: Symbol) -> Symbol:
-    """The stackable recurrent cell: Turkoglu, D'Aronco, Wegner and Schindler (2021).
+    """The stackable recurrent cell: Turkoglu et al. (2021).
 
     "Gating revisited: deep multi-layer RNNs that can be trained", arXiv 1911.11033. Made for many layers: gradients
     neither vanish nor explode from layer to layer.

@@ -53,7 +53,7 @@ def peephole_lstm(
 
 @cell(gates="fgo")
 def cifg(x: Shares, u: Shares, h: Symbol, c: Symbol) -> tuple[Symbol, Symbol]:
-    """An LSTM with one gate for input and forgetting: Greff, Srivastava, Koutník, Steunebrink and Schmidhuber (2017).
+    """An LSTM with one gate for input and forgetting: Greff et al. (2017).
 
     "LSTM: a search space odyssey", arXiv 1503.04069: coupled input and forget gate, here without the peepholes.
 
@@ -86,7 +86,7 @@ EMPTY = -1e30
 
 @cell(gates="ifzo")
 def slstm(x: Shares, u: Shares, h: Symbol, c: Symbol, n: Symbol, m: Symbol) -> tuple[Symbol, Symbol, Symbol, Symbol]:
-    """xLSTM's scalar memory, stabilised: Beck, Pöppel, Spanring, Auer, Prudnikova, Kopp et al. (2024).
+    """xLSTM's scalar memory, stabilised: Beck et al. (2024).
 
     "xLSTM: extended long short-term memory", arXiv 2405.04517, with the forget gate as sigmoid. The input gate is an
     exponential. What c and n hold is to be multiplied by exp(m):

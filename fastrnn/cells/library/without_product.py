@@ -8,7 +8,7 @@ from fastrnn.cells.symbol import Shares, Symbol, log_sigmoid, mix, relu, sigmoid
 
 @cell(gates="a")
 def indrnn(x: Shares, h: Symbol, *, w: Symbol) -> Symbol:
-    """The independently recurrent network: Li, Li, Cook, Zhu and Gao (2018).
+    """The independently recurrent network: Li et al. (2018).
 
     "Independently recurrent neural network (IndRNN): building a longer and deeper RNN", arXiv 1803.04831.
 
@@ -37,7 +37,7 @@ def indrnn(x: Shares, h: Symbol, *, w: Symbol) -> Symbol:
 
 @cell(gates="zn")
 def mingru(x: Shares, h: Symbol) -> Symbol:
-    """The minimal GRU: Feng, Tung, Ahmed, Bengio and Hajimirsadeghi (2024).
+    """The minimal GRU: Feng et al. (2024).
 
     "Were RNNs all we needed?", arXiv 2410.01201, in the plain form: there, training computes in logarithms, which asks
     for a positive n.
@@ -61,7 +61,7 @@ def mingru(x: Shares, h: Symbol) -> Symbol:
 
 @cell(gates="fin")
 def minlstm(x: Shares, h: Symbol) -> Symbol:
-    """The minimal LSTM, its gates normalised: Feng, Tung, Ahmed, Bengio and Hajimirsadeghi (2024).
+    """The minimal LSTM, its gates normalised: Feng et al. (2024).
 
     "Were RNNs all we needed?", arXiv 2410.01201, in the plain form, as `mingru`.
 

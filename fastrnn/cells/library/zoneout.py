@@ -12,7 +12,7 @@ from fastrnn.cells.symbol import Shares, Symbol, mix, sigmoid, tanh
 
 @cell(gates="ifgo")
 def zoneout_lstm(x: Shares, u: Shares, h: Symbol, c: Symbol, *, keep_h: Step, keep_c: Step) -> tuple[Symbol, Symbol]:
-    """An LSTM with zoneout: Krueger, Maharaj, Kramár, Pezeshki, Ballas, Ke, Goyal, Bengio, Courville and Pal (2017).
+    """An LSTM with zoneout: Krueger et al. (2017).
 
     "Zoneout: regularizing RNNs by randomly preserving hidden activations", arXiv 1606.01305.
 
@@ -47,7 +47,7 @@ def zoneout_lstm(x: Shares, u: Shares, h: Symbol, c: Symbol, *, keep_h: Step, ke
 
 @cell(gates="rzn")
 def zoneout_gru(x: Shares, u: Shares, h: Symbol, *, keep_h: Step) -> Symbol:
-    """A GRU with zoneout: Krueger, Maharaj, Kramár, Pezeshki, Ballas, Ke, Goyal, Bengio, Courville and Pal (2017).
+    """A GRU with zoneout: Krueger et al. (2017).
 
     "Zoneout: regularizing RNNs by randomly preserving hidden activations", arXiv 1606.01305. The GRU is torch.nn.GRU's,
     with the reset gate after the product.
