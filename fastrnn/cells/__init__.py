@@ -1,14 +1,21 @@
 """Cells: each is written once, as a function of one unit of one sequence.
 
 `CELLS` maps the names of the built-in ones to their contracts: every backend, operator, test and benchmark iterates
-over this table or looks a cell up in it. The functions are what a cell is written with; see `fastrnn.cell`.
-`docs/equations.md` derives what surrounds a cell.
+over this table or looks a cell up in it. The functions are what a cell is written with; see `fastrnn.cell`. To type
+checkers x and u are `Shares`, all else is a `Symbol`. `library` has cells that are not built in; it is imported, and
+its cells made, when it is first asked for. `docs/equations.md` derives what surrounds a cell.
 """
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from fastrnn.cells.author import Step
 from fastrnn.cells.built_in import CELLS
 from fastrnn.cells.contract import Cell
 from fastrnn.cells.symbol import (
+    Shares,
+    Symbol,
     abs,
     exp,
     log,
@@ -26,11 +33,16 @@ from fastrnn.cells.symbol import (
 )
 from fastrnn.cells.trace import CellError
 
+if TYPE_CHECKING:
+    from fastrnn.cells import library as library
+
 __all__ = [
     "CELLS",
     "Cell",
     "CellError",
+    "Shares",
     "Step",
+    "Symbol",
     "abs",
     "exp",
     "log",
@@ -46,3 +58,13 @@ __all__ = [
     "tanh",
     "where",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name == "library":
+        return importlib.import_module("fastrnn.cells.library")
+    raise AttributeError(f"module 'fastrnn.cells' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "library"})

@@ -21,7 +21,7 @@ TAKEN = ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "lengths",
 _GATES = "gates must be names, as in gates='ifgo' or gates=('reset', 'update')"
 
 
-class Step:
+class Step(Symbol):
     """Marks a keyword argument of a cell as an input of each step, (T, B, H), rather than a parameter (H,)."""
 
 

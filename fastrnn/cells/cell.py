@@ -59,7 +59,8 @@ def of_program(program: Program, *, kept: bool) -> Cell:
 
 def _made(function: Callable[..., Any], gates: Sequence[str] | None) -> Cell:
     program = traced(function, gates)
-    made = of_program(program, kept=not (function.__module__ or "").startswith("fastrnn.cells."))
+    built_in = (function.__module__ or "").rpartition(".")[0] == "fastrnn.cells"  # those have their files already
+    made = of_program(program, kept=not built_in)
     shown = {name: getattr(function, name) for name in ("__module__", "__name__", "__qualname__", "__doc__")}
     for name, value in {**shown, "__wrapped__": function}.items():  # by help() and inspect, as of a function
         object.__setattr__(made, name, value)

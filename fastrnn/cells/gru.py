@@ -6,14 +6,12 @@ The bias of n's share of the state lies inside the reset gate. cuDNN computes th
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastrnn.cells.cell import cell
-from fastrnn.cells.symbol import mix, sigmoid, tanh
+from fastrnn.cells.symbol import Shares, Symbol, mix, sigmoid, tanh
 
 
 @cell(gates="rzn")
-def gru(x: Any, u: Any, h: Any) -> Any:
+def gru(x: Shares, u: Shares, h: Symbol) -> Symbol:
     r, z = sigmoid(x.r + u.r), sigmoid(x.z + u.z)
     n = tanh(x.n + r * u.n)
     return mix(z, h, n)

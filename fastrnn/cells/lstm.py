@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastrnn.cells.cell import cell
-from fastrnn.cells.symbol import sigmoid, tanh
+from fastrnn.cells.symbol import Shares, Symbol, sigmoid, tanh
 
 
 @cell(gates="ifgo")
-def lstm(x: Any, u: Any, h: Any, c: Any) -> Any:
+def lstm(x: Shares, u: Shares, h: Symbol, c: Symbol) -> tuple[Symbol, Symbol]:
     i, f = sigmoid(x.i + u.i), sigmoid(x.f + u.f)
     g, o = tanh(x.g + u.g), sigmoid(x.o + u.o)
     c = f * c + i * g

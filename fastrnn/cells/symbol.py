@@ -297,72 +297,72 @@ def _function(name: str, *values: Any) -> Symbol:
     return _made(current(), lambda *args: operation(name, *args), *values)
 
 
-def sigmoid(x: Any) -> Any:
+def sigmoid(x: Any) -> Symbol:
     """1 / (1 + exp(-x))."""
     return _function("sigmoid", x)
 
 
-def tanh(x: Any) -> Any:
+def tanh(x: Any) -> Symbol:
     """The hyperbolic tangent."""
     return _function("tanh", x)
 
 
-def relu(x: Any) -> Any:
+def relu(x: Any) -> Symbol:
     """x where it is positive, else 0; NaN stays. The derivative at 0 is 0."""
     return _function("relu", x)
 
 
-def exp(x: Any) -> Any:
+def exp(x: Any) -> Symbol:
     """e to the power of x."""
     return _function("exp", x)
 
 
-def log(x: Any) -> Any:
+def log(x: Any) -> Symbol:
     """The natural logarithm."""
     return _function("log", x)
 
 
-def softplus(x: Any) -> Any:
+def softplus(x: Any) -> Symbol:
     """log(1 + exp(x)), without overflow."""
     return _function("softplus", x)
 
 
-def log_sigmoid(x: Any) -> Any:
+def log_sigmoid(x: Any) -> Symbol:
     """log(sigmoid(x)), without overflow or a logarithm of 0."""
     return -softplus(-x)
 
 
-def sqrt(x: Any) -> Any:
+def sqrt(x: Any) -> Symbol:
     """The square root; its derivative at 0 is infinite."""
     return _function("sqrt", x)
 
 
-def abs(x: Any) -> Any:
+def abs(x: Any) -> Symbol:
     """The absolute value; its derivative at 0 is 0."""
     return _function("abs", x)
 
 
-def minimum(a: Any, b: Any) -> Any:
+def minimum(a: Any, b: Any) -> Symbol:
     """The smaller one; where both are equal each gets half of the gradient."""
     return _function("minimum", a, b)
 
 
-def maximum(a: Any, b: Any) -> Any:
+def maximum(a: Any, b: Any) -> Symbol:
     """The larger one; where both are equal each gets half of the gradient."""
     return _function("maximum", a, b)
 
 
-def mix(z: Any, a: Any, b: Any) -> Any:
+def mix(z: Any, a: Any, b: Any) -> Symbol:
     """z a + (1 - z) b. Written so, the gradient of z is that of a - b, without the difference of two products."""
     return _function("mix", z, a, b)
 
 
-def stop_gradient(x: Any) -> Any:
+def stop_gradient(x: Any) -> Symbol:
     """x, as a constant to the derivative."""
     return _function("stop_gradient", x)
 
 
-def where(condition: Any, a: Any, b: Any) -> Any:
+def where(condition: Any, a: Any, b: Any) -> Symbol:
     """a where the condition, a comparison, holds, else b: also where what is compared is NaN."""
     trace = current()
     if not isinstance(condition, Condition):

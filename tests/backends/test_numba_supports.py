@@ -51,10 +51,10 @@ def test_reasons() -> None:
 def test_cells_beyond_the_kernels() -> None:
     """What each would need, and that all others are served."""
     needs = {
-        "peephole": "parameters or inputs of a step",
+        "peephole_lstm": "parameters or inputs of a step",
         "indrnn": "parameters or inputs of a step",
         "scaled_residual": "parameters or inputs of a step",
-        "zoneout": "parameters or inputs of a step",
+        "zoneout_lstm": "parameters or inputs of a step",
         "slstm": "4 states",
         "star": "gates have shares of one product alone",
         "mingru": "gates have shares of one product alone",

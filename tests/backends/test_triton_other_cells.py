@@ -57,6 +57,6 @@ def test_a_layer(cell: Cell, shape: Shape, backend: str, monkeypatch: pytest.Mon
 
 def test_what_is_not_served(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, module = random_layer("gru", Shape()), backends.module("triton")
-    for name in ("slstm", "indrnn", "zoneout"):
+    for name in ("slstm", "indrnn", "zoneout_lstm"):
         monkeypatch.setitem(CELLS, name, ZOO[name])
         assert "cells of one or two states, without" in str(module.supports(replace(layer, cell_name=name)))

@@ -15,13 +15,14 @@ from fastrnn import __main__ as command
 from fastrnn.cells import lstm
 from fastrnn.cells.emit import equations
 from fastrnn.cells.emit.backends import EMITTERS
-from tests.cells.page import PAGE, with_outputs
+from tests.cells.page import PAGE, library_table, with_outputs
 from tests.cells.zoo import ZOO
 
 
 def test_the_page_shows_what_commands_print() -> None:
     text = PAGE.read_text()
     assert text.count("$ python -m fastrnn cell") == 2 + len(EMITTERS)
+    assert library_table() in text
     assert with_outputs(text) == text, "python -m tests.cells.page writes it anew"
 
 
@@ -71,7 +72,7 @@ def test_every_operation_reads_as_mathematics() -> None:
     program = ZOO["slstm"].program
     assert program is not None
     assert "m' = stop(max(log_f, a_i))" in equations.step(program)
-    assert "dm₋ = dlog_f" in equations.derivative(program)
+    assert "t1 = (dlog_f where 0 < n₋, else 0)" in equations.derivative(program)
 
 
 @pytest.mark.parametrize("backend", EMITTERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import pkgutil
+from contextlib import nullcontext
 
 import pytest
 
@@ -12,6 +13,8 @@ import fastrnn
 
 MODULES = ["fastrnn", *(found.name for found in pkgutil.walk_packages(fastrnn.__path__, "fastrnn."))]
 COMMAND, EXTENSION = "fastrnn.__main__", "fastrnn._C"
+LIBRARY = "fastrnn.cells.library"
+"""Many cells, whose kernels are not worth compiling for an example each."""
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")  # as Opacus's hooks do in a first layer
@@ -19,7 +22,8 @@ COMMAND, EXTENSION = "fastrnn.__main__", "fastrnn._C"
 def test_examples_run_as_written(name: str) -> None:
     if name == "fastrnn.opacus":
         pytest.importorskip("opacus")
-    failures, _ = doctest.testmod(importlib.import_module(name))
+    with fastrnn.use_backend("reference") if name.startswith(LIBRARY) else nullcontext():
+        failures, _ = doctest.testmod(importlib.import_module(name))
     assert failures == 0
 
 
