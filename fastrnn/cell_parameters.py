@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastrnn import checks
 from fastrnn.binding.checked import Weights
 from fastrnn.cells import Cell
 from fastrnn.cells.known import known
@@ -28,7 +29,7 @@ class CellParameters(nn.Module):
     """
 
     def __init__(
-        self, cell: Any, sizes: Sequence[tuple[str, int]], hidden_size: int, bias: bool, init: Init | None, **like: Any
+        self, cell: Any, sizes: Sequence[tuple[str, int]], hidden_size: int, bias: bool, init: Any, **like: Any
     ) -> None:
         """`sizes` are suffixes, each with the size of the input there; `like` are `device` and `dtype`."""
         label = type(self).__name__
@@ -36,9 +37,13 @@ class CellParameters(nn.Module):
             got = type(cell).__name__
             hint = ": write @fastrnn.cell above it" if callable(cell) else ""
             raise TypeError(f"{label}: cell must be what fastrnn.cell makes of a function, got {got}{hint}")
-        for name, value in (("input_size", sizes[0][1]), ("hidden_size", hidden_size)):
-            if not isinstance(value, int):
-                raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
+        checks.types(int, input_size=sizes[0][1], hidden_size=hidden_size)
+        checks.types(bool, bias=bias)
+        if init is not None and not isinstance(init, Mapping):
+            got = type(init).__name__
+            raise TypeError(
+                f"{label}: init must be a mapping from parameters' names to functions or numbers, got {got}"
+            )
         if hidden_size <= 0:
             raise ValueError("hidden_size must be greater than zero")
         super().__init__()
@@ -50,6 +55,9 @@ class CellParameters(nn.Module):
         if wrong:
             expected = ", ".join(self._each())
             raise ValueError(f"{label}: init names {wrong[0]!r}, the parameters of {cell.name} are {expected}")
+        for name, how in self.init.items():
+            if not callable(how) and not isinstance(how, (int, float)):
+                raise TypeError(f"{label}: init of {name} must be a function or a number, got {type(how).__name__}")
         for suffix, width in sizes:
             for name, shape in self._shapes(width).items():
                 self.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, **like)))
@@ -145,6 +153,11 @@ class CellParameters(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._cell_name = known(self.cell).key
 
+    def _options(self) -> list[str]:
+        """What else is not as by default, for `repr`."""
+        return []
+
     def extra_repr(self) -> str:
-        """The cell and the sizes."""
-        return ", ".join([self.cell.name, f"{self.input_size}, {self.hidden_size}", *["bias=False"] * (not self.bias)])
+        """The cell, the sizes, and what is not as by default."""
+        sizes = f"{self.input_size}, {self.hidden_size}"
+        return ", ".join([self.cell.name, sizes, *["bias=False"] * (not self.bias), *self._options()])

@@ -84,6 +84,13 @@ def not_allocated(name: str) -> RuntimeError:
     )
 
 
+def types(kind: type, **values: object) -> None:
+    """That arguments of a constructor are of a type, by their names: with torch.nn's words."""
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} should be of type {kind.__name__}, got: {type(value).__name__}")
+
+
 def layer_input(label: str, input: Tensor) -> None:
     """input (T, B, I), (B, T, I) or (T, I) of the module called `label`."""
     if input.dim() not in (2, 3):

@@ -25,9 +25,10 @@ def watch_of(module: nn.Module) -> Watch | None:
 
 def _refuse_to_be_scripted(module: nn.Module) -> NoReturn:
     """torch.jit.script asks each module by this name for what it shall compile in its place."""
+    torchs = ", or fastrnn.to_torch(model) for torch.nn's layers, which it can"
     raise NotImplementedError(
-        f"torch.jit.script cannot compile fastrnn.{type(module).__name__}: use torch.compile or torch.export, or "
-        "fastrnn.to_torch(model) for torch.nn's layers, which it can"
+        f"torch.jit.script cannot compile fastrnn.{type(module).__name__}: use torch.compile or torch.export"
+        + torchs * isinstance(module, (nn.RNNBase, nn.RNNCellBase))
     )
 
 

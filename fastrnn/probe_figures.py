@@ -13,7 +13,6 @@ from torch import Tensor
 from fastrnn.backends import products, reference
 from fastrnn.backends.layer import Gradients, Layer, Residuals
 from fastrnn.cells import Cell
-from fastrnn.cells.known import KNOWN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +55,9 @@ class Figures:
     label: str
     """the layer's class"""
     cell_name: str
-    """as in `fastrnn.cells.CELLS`"""
+    """the cell's: "lstm", "rnn_relu", or of another the name of its function"""
+    activations: dict[str, str]
+    """of each gate that is shown whether it is a sigmoid, a tanh or a relu"""
     directions: int
     sequences: Tensor
     """(T,) integers: how many sequences are alive"""
@@ -79,11 +80,6 @@ class Figures:
     together. A loss at a single step falls or grows by their product. Where losses enter at many steps, the fresh
     gradient is among what arrives, and the product is an estimate. Sequences that a reset cuts there are left out. NaN
     where no gradient arrives."""
-
-    @property
-    def activations(self) -> dict[str, str]:
-        """Of each gate that is shown whether it is a sigmoid, a tanh or a relu."""
-        return shown(KNOWN[self.cell_name])
 
     @property
     def rows(self) -> list[str]:
@@ -158,7 +154,8 @@ def of_forward(label: str, layer: Layer, histories: Sequence[Tensor], thresholds
 
     return Figures(
         label,
-        layer.cell_name,
+        layer.cell.name,
+        shown(layer.cell),
         layer.directions,
         live.sum(1),
         stacked(means),

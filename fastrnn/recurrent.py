@@ -100,6 +100,9 @@ class Recurrent(Module, CellParameters):
     ) -> None:
         """See the class."""
         _check_layers(num_layers, dropout)
+        checks.types(bool, batch_first=batch_first, bidirectional=bidirectional)
+        if isinstance(input_size, int) and input_size <= 0:
+            raise ValueError("input_size must be greater than zero")
         self.num_layers, self.bidirectional = num_layers, bidirectional
         above = (2 if bidirectional else 1) * hidden_size if isinstance(hidden_size, int) else 0
         sizes = [(suffix, above if layer else input_size) for layer, suffix in self._layers()]
@@ -162,12 +165,10 @@ class Recurrent(Module, CellParameters):
         output, *states = self._run(input, hx, lengths, resets, return_states, self._inputs(inputs))
         return output, *(each if len(each) > 1 else each[0] for each in states)
 
-    def extra_repr(self) -> str:
-        """The cell, the sizes, and what is not as by default."""
-        shown = [super().extra_repr()]
-        shown += [f"num_layers={self.num_layers}"] * (self.num_layers != 1)
+    def _options(self) -> list[str]:
+        shown = [f"num_layers={self.num_layers}"] * (self.num_layers != 1)
         shown += ["batch_first=True"] * self.batch_first + [f"dropout={self.dropout}"] * (self.dropout != 0)
-        return ", ".join([*shown, *["bidirectional=True"] * self.bidirectional])
+        return [*shown, *["bidirectional=True"] * self.bidirectional]
 
 
 class RecurrentCell(Module, CellParameters):

@@ -45,7 +45,7 @@ class Launches(Plan):
         x, layout, self.lays_out_weights = stack.x, checked.layout, checked.configuration.prepacked
         self.steps, self.batch, inputs = x.shape
         self.directions, self.hidden = stack.directions, stack.hidden_size
-        self.cell_name, self.states = stack.cell_name, len(stack.cell.states)
+        self.cell_name, self.called, self.states = stack.cell_name, stack.cell.name, len(stack.cell.states)
         width = self.directions * self.hidden
         above = [(self.steps, self.batch, width)] * (stack.num_layers - 1)
         self.inputs = [(self.steps, self.batch, inputs), *above]
@@ -127,7 +127,7 @@ class Launches(Plan):
     def _masked(self, x: int, h0: int, c0: int, lengths: Tensor | None, resets: Tensor | None) -> Results:
         places = [0, 0]
         if lengths is not None:
-            lengths = in_range(self.cell_name, lengths, self.steps).contiguous()
+            lengths = in_range(self.called, lengths, self.steps).contiguous()
             places[0] = lengths.data_ptr()
         if resets is not None:
             resets = resets.contiguous()

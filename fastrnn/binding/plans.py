@@ -195,7 +195,7 @@ class Bound(Layers):
 
     def _compute(self, stack: Stack, histories: list[list[Tensor]] | None) -> tuple[Tensor, States]:
         if stack.lengths is not None and stack.packed is None:
-            stack = replace(stack, lengths=in_range(stack.cell_name, stack.lengths, stack.x.shape[0]))
+            stack = replace(stack, lengths=in_range(stack.cell.name, stack.lengths, stack.x.shape[0]))
         return super()._compute(stack, histories)
 
     def layer(self, index: int, layer: Layer) -> Forward:
