@@ -148,8 +148,3 @@ def test_a_cell_is_copied_and_pickled_as_a_function_is(copied: Any) -> None:
     cell = ZOO["mgu"]
     assert copied(cell) is cell
     assert copied(CELLS["gru"]) == CELLS["gru"]
-
-
-def test_a_cell_without_a_place_is_not_pickled() -> None:
-    with pytest.raises((AttributeError, pickle.PicklingError), match=r"plain\.<locals>\.plain"):
-        pickle.dumps(plain())

@@ -21,7 +21,7 @@ STACKS: dict[str, dict[str, Any]] = {
     "recompute": {"recompute": True, "bidirectional": True},
     "everything": {"num_layers": 2, "bidirectional": True, "bias": False},
 }
-DIFFERENT = ("peephole", "slstm", "indrnn", "star", "zoneout", "scaled_residual")
+DIFFERENT = ("peephole_lstm", "slstm", "indrnn", "star", "zoneout_lstm", "scaled_residual")
 """Parameters; four states; no product with the state; fewer gates of the state; inputs of the steps."""
 LENGTHS = [5, 0, 3]
 
@@ -104,7 +104,7 @@ def test_layouts_tell_the_same(name: str) -> None:
     assert_close([pad_packed_sequence(output)[0], *others], expected)
 
 
-@pytest.mark.parametrize("name", ["peephole", "zoneout"])
+@pytest.mark.parametrize("name", ["peephole_lstm", "zoneout_lstm"])
 def test_dropout_draws_as_torchs_layers_do(name: str) -> None:
     module = recurrent(name, num_layers=3, dropout=0.4, bidirectional=True)
     x, states, inputs = random(TIME, BATCH, INPUT, grad=True), states_of(module), inputs_of(module)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from tests.cells.zoo import ZOO, peephole
+from tests.cells.zoo import ZOO, peephole_lstm
 from tests.layers.plain_loops import recurrent, single
 from tests.torch_parity import BATCH, HIDDEN, INPUT, TIME, assert_same_error, error_of
 
@@ -50,7 +50,7 @@ def test_cells_that_are_none(make: Any, cell: Any, message: str) -> None:
 
 @pytest.mark.parametrize("sizes", [(3.0, 4), (3, 4.0), ("3", 4), (0, 4), (-1, 4), (3, 0), (3, -1)], ids=str)
 def test_sizes_are_refused_as_by_torch(sizes: Any) -> None:
-    assert_same_error(lambda: fastrnn.Recurrent(peephole, *sizes), lambda: nn.LSTM(*sizes))
+    assert_same_error(lambda: fastrnn.Recurrent(peephole_lstm, *sizes), lambda: nn.LSTM(*sizes))
 
 
 @pytest.mark.parametrize(
@@ -67,12 +67,12 @@ def test_sizes_are_refused_as_by_torch(sizes: Any) -> None:
     ids=str,
 )
 def test_options_are_refused_as_by_torch(options: dict[str, Any]) -> None:
-    assert_same_error(lambda: fastrnn.Recurrent(peephole, 3, 4, **options), lambda: nn.LSTM(3, 4, **options))
+    assert_same_error(lambda: fastrnn.Recurrent(peephole_lstm, 3, 4, **options), lambda: nn.LSTM(3, 4, **options))
 
 
 def test_dropout_of_one_layer_is_warned_of_as_by_torch() -> None:
     with pytest.warns(UserWarning, match="dropout") as ours:
-        fastrnn.Recurrent(peephole, 3, 4, dropout=0.5)
+        fastrnn.Recurrent(peephole_lstm, 3, 4, dropout=0.5)
     with pytest.warns(UserWarning, match="dropout") as theirs:
         nn.LSTM(3, 4, dropout=0.5)
     assert str(ours[0].message) == str(theirs[0].message)
@@ -84,8 +84,12 @@ def test_dropout_of_one_layer_is_warned_of_as_by_torch() -> None:
     [
         ({"init": [1]}, TypeError, "init must be a mapping from parameters' names to functions or numbers, got list"),
         ({"init": {"p_i": "one"}}, TypeError, "init of p_i must be a function or a number, got str"),
-        ({"init": {"p_i_l0": 1}}, ValueError, "init names 'p_i_l0', the parameters of peephole are weight_ih, "),
-        ({"init": {"bias_ih": 1}, "bias": False}, ValueError, "init names 'bias_ih', the parameters of peephole are "),
+        ({"init": {"p_i_l0": 1}}, ValueError, "init names 'p_i_l0', the parameters of peephole_lstm are weight_ih, "),
+        (
+            {"init": {"bias_ih": 1}, "bias": False},
+            ValueError,
+            "init names 'bias_ih', the parameters of peephole_lstm",
+        ),
         ({"backend": "fast"}, ValueError, "unknown backend 'fast'; expected one of 'auto', 'numba'"),
         ({"proj_size": 2}, TypeError, "got an unexpected keyword argument 'proj_size'"),
     ],
@@ -93,7 +97,7 @@ def test_dropout_of_one_layer_is_warned_of_as_by_torch() -> None:
 )
 @pytest.mark.parametrize("make", [fastrnn.Recurrent, fastrnn.RecurrentCell], ids=["layers", "step"])
 def test_own_options(make: Any, options: dict[str, Any], kind: type, message: str) -> None:
-    assert_refused(lambda: make(peephole, 3, 4, **options), kind, message)
+    assert_refused(lambda: make(peephole_lstm, 3, 4, **options), kind, message)
 
 
 H0 = (1, BATCH, HIDDEN)
@@ -114,7 +118,7 @@ TWO = (zeros(*H0), zeros(*H0))
 )
 def test_two_states_are_refused_as_by_torchs_lstm(hx: Any) -> None:
     x, theirs = zeros(TIME, BATCH, INPUT), nn.LSTM(INPUT, HIDDEN, dtype=torch.float64)
-    got, expected = error_of(lambda: recurrent("peephole")(x, hx)), error_of(lambda: theirs(x, hx))
+    got, expected = error_of(lambda: recurrent("peephole_lstm")(x, hx)), error_of(lambda: theirs(x, hx))
     assert type(got) is type(expected)
     assert str(got) == str(expected).replace("lstm", "recurrent") or "dtype" in str(got)
 
@@ -132,8 +136,8 @@ def test_one_state_is_refused_as_by_torchs_gru(hx: Any) -> None:
     [
         ("indrnn", (zeros(*H0),), "Recurrent: hx must be a tensor, got tuple"),
         ("indrnn", "zero", "Recurrent: hx must be a tensor, got str"),
-        ("peephole", zeros(*H0), "Recurrent: hx must be a tuple of 2 tensors (h, c), got a Tensor"),
-        ("peephole", (zeros(*H0), None), "Recurrent: hx must be a tuple of 2 tensors (h, c), got other elements"),
+        ("peephole_lstm", zeros(*H0), "Recurrent: hx must be a tuple of 2 tensors (h, c), got a Tensor"),
+        ("peephole_lstm", (zeros(*H0), None), "Recurrent: hx must be a tuple of 2 tensors (h, c), got other elements"),
         ("slstm", {"h": 1}, "Recurrent: hx must be a tuple of 4 tensors (h, c, n, m), got a dict"),
     ],
     ids=str,
@@ -146,7 +150,7 @@ def test_other_forms_of_states(name: str, hx: Any, message: str) -> None:
 
 def test_states_are_counted() -> None:
     x = zeros(TIME, BATCH, INPUT)
-    for name, count, expected in (("peephole", 1, "two"), ("slstm", 3, "4")):
+    for name, count, expected in (("peephole_lstm", 1, "two"), ("slstm", 3, "4")):
         message = f"recurrent expects {expected} hidden states"
         given = [zeros(*H0)] * count
         assert_refused(lambda name=name, given=given: recurrent(name)(x, given), RuntimeError, message)
@@ -169,14 +173,14 @@ def test_states_are_counted() -> None:
 )
 def test_inputs_are_refused_as_by_torch(x: Any) -> None:
     theirs = nn.LSTM(INPUT, HIDDEN, dtype=torch.float64)
-    got, expected = error_of(lambda: recurrent("peephole")(x)), error_of(lambda: theirs(x))
+    got, expected = error_of(lambda: recurrent("peephole_lstm")(x)), error_of(lambda: theirs(x))
     assert (type(got), str(got)) == (type(expected), str(expected).replace("LSTM", "Recurrent"))
 
 
 @pytest.mark.parametrize("x", [zeros(BATCH, 3), zeros(1, 1, INPUT)], ids=str)
 def test_inputs_of_steps_are_refused_as_by_torch(x: Any) -> None:
     theirs = nn.LSTMCell(INPUT, HIDDEN, dtype=torch.float64)
-    got, expected = error_of(lambda: single("peephole")(x)), error_of(lambda: theirs(x))
+    got, expected = error_of(lambda: single("peephole_lstm")(x)), error_of(lambda: theirs(x))
     assert (type(got), str(got)) == (type(expected), str(expected).replace("LSTMCell", "RecurrentCell"))
 
 
@@ -185,13 +189,13 @@ def test_inputs_of_steps_are_refused_as_by_torch(x: Any) -> None:
 )
 def test_states_of_steps_are_refused_as_by_torch(hx: Any) -> None:
     x, theirs = zeros(BATCH, INPUT), nn.LSTMCell(INPUT, HIDDEN, dtype=torch.float64)
-    assert_same_error(lambda: single("peephole")(x, hx), lambda: theirs(x, hx))
+    assert_same_error(lambda: single("peephole_lstm")(x, hx), lambda: theirs(x, hx))
 
 
 K = zeros()
 WRONG_INPUTS: dict[str, tuple[dict[str, Any], type, str]] = {
-    "none": ({}, TypeError, "{label}.forward() needs keep_h, keep_c: the cell zoneout takes them in every step"),
-    "one": ({"keep_h": K}, TypeError, "{label}.forward() needs keep_c: the cell zoneout takes it in every step"),
+    "none": ({}, TypeError, "{label}.forward() needs keep_h, keep_c: the cell zoneout_lstm takes them in every step"),
+    "one": ({"keep_h": K}, TypeError, "{label}.forward() needs keep_c: the cell zoneout_lstm takes it in every step"),
     "unknown": (
         {"keep_h": K, "keep_c": K, "keep": K},
         TypeError,
@@ -236,7 +240,10 @@ WRONG_INPUTS: dict[str, tuple[dict[str, Any], type, str]] = {
 @pytest.mark.parametrize("mistake", WRONG_INPUTS)
 def test_inputs_of_the_steps(mistake: str) -> None:
     inputs, kind, message = WRONG_INPUTS[mistake]
-    for module, x in ((recurrent("zoneout"), zeros(TIME, BATCH, INPUT)), (single("zoneout"), zeros(BATCH, INPUT))):
+    for module, x in (
+        (recurrent("zoneout_lstm"), zeros(TIME, BATCH, INPUT)),
+        (single("zoneout_lstm"), zeros(BATCH, INPUT)),
+    ):
         label = type(module).__name__
         expected = message.format(label=label, operator=label.lower())
         assert_refused(lambda module=module, x=x: module(x, **inputs), kind, expected)
@@ -252,7 +259,7 @@ def test_inputs_of_the_steps(mistake: str) -> None:
     ids=["time first", "batch first", "unbatched"],
 )
 def test_what_inputs_broadcast_to_is_told(options: Any, x: Tensor, shape: Any, expected: str) -> None:
-    module = recurrent("zoneout", num_layers=2, bidirectional=True, **options)
+    module = recurrent("zoneout_lstm", num_layers=2, bidirectional=True, **options)
     message = f"recurrent: keep_h must be broadcastable to {expected}"
     assert_refused(lambda: module(x, keep_h=zeros(*shape), keep_c=K), ValueError, message)
 
@@ -262,7 +269,7 @@ def test_what_inputs_broadcast_to_is_told(options: Any, x: Tensor, shape: Any, e
     ("options", "kind", "message"),
     [
         ({"lengths": [1]}, ValueError, f"recurrent: lengths must be integers of shape (B={BATCH},)"),
-        ({"lengths": [6, 1, 1]}, ValueError, "peephole: lengths must lie within [0, T=5], got 6 at index 0"),
+        ({"lengths": [6, 1, 1]}, ValueError, "peephole_lstm: lengths must lie within [0, T=5], got 6 at index 0"),
         ({"resets": [True]}, TypeError, f"recurrent: resets must be bool of shape (T={TIME}, B={BATCH}), got list"),
         ({"dropped": 1}, TypeError, "Recurrent.forward() got an unexpected keyword argument 'dropped'"),
     ],
@@ -270,16 +277,16 @@ def test_what_inputs_broadcast_to_is_told(options: Any, x: Tensor, shape: Any, e
 )
 def test_own_arguments(training: bool, options: dict[str, Any], kind: type, message: str) -> None:
     with torch.set_grad_enabled(training):
-        assert_refused(lambda: recurrent("peephole")(zeros(TIME, BATCH, INPUT), **options), kind, message)
+        assert_refused(lambda: recurrent("peephole_lstm")(zeros(TIME, BATCH, INPUT), **options), kind, message)
 
 
 def test_parameters_that_do_not_fit() -> None:
     x = zeros(TIME, BATCH, INPUT)
     for name, shape in (("weight_hh_l0", (24, 5)), ("p_i_l0", (5,))):
-        module = recurrent("peephole")
+        module = recurrent("peephole_lstm")
         setattr(module, name, nn.Parameter(zeros(*shape)))
         assert_refused(lambda: module(x), RuntimeError, "recurrent: the weights of layer 0 must have shapes [(24, 4), ")  # noqa: B023
-    module = recurrent("peephole")
+    module = recurrent("peephole_lstm")
     module.p_i_l0.data.untyped_storage().resize_(0)
     assert_refused(
         lambda: module(x), RuntimeError, "recurrent: a parameter has a non-zero number of elements, but its "
@@ -287,16 +294,16 @@ def test_parameters_that_do_not_fit() -> None:
 
 
 def test_backends_that_cannot_name_the_cell() -> None:
-    module, x = recurrent("peephole", backend=None), zeros(TIME, BATCH, INPUT)
-    for backend, reason in (("aten", "torch has no kernels for peephole"), ("cuda", "it takes CUDA tensors only")):
+    module, x = recurrent("peephole_lstm", backend=None), zeros(TIME, BATCH, INPUT)
+    for backend, reason in (("aten", "torch has no kernels for peephole_lstm"), ("cuda", "it takes CUDA tensors only")):
         with fastrnn.use_backend(backend):
-            message = f"peephole: backend '{backend}' cannot serve this call: {reason}"
+            message = f"peephole_lstm: backend '{backend}' cannot serve this call: {reason}"
             assert_refused(lambda: module(x), RuntimeError, message)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("make", [recurrent, single], ids=["layers", "step"])
 def test_torchscript_is_refused_without_advice_that_does_not_help(make: Any) -> None:
-    error = error_of(lambda: torch.jit.script(make("peephole")))
+    error = error_of(lambda: torch.jit.script(make("peephole_lstm")))
     assert isinstance(error, NotImplementedError)
     assert str(error).endswith("use torch.compile or torch.export")

@@ -28,7 +28,7 @@ shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
 def arguments(**options: Any) -> tuple[Any, Tensor, Any]:
-    module = recurrent("zoneout", num_layers=2, bidirectional=True, **options)
+    module = recurrent("zoneout_lstm", num_layers=2, bidirectional=True, **options)
     return module, random(TIME, BATCH, INPUT, grad=True), states_of(module)
 
 
@@ -81,7 +81,7 @@ def test_unbatched_there_is_no_batch(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(), (1,), (HIDDEN,), (BATCH, 1), (BATCH, HIDDEN)], ids=str)
 def test_a_single_step_has_no_time(shape: tuple[int, ...]) -> None:
-    cell = single("zoneout")
+    cell = single("zoneout_lstm")
     x, states = random(BATCH, INPUT), states_of(cell, BATCH, HIDDEN)
     inputs = {name: torch.rand(shape).double().requires_grad_() for name in cell.cell.inputs}
     whole = {name: value.expand(BATCH, HIDDEN) for name, value in inputs.items()}

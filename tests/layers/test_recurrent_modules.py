@@ -16,11 +16,11 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 import fastrnn
 from fastrnn.cells import sigmoid, tanh
-from tests.cells.zoo import ZOO, peephole
+from tests.cells.zoo import ZOO, peephole_lstm
 from tests.layers.plain_loops import as_hx, by_loops, inputs_of, recurrent, single, states_of
 from tests.torch_parity import BATCH, HIDDEN, INPUT, TIME, assert_close, gradients, random, tensors
 
-cells = pytest.mark.parametrize("name", ["peephole", "slstm", "indrnn", "star", "zoneout"])
+cells = pytest.mark.parametrize("name", ["peephole_lstm", "slstm", "indrnn", "star", "zoneout_lstm"])
 kinds = pytest.mark.parametrize("make", [recurrent, single], ids=["layers", "step"])
 
 
@@ -73,7 +73,7 @@ def test_a_seed_gives_torchs_weights() -> None:
 
 @kinds
 def test_init(make: Any) -> None:
-    module = make("peephole", init={"p_f": 1, "weight_hh": nn.init.orthogonal_, "bias_ih": nn.init.zeros_})
+    module = make("peephole_lstm", init={"p_f": 1, "weight_hh": nn.init.orthogonal_, "bias_ih": nn.init.zeros_})
     suffix = "_l0" if make is recurrent else ""
     bound = HIDDEN**-0.5
     for _ in range(2):
@@ -97,7 +97,7 @@ def test_init_is_of_every_layer_and_direction() -> None:
 
 
 def test_gates_are_views() -> None:
-    module = recurrent("peephole")
+    module = recurrent("peephole_lstm")
     with torch.no_grad():
         module.gate("bias_hh_l0", "f").fill_(3)
     assert torch.equal(module.bias_hh_l0[HIDDEN : 2 * HIDDEN], torch.full((HIDDEN,), 3.0).double())
@@ -105,7 +105,7 @@ def test_gates_are_views() -> None:
     assert single("star").gate("weight_ih", "z").shape == (HIDDEN, INPUT)
     with pytest.raises(ValueError, match="star: weight_hh has the gates k, got 'z'"):
         single("star").gate("weight_hh", "z")
-    with pytest.raises(ValueError, match="peephole: p_f_l0 has no gates, got 'f'"):
+    with pytest.raises(ValueError, match="peephole_lstm: p_f_l0 has no gates, got 'f'"):
         module.gate("p_f_l0", "f")
     with pytest.raises(AttributeError, match="weight_xx"):
         module.gate("weight_xx", "f")
@@ -160,12 +160,15 @@ def test_two_cells_of_one_name_are_two() -> None:
 
 
 def test_repr() -> None:
-    assert repr(recurrent("peephole")) == "Recurrent(peephole, 4, 6, backend='reference')"
+    assert repr(recurrent("peephole_lstm")) == "Recurrent(peephole_lstm, 4, 6, backend='reference')"
     module = recurrent("star", num_layers=2, bias=False, batch_first=True, dropout=0.5, bidirectional=True)
     options = "bias=False, num_layers=2, batch_first=True, dropout=0.5, bidirectional=True"
     assert options in repr(module)
-    assert repr(fastrnn.RecurrentCell(peephole, 3, 4)) == "RecurrentCell(peephole, 3, 4)"
-    assert repr(fastrnn.RecurrentCell(peephole, 3, 4).eval().prepack()) == "RecurrentCell(peephole, 3, 4, prepacked)"
+    assert repr(fastrnn.RecurrentCell(peephole_lstm, 3, 4)) == "RecurrentCell(peephole_lstm, 3, 4)"
+    assert (
+        repr(fastrnn.RecurrentCell(peephole_lstm, 3, 4).eval().prepack())
+        == "RecurrentCell(peephole_lstm, 3, 4, prepacked)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_repr() -> None:
     ],
 )
 def test_attributes_that_no_longer_fit_are_found(attribute: str, value: Any, error: str) -> None:
-    module, x = recurrent("peephole", num_layers=2), random(TIME, BATCH, INPUT)
+    module, x = recurrent("peephole_lstm", num_layers=2), random(TIME, BATCH, INPUT)
     module(x)
     setattr(module, attribute, value)
     for _ in range(2):
@@ -198,7 +201,7 @@ def test_attributes_that_no_longer_fit_are_found(attribute: str, value: Any, err
 
 
 def test_attributes_that_fit_take_effect() -> None:
-    module, x = recurrent("zoneout", num_layers=2, bidirectional=True), random(TIME, BATCH, INPUT)
+    module, x = recurrent("zoneout_lstm", num_layers=2, bidirectional=True), random(TIME, BATCH, INPUT)
     for _ in range(2):
         assert_by_loops(module, x)
     module.num_layers = 1
@@ -209,7 +212,7 @@ def test_attributes_that_fit_take_effect() -> None:
 
 
 def test_on_the_meta_device_shapes_are_told() -> None:
-    for name in ("zoneout", "slstm", "indrnn"):
+    for name in ("zoneout_lstm", "slstm", "indrnn"):
         module = recurrent(name, num_layers=2, bidirectional=True, device="meta")
         inputs = {key: torch.empty((), device="meta", dtype=torch.float64) for key in module.cell.inputs}
         output, finals = module(torch.empty(TIME, BATCH, INPUT, device="meta", dtype=torch.float64), **inputs)
@@ -227,7 +230,7 @@ class Doubled(nn.Module):
         return 2 * weight
 
 
-@pytest.mark.parametrize("name", ["peephole", "indrnn"])
+@pytest.mark.parametrize("name", ["peephole_lstm", "indrnn"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -288,7 +291,7 @@ def test_prepacked_and_changed(name: str) -> None:
 
 
 def test_two_threads_call_one_module() -> None:
-    module, failed = recurrent("peephole", num_layers=2), []
+    module, failed = recurrent("peephole_lstm", num_layers=2), []
 
     def work(batch: int) -> None:
         try:
