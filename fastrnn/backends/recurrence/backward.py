@@ -79,20 +79,21 @@ def _buffers(
 
 
 def _preactivations(layer: Layer, ys: Tensor) -> Tensor:
-    """(directions, T, B, W·H) in the storage dtype: what the step applies to, in the order of `Cell.blocks`.
+    """(directions, T, B, W·H) in the storage dtype: what the step applies to, in the gates' blocks.
 
     Every state that entered a step is known, so that products over all T·B rows give all of them. Both are added up
     where they belong, without room for either alone.
     """
-    pre, of_x = empty_dgates(layer), len(layer.cell.x_gates) * layer.hidden_size
+    cell, hidden = layer.cell, layer.hidden_size
+    pre, only_u = empty_dgates(layer), slice(len(cell.x_gates) * hidden, gate_gradients.gate_blocks(cell) * hidden)
     x = products.masked_x(layer).flatten(0, 1)
     for direction, w in enumerate(layer.w_ih):
         rows, bias = pre[direction].flatten(0, 1), _bias(layer, direction)
-        for blocks, gates in gate_gradients.columns(layer, layer.cell.x_runs):
+        for blocks, gates in gate_gradients.columns(layer, cell.x_runs):
             _put_product(rows[:, blocks], x, w[gates], None if bias is None else bias[blocks])
-        rows[:, of_x:] = 0 if bias is None else bias[of_x:]  # what only gh has a share of
+        rows[:, only_u] = 0 if bias is None else bias[only_u]
     del x  # a copy where there are lengths: gone before h needs one
-    for direction in range(layer.directions):
+    for direction in range(layer.directions if cell.u_gates else 0):
         rows = pre[direction].flatten(0, 1)
         for part, h in gate_gradients.entering(layer, direction, ys):
             gate_gradients.add_hidden_product(layer, direction, rows[part], h)
@@ -100,13 +101,13 @@ def _preactivations(layer: Layer, ys: Tensor) -> Tensor:
 
 
 def _bias(layer: Layer, direction: int) -> Tensor | None:
-    """(W·H,): what one direction's biases add to the pre-activations; None where there are none."""
+    """What one direction's biases add to the pre-activations, (H,) for each of them; None where there are none."""
     if not layer.biases:
         return None
     b_ih, b_hh = layer.biases[2 * direction : 2 * direction + 2]
     if layer.cell.adds_shares:
         return b_ih + b_hh
-    bias = b_ih.new_zeros(len(layer.cell.blocks) * layer.hidden_size)
+    bias = b_ih.new_zeros(gate_gradients.gate_blocks(layer.cell) * layer.hidden_size)
     for share, runs in ((b_ih, layer.cell.x_runs), (b_hh, layer.cell.u_runs)):
         for blocks, gates in gate_gradients.columns(layer, runs):
             bias[blocks] += share[gates]
