@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastrnn.backends import gate_gradients, products
+from fastrnn.backends import gate_gradients, outside, products
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
-from fastrnn.backends.recurrence.buffers import BackwardBuffers, Masks, dense, empty_dgates, on
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, Masks, dense, empty_dgates, on, parameters_of
 
 Recurrence = Callable[[Layer, BackwardBuffers], None]
 """Fills dgates and d_states0; T and B are at least 1."""
@@ -39,7 +39,9 @@ def _backward(layer: Layer, run: Recurrence, kept: Residuals, grads: Gradients) 
         weights = gate_gradients.weight_gradients(layer, dgates, kept.states[0])
     # Last: where there are masks, the weights' gradients take as much for a time.
     dx = [gate_gradients.input_gradient(layer, dgates)] if grads.need_x else []
-    return Backward(dx, *weights, [], d_states0)
+    saved = kept.gates[0] if kept.gates else None
+    of_cell = outside.of_layer(layer, dgates, saved, kept.states, grads)
+    return Backward(dx, *weights, [], d_states0, *of_cell)
 
 
 def _filled(d_finals: list[Tensor | None], states0: list[Tensor]) -> list[Tensor]:
@@ -56,8 +58,9 @@ def _buffers(
     d_finals: list[Tensor],
     d_states0: list[Tensor],
 ) -> BackwardBuffers:
-    storage, state = layer.x.dtype, layer.state_dtype
-    dys, dcs = (*grads.states, None)[:2]
+    storage = layer.x.dtype
+    dtypes = [storage, *[layer.state_dtype] * (len(layer.states0) - 1)]
+    d_histories = [*grads.states, *[None] * (len(dtypes) - len(grads.states))]
     recomputes = bool(layer.cell.saved) and not kept.gates
     gates = None
     if layer.cell.saved:
@@ -65,14 +68,14 @@ def _buffers(
     return BackwardBuffers(
         layer=layer,
         w_hh=[dense(w) for w in layer.w_hh],
-        ys=dense(kept.states[0], storage),
-        cs=dense(kept.states[1], state) if len(kept.states) > 1 else None,
+        histories=[dense(history, dtype) for history, dtype in zip(kept.states, dtypes, strict=True)],
         gates=gates,
         are_preactivations=recomputes,
         states0=[dense(s) for s in layer.states0],
+        parameters=parameters_of(layer),
+        inputs=[dense(value) for value in layer.inputs],
         masks=Masks.of(layer),
-        dys=None if dys is None else dense(dys, storage),
-        dcs=None if dcs is None else dense(dcs, state),
+        d_histories=[None if d is None else dense(d, dtype) for d, dtype in zip(d_histories, dtypes, strict=True)],
         d_finals=[dense(d, storage) for d in d_finals],
         d_states0=d_states0,
     )
