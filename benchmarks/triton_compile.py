@@ -77,6 +77,8 @@ class Kernel(NamedTuple):
     """in place of `configurations.STAGES`"""
     edits: tuple[tuple[str, str], ...] = ()
     """of the source: what stands there once, and what takes its place"""
+    program: str = ""
+    """of a cell that is not built in, as `fastrnn.cells.compiler.text` writes it"""
 
     def __str__(self) -> str:
         """Fit to name a test."""
@@ -250,13 +252,13 @@ def make_layer(kernel: Kernel, steps: int = STEPS, batch: int | None = None, dev
 
     from fastrnn.backends.layer import Layer
     from fastrnn.backends.triton.configurations import FORWARD_BATCH, precision
-    from fastrnn.cells import CELLS
+    from fastrnn.cells.known import KNOWN, of_text
 
     allow(kernel.precision)
     options: Any = {"dtype": getattr(torch, kernel.dtype), "device": device}
     if precision(options["dtype"]) != kernel.precision:
         raise ValueError(f"{kernel.dtype} is not multiplied in {kernel.precision}")
-    cell, units = CELLS[kernel.cell], kernel.units
+    cell, units = of_text(kernel.program) if kernel.program else KNOWN[kernel.cell], kernel.units
     B = batch or (FORWARD_BATCH if kernel.tile is None else kernel.tile[0])
     of_x, of_h = len(cell.x_gates) * units, len(cell.u_gates) * units
 
@@ -264,7 +266,7 @@ def make_layer(kernel: Kernel, steps: int = STEPS, batch: int | None = None, dev
         return torch.empty(sizes, **options).uniform_(-(units**-0.5), units**-0.5)
 
     return Layer(
-        kernel.cell,
+        cell.key,
         random(steps, B, INPUTS),
         [random(of_x, INPUTS)],
         [random(1, of_h, units)],
@@ -274,6 +276,8 @@ def make_layer(kernel: Kernel, steps: int = STEPS, batch: int | None = None, dev
         torch.full((B,), steps, device=device) if kernel.variant.masks else None,
         torch.zeros((steps, B), dtype=torch.bool, device=device) if kernel.variant.masks else None,
         reverse=False,
+        parameters=[random(units) for _ in cell.parameters],
+        inputs=[random(1, steps, B, units) for _ in cell.inputs],
     )
 
 

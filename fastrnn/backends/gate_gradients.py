@@ -14,11 +14,16 @@ from torch import Tensor
 
 from fastrnn.backends import products
 from fastrnn.backends.layer import Layer
-from fastrnn.cells.contract import Run
+from fastrnn.cells.contract import Cell, Run
 
 SUMMANDS = 128
 """Rows that are summed at a time. From 256 values a thread on, torch's kernel for GPUs has blocks share a sum, and it
 takes 128 times the memory that their shares fill: 128 MiB for 16384 rows of 1024 columns, 32 MiB themselves."""
+
+
+def gate_blocks(cell: Cell) -> int:
+    """How many of a cell's blocks are gates': the first ones."""
+    return len({*cell.dgx, *cell.dgh})
 
 
 def columns(layer: Layer, runs: Sequence[Run]) -> Iterator[tuple[slice, slice]]:
@@ -130,6 +135,8 @@ def _recurrent_weights(layer: Layer, direction: int, dgates: Tensor, ys: Tensor)
     """d w_hh (N, Gu·D, D) of one direction from its dgates (T, B, W·H), in the storage dtype."""
     rows = dgates.flatten(0, 1)
     total = dgates.new_empty(layer.w_hh[direction].shape)
+    if not layer.cell.u_gates:
+        return total.to(layer.x.dtype)
     for index, (part, h) in enumerate(entering(layer, direction, ys)):
         add_products(layer, total, rows[part], h.to(dgates.dtype), keep=index > 0)
     return total.to(layer.x.dtype)
@@ -137,10 +144,11 @@ def _recurrent_weights(layer: Layer, direction: int, dgates: Tensor, ys: Tensor)
 
 def _bias_gradients(layer: Layer, rows: Tensor) -> list[Tensor]:
     """Those of b_ih and b_hh of one direction, from its dgates (T·B, W·H)."""
-    cell, sums = layer.cell, _sum_rows(rows, layer.state_dtype).to(layer.x.dtype)
+    cell, blocks = layer.cell, gate_blocks(layer.cell)
+    sums = _sum_rows(rows[:, : blocks * layer.hidden_size], layer.state_dtype).to(layer.x.dtype)
     if cell.adds_shares:
         return [sums, sums.clone()]
-    of_blocks = sums.unflatten(0, (len(cell.blocks), -1))
+    of_blocks = sums.unflatten(0, (blocks, -1))
     return [cell.of_gates(of_blocks, places).clone().flatten() for places in (cell.dgx, cell.dgh)]
 
 

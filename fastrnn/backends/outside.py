@@ -20,7 +20,7 @@ def gradients(
     """
     cell, dtype = layer.cell, blocks[0].dtype
     found = dict(zip(cell.blocks, blocks, strict=True))
-    if not found.keys() >= {*cell.parameters, *cell.inputs}:
+    if not _are_blocks(layer):
         parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
         inputs = products.inputs_of(layer, direction, dtype)
         others = cell.gradients_outside(blocks, saved, before, after, parameters, inputs)
@@ -39,8 +39,9 @@ def of_layer(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """`Backward.parameters` and `Backward.inputs` of a layer, where they are needed.
 
-    dgates (directions, T, B, W·H) are its blocks side by side, `saved` (directions, T, B, S·H) what its steps saved, if
-    anything, and the histories (T, B, directions·H) its states after each step.
+    dgates (directions, T, B, W·H) are its blocks side by side, `saved` (directions, T, B, S·H) what its steps saved, or
+    None where that is nothing or to be computed again, and the histories (T, B, directions·H) its states after each
+    step.
     """
     cell, storage, dtype = layer.cell, layer.x.dtype, layer.state_dtype
     if not (cell.parameters or cell.inputs) or not (grads.need_x or grads.need_weights):
@@ -49,11 +50,20 @@ def of_layer(
     d_inputs: list[list[Tensor]] = []
     for direction in range(layer.directions):
         blocks = dgates[direction].to(dtype).chunk(len(cell.blocks), -1)
-        kept = () if saved is None else saved[direction].to(dtype).chunk(len(cell.saved), -1)
         after = tuple(products.direction_slice(layer, direction, history).to(dtype) for history in histories)
         before = products.states_before(layer, direction, after)
+        kept: States = ()
+        if saved is not None:
+            kept = saved[direction].to(dtype).chunk(len(cell.saved), -1)
+        elif cell.saved and not _are_blocks(layer):
+            kept = products.recomputed_gates(layer, direction, [*after])
         of_parameters, of_inputs = gradients(layer, direction, blocks, kept, before, after)
         d_parameters += [d.to(storage) for d in of_parameters]
         d_inputs.append(of_inputs)
     stacked = [torch.stack(parts).to(storage) for parts in zip(*d_inputs, strict=True)]
     return d_parameters if grads.need_weights else [], stacked if grads.need_x else []
+
+
+def _are_blocks(layer: Layer) -> bool:
+    """Whether the gradients of all parameters and inputs are among the blocks."""
+    return {*layer.cell.blocks} >= {*layer.cell.parameters, *layer.cell.inputs}

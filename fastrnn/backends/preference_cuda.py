@@ -2,9 +2,9 @@
 
 Measured on an H200 by `python -m benchmarks.gpu`; docs/performance-gpu.md has the figures, benchmarks/results every
 point. Forward and backward choose apart, since what is saved between them has one layout. Sizes between two that
-were measured go with the larger one; batches larger than those are reckoned from how time grew, and cells that were not
-measured go with those that were. Rows that stand for the host's time hold in CUDA graphs as well: what is captured must
-be what warmed up.
+were measured go with the larger one; batches larger than those are reckoned from how time grew. Cells that are not
+built in have kernels in Triton alone. Rows that stand for the host's time hold in CUDA graphs as well: what is captured
+must be what warmed up.
 """
 
 from __future__ import annotations
@@ -81,8 +81,7 @@ def precision(dtype: torch.dtype) -> str:
 
 def order(layer: Layer, operation: str) -> tuple[str, ...]:
     """Fastrnn's backends for GPUs, the one that measured faster first."""
-    limits = TRITON[operation]
-    limit = limits.get(layer.cell_name) or limits["lstm" if len(layer.cell.u_gates) > 1 else "rnn_tanh"]
+    limit = TRITON[operation].get(layer.cell_name, NEVER)
     units, batch = int(layer.hidden_size) // int(layer.heads), int(layer.x.shape[1])
     fits = units <= limit.units and batch >= limit.batch
     return ("triton", "cuda") if fits and precision(layer.x.dtype) in _SIXTEEN_BITS else ("cuda", "triton")

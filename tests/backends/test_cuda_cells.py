@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -34,7 +35,8 @@ SHAPES = (
 def built(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     """An extension of these cells alone."""
     folder = tmp_path_factory.mktemp("cells")
-    sources = cuda_host.with_cells([program for name in OTHERS if (program := ZOO[name].program)], folder)
+    programs = [replace(program, name=ZOO[name].key) for name in OTHERS if (program := ZOO[name].program)]
+    sources = cuda_host.with_cells(programs, folder)
     setup: Any = cuda_host.setup_module()
     setup.CELLS_FILE = sources / "cells.h"
     setup.compile_and_link_for_host(setup.find_sources(sources), setup.find_cxx(), folder / "objects", folder / "_C.so")
@@ -50,7 +52,8 @@ def test_kernels_serve_other_cells(
 ) -> None:
     monkeypatch.setenv("FASTRNN_CUDA_WAY", way)
     monkeypatch.setattr(extension, "_load", lambda: built)
-    monkeypatch.setitem(CELLS, name, ZOO[name])
-    layer = random_layer(name, shape)
+    key = ZOO[name].key
+    monkeypatch.setitem(CELLS, key, ZOO[name])
+    layer = random_layer(key, shape)
     assert_as_reference(layer, torch.bfloat16, recompute)
     assert_as_tf32(layer, recompute)

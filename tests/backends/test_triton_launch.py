@@ -45,7 +45,7 @@ class Recorder(NoGPU):
 
     def launcher_cls(self, source, metadata):
         def launch_it(x, y, z, stream, function, packed, launch_metadata, enter_hook, exit_hook, *arguments):
-            shown = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+            shown = [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments if not isinstance(a, tuple)]
             shown = [a.value if isinstance(a, tl.constexpr) else a for a in shown]
             launches.append({"grid": [x, y, z], "stream": stream, "function": function, "arguments": shown})
 
@@ -88,7 +88,22 @@ counts = [
     call(torch.float32, 3, 5),
 ]
 compiled = sum(len(caches[0]) for caches in kernel.device_caches.values())
-json.dump({"counts": counts, "compiled": compiled, "loads": loads, "launches": launches, "given": pointers}, sys.stdout)
+told = {"counts": counts, "compiled": compiled, "loads": [*loads], "launches": [*launches], "given": pointers}
+
+
+@triton.jit
+def kernel_of_tuples(given, out):
+    value = 0.0
+    for k in tl.static_range(len(given)):
+        value += tl.load(given[k]).to(tl.float32)
+    tl.store(out, value)
+
+
+single, half = torch.zeros(1), torch.zeros(1, dtype=torch.float16)
+for given in ((single,), (single, single), (single, half), (single + 1, single + 1)):
+    launch.Launcher(kernel_of_tuples, (given, single), {}, 4, 1)((1, 1, 1), given, single)
+told["tuples"] = [launch["function"] for launch in launches[len(told["launches"]) :]]
+json.dump(told, sys.stdout)
 '''
 
 
@@ -123,3 +138,8 @@ def test_grid_stream_and_arguments_arrive_in_order(told: dict[str, Any]) -> None
     scales = (2, 2, 2, 2, 2, 3, 2, 2)
     for launch, given, scale in zip(told["launches"], told["given"], scales, strict=True):
         assert launch["arguments"] == [*given, scale, 16], "constants follow, in the order of the kernel's parameters"
+
+
+def test_tuples_are_known_by_what_is_in_them(told: dict[str, Any]) -> None:
+    """Their length and the dtypes in them."""
+    assert told["tuples"] == [f"function {number}" for number in (6, 7, 8, 7)]

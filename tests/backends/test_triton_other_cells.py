@@ -1,6 +1,6 @@
 """Cells that are not built in, by the per-step kernels, beside the reference.
 
-Their gates' numbers and the blocks' order are such as no built-in cell has.
+Their gates, states, parameters and inputs are such as no built-in cell has.
 """
 
 from __future__ import annotations
@@ -10,19 +10,26 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import fastrnn
+from benchmarks import triton_compile
+from benchmarks.triton_compile import MASKED, MASKED_LEAN, Kernel
 from fastrnn import backends
-from fastrnn.cells import CELLS, Cell, mix, sigmoid, tanh
+from fastrnn.backends import products, reference
+from fastrnn.backends import triton as backend_module
+from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
+from fastrnn.backends.triton import configurations
+from fastrnn.cells import Cell, Step, mix, sigmoid, tanh, where
+from fastrnn.cells.known import known, of_text
+from tests.backends import test_triton_ways
 from tests.cells.zoo import ZOO
-from tests.random_layers import Shape, compute, cotangents, random_layer
+from tests.random_layers import Shape, random_layer
 
-reason = backends.module("triton").ready()
-pytestmark = [
-    pytest.mark.skipif(reason is not None, reason=f"triton: {reason}"),
-    pytest.mark.usefixtures("poisoned_memory"),
-    pytest.mark.parametrize("backend", ["triton"]),  # names the backend, and with it the device
-]
+reason = backend_module.ready()
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+needs_a_device = pytest.mark.skipif(reason is not None, reason=f"triton: {reason}")
+on_triton = pytest.mark.parametrize("backend", ["triton"])  # names the backend, and with it the device
 
 
 @fastrnn.cell(gates="nlf")
@@ -32,31 +39,144 @@ def backwards(x: Any, u: Any, h: Any) -> Any:
     return mix(f, tanh(x.n + f * u.n), h) + x.l
 
 
-OTHERS = [backwards, *(ZOO[name] for name in ("cifg", "mgu", "ligru", "star", "mingru"))]
-SHAPES = (Shape(steps=3, heads=2, directions=2), Shape(steps=3), Shape(steps=3, bias=False, reverse=True))
+@fastrnn.cell
+def parted(x: Any, u: Any, h: Any, c: Any, *, p: Any, inside: Step) -> Any:
+    """No gate has both shares, and states become a parameter or an input as they are."""
+    return tanh(x.a + p * c) * u.b, where(h < 0.0, p, inside)
+
+
+ALL = {cell.name: cell for cell in (*ZOO.values(), known(backwards), known(parted))}
+EVERYTHING = Shape(steps=5, batch=4, hidden=5, directions=2, lengths=True, resets=True)
+SHAPES = (EVERYTHING, Shape(steps=3, heads=2, directions=2), Shape(steps=3, bias=False, reverse=True))
+RECOMPUTED = ("peephole", "star", "mingru", "slstm", "scaled_residual", "parted")
+"""From no saved values in the short run."""
+
+
+def layer_of(cell: Cell, shape: Shape) -> Layer:
+    """With states at which no cell divides by nearly nothing."""
+    layer = random_layer(cell.key, shape)
+    return replace(layer, states0=[state.abs() + 0.5 for state in layer.states0])
+
+
+def assert_exact(layer: Layer, kept: bool) -> None:
+    """In float64 all results, from gradients of every state of every step and of the last."""
+    assert backend_module.supports(layer) is None
+    assert configurations.forward_tile(layer) is configurations.backward_tile(layer) is None
+    truth = reference.forward(layer, history=True, gates=True)
+    result = backend_module.forward(layer, history=True, gates=kept)
+    assert len(result.saved) == (kept and len(layer.cell.saved) > 0)
+    assert all(tensor.isfinite().all() for group in result for tensor in group)
+    live = products.live_steps(layer)
+
+    def of_live(histories: list[Tensor]) -> list[Tensor]:
+        return histories if live is None else [torch.where(live[..., None], history, 0) for history in histories]
+
+    torch.testing.assert_close(result.states[0], truth.states[0])
+    torch.testing.assert_close(of_live(result.states), of_live(truth.states))
+    torch.testing.assert_close(result.finals, truth.finals)
+
+    grads = Gradients(*([torch.randn_like(y) for y in group] for group in (truth.states, truth.finals)))
+    expected = reference.backward(layer, Residuals(truth.states, truth.saved), grads)
+    found = backend_module.backward(layer, Residuals(result.states, result.saved), grads)
+    for name, got, want in zip(Backward._fields, found, expected, strict=True):
+        torch.testing.assert_close([*got], [*want], msg=lambda text, name=name: f"d {name}: {text}")
+
+
+@needs_a_device
+@on_triton
+@pytest.mark.parametrize(
+    ("name", "shape", "kept"),
+    [
+        pytest.param(
+            name,
+            shape,
+            kept,
+            id=f"{name}-{shape}-{'kept' if kept else 'recomputed'}",
+            marks=() if shape is EVERYTHING and kept != (name in RECOMPUTED) else pytest.mark.exhaustive,
+        )
+        for name in ALL
+        for shape in SHAPES
+        for kept in (True, False)
+    ],
+)
+def test_a_layer(name: str, shape: Shape, kept: bool, backend: str) -> None:
+    """From what forward kept, and from recomputed pre-activations and saved values."""
+    assert_exact(layer_of(ALL[name], shape), kept)
+
+
+@needs_a_device
+@on_triton
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("zoneout", "indrnn") else pytest.param(name, marks=pytest.mark.exhaustive) for name in ALL],
+)
+def test_a_layer_in_16_bits(name: str, backend: str) -> None:
+    """As the built-in cells are judged."""
+    for recompute in (False, True):
+        test_triton_ways.assert_as_reference(layer_of(ALL[name], EVERYTHING), torch.bfloat16, recompute)
+
+
+@needs_a_device
+@on_triton
+def test_cells_of_one_name(backend: str) -> None:
+    """In one process, one of them read from text as another process would read it."""
+
+    def scaled(factor: float) -> Cell:
+        @fastrnn.cell
+        def twice(x: Any, u: Any, h: Any) -> Any:
+            return tanh(x.a + factor * u.a)
+
+        return twice
+
+    text = scaled(3.0).program.text
+    cells = [known(scaled(2.0)), of_text(text)]
+    assert cells[0].name == cells[1].name
+    for cell in cells:
+        assert_exact(layer_of(cell, Shape(steps=3)), kept=True)
+
+
+@needs_a_device
+@on_triton
+def test_a_cell_named_like_a_built_in_one(backend: str) -> None:
+    """It has kernels of its own, and no tile of the table."""
+
+    @fastrnn.cell
+    def lstm(x: Any, u: Any, h: Any, c: Any) -> Any:
+        return mix(sigmoid(x.a + u.a), h, c), h
+
+    assert_exact(layer_of(known(lstm), Shape(steps=3)), kept=True)
 
 
 @pytest.mark.parametrize(
-    ("cell", "shape"),
+    "names",
     [
-        pytest.param(cell, shape, id=f"{cell.name}-{shape}", marks=() if kind == number % 3 else pytest.mark.exhaustive)
-        for number, cell in enumerate(OTHERS)
-        for kind, shape in enumerate(SHAPES)
+        pytest.param(("slstm", "parted"), id="some"),
+        pytest.param(tuple(ALL), id="all", marks=pytest.mark.exhaustive),
     ],
 )
-def test_a_layer(cell: Cell, shape: Shape, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gradients from what forward kept, and from recomputed pre-activations."""
-    monkeypatch.setitem(CELLS, cell.name, cell)
-    layer = random_layer(cell.name, shape)
-    assert backends.module("triton").supports(layer) is None
-    grads = cotangents(layer)
-    truth = compute(layer, torch.float64, "reference", grads)
-    for recompute in (False, True):
-        torch.testing.assert_close(compute(layer, torch.float64, "triton", grads, recompute), truth)
+def test_kernels_compile_for_a_gpu_that_need_not_be_there(names: tuple[str, ...]) -> None:
+    """With every argument that a kernel may have, in a process that is told the cell as text."""
+    missing = triton_compile.missing()
+    if missing is not None:
+        pytest.skip(missing)
+    kernels = [
+        Kernel(direction, name, "16 bit", "bfloat16", 64, None, variant, 90, program=ALL[name].program.text)
+        for name in names
+        for direction, variant in (("forward", MASKED), ("backward", MASKED_LEAN))
+    ]
+    for kernel, found in zip(kernels, triton_compile.compile_all(kernels, 1), strict=True):
+        assert not isinstance(found, str), f"{kernel}: {found}"
+        assert (found.assembly.spills, found.stack, found.assembly.barriers) == (0, 0, 0), kernel
 
 
-def test_what_is_not_served(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, module = random_layer("gru", Shape()), backends.module("triton")
-    for name in ("slstm", "indrnn", "zoneout_lstm"):
-        monkeypatch.setitem(CELLS, name, ZOO[name])
-        assert "cells of one or two states, without" in str(module.supports(replace(layer, cell_name=name)))
+@pytest.mark.parametrize("name", ALL)
+def test_auto_takes_it_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device's tensors are no CPU's: `auto` asks the backends for GPUs."""
+    layer = layer_of(ALL[name], Shape(steps=3)).with_tensors(lambda tensor: tensor.to("meta"))
+    assert backends.module("cuda").supports(layer) == "its kernels are compiled ahead, for the built-in cells"
+    assert backend_module.supports(layer) == "it takes CUDA tensors only, got meta"
+    for operation in ("forward", "backward"):
+        assert backends.operator_backend("auto", layer, operation) == "reference"
+    monkeypatch.setattr(backend_module, "supports", lambda layer: None)
+    for operation in ("forward", "backward"):
+        assert backends.operator_backend("auto", layer, operation) == "triton"

@@ -17,6 +17,7 @@ from fastrnn.backends import tf32
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
 from fastrnn.backends.recurrence.backward import backward as recurrence_backward
 from fastrnn.backends.recurrence.forward import forward as recurrence_forward
+from fastrnn.cells import CELLS
 
 ELEMENTS = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "tf32"}
 """By dtype, what the extension calls how it is multiplied."""
@@ -47,6 +48,8 @@ def supports_backward(layer: Layer) -> str | None:
 
 
 def _why_not(layer: Layer, tf32_allowed: bool) -> str | None:
+    if layer.cell_name not in CELLS:
+        return "its kernels are compiled ahead, for the built-in cells"
     device = layer.x.device
     if device.type not in ("cpu", "cuda"):
         return f"it takes CUDA tensors only, got {device.type}"

@@ -16,7 +16,7 @@ from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers,
 
 
 def forward(layer: Layer, buffers: ForwardBuffers) -> None:
-    """Fills ys, cs, gates and finals."""
+    """Fills histories, gates and finals."""
     _launch(extension.load().forward, layer, buffers.named())
 
 

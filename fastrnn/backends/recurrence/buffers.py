@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,10 +33,17 @@ def on(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def both(states: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """h's and c's; None where a cell has no c, or where there is nothing at all."""
+def both(states: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    """h's and c's of a cell of one or two states; None where it has no c, or where there is nothing at all."""
     h, c = (*states, None, None)[:2]
     return h, c
+
+
+def parameters_of(layer: Layer) -> Tensor | None:
+    """`ForwardBuffers.parameters`."""
+    if not layer.parameters:
+        return None
+    return torch.stack([torch.stack(layer.parameters_of(direction)) for direction in range(layer.directions)])
 
 
 def _dense_or_none(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -59,7 +67,7 @@ class Masks:
 
 @dataclass(frozen=True)
 class ForwardBuffers:
-    """Of a forward recurrence; the last four are written."""
+    """Of a forward recurrence; the last three are written."""
 
     gx: Tensor
     """(directions, T, B, Gx·H) in the storage dtype: x W_ihᵀ + b_ih, and b_hh too where `b_hh` is empty"""
@@ -69,11 +77,13 @@ class ForwardBuffers:
     """(Gu·H,) for each direction where the cell does not simply add gx and gh, else nothing"""
     states0: list[Tensor]
     """(directions, B, H) each"""
+    parameters: Tensor | None
+    """(directions, P, H), where the cell has any"""
+    inputs: list[Tensor]
+    """(directions, T, B, H) each; at t >= length they may be NaN"""
     masks: Masks
-    ys: Tensor
-    """(T, B, directions·H)"""
-    cs: Tensor | None
-    """(T, B, directions·H) in the state dtype: the history of the second state where it is kept"""
+    histories: list[Tensor]
+    """(T, B, directions·H) each: h's, and in the state dtype those of the other states where they are kept"""
     gates: Tensor | None
     """(directions, T, B, S·H) in `Layer.gate_dtype`, where they are kept"""
     finals: list[Tensor]
@@ -82,6 +92,7 @@ class ForwardBuffers:
     def named(self) -> Named:
         """By the kernels' names."""
         h0, c0 = both(self.states0)
+        ys, cs = both(self.histories)
         h_last, c_last = both(self.finals)
         return {
             "gx": self.gx,
@@ -91,8 +102,8 @@ class ForwardBuffers:
             "c0": c0,
             "lengths": self.masks.lengths,
             "resets": self.masks.resets,
-            "ys": self.ys,
-            "cs": self.cs,
+            "ys": ys,
+            "cs": cs,
             "gates": self.gates,
             "h_last": h_last,
             "c_last": c_last,
@@ -106,21 +117,20 @@ class BackwardBuffers:
     layer: Layer
     w_hh: list[Tensor]
     """(N, Gu·D, D) for each direction"""
-    ys: Tensor
-    """(T, B, directions·H)"""
-    cs: Tensor | None
-    """(T, B, directions·H) in the state dtype, of a cell with two states"""
+    histories: list[Tensor]
+    """(T, B, directions·H) each: h's, and in the state dtype those of the other states"""
     gates: Tensor | None
     """(directions, T, B, S·H): what forward saved; or (directions, T, B, W·H) in the storage dtype: the
-    preactivations, in the first of the W = len(cell.blocks) blocks"""
+    preactivations, in the first of the W = len(cell.blocks) blocks; what is in the others is never looked at"""
     are_preactivations: bool
     states0: list[Tensor]
     """(directions, B, H) each"""
+    parameters: Tensor | None
+    inputs: list[Tensor]
+    """both as in `ForwardBuffers`"""
     masks: Masks
-    dys: Tensor | None
-    """(T, B, directions·H) in the storage dtype; None is zero"""
-    dcs: Tensor | None
-    """(T, B, directions·H) in the state dtype; None is zero"""
+    d_histories: list[Tensor | None]
+    """in the shapes and dtypes of `histories`; None is zero"""
     d_finals: list[Tensor]
     """(directions, B, H) each, or nothing where all are zero"""
     d_states0: list[Tensor]
@@ -141,19 +151,21 @@ class BackwardBuffers:
     def named(self) -> Named:
         """By the kernels' names."""
         h0, c0 = both(self.states0)
+        ys, cs = both(self.histories)
+        dys, dcs = both(self.d_histories)
         dh_last, dc_last = both(self.d_finals)
         dh0, dc0 = both(self.d_states0)
         return {
             "w_hh": self.w_hh,
-            "ys": self.ys,
-            "cs": self.cs,
+            "ys": ys,
+            "cs": cs,
             "gates": self.gates,
             "h0": h0,
             "c0": c0,
             "lengths": self.masks.lengths,
             "resets": self.masks.resets,
-            "dys": self.dys,
-            "dcs": self.dcs,
+            "dys": dys,
+            "dcs": dcs,
             "dh_last": dh_last,
             "dc_last": dc_last,
             "dgates": self.dgates,

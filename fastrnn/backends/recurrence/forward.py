@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends.layer import Forward, Layer
-from fastrnn.backends.recurrence.buffers import ForwardBuffers, Masks, dense, on
+from fastrnn.backends.recurrence.buffers import ForwardBuffers, Masks, dense, on, parameters_of
 
 Recurrence = Callable[[Layer, ForwardBuffers], None]
-"""Fills ys, cs, gates and finals; T and B are at least 1."""
+"""Fills histories, gates and finals; T and B are at least 1."""
 
 
 def forward(layer: Layer, run: Recurrence, *, history: bool, gates: bool) -> Forward:
@@ -24,10 +24,7 @@ def _forward(layer: Layer, run: Recurrence, history: bool, gates: bool) -> Forwa
     x, directions, hidden = layer.x, layer.directions, layer.hidden_size
     T, B, _ = x.shape
     saves = len(layer.cell.saved)
-    ys = x.new_empty((T, B, directions * hidden))
-    cs = None
-    if history and len(layer.states0) > 1:
-        cs = x.new_empty((T, B, directions * hidden), dtype=layer.state_dtype)
+    histories = [x.new_empty(shape, dtype=dtype) for shape, dtype in layer.history_forms[: None if history else 1]]
     saved = x.new_empty((directions, T, B, saves * hidden), dtype=layer.gate_dtype) if gates and saves else None
     if T == 0 or B == 0:
         finals = [state.clone(memory_format=torch.contiguous_format) for state in layer.states0]
@@ -36,16 +33,17 @@ def _forward(layer: Layer, run: Recurrence, history: bool, gates: bool) -> Forwa
         buffers = ForwardBuffers(
             gx=_input_products(layer),
             w_hh=[dense(w) for w in layer.w_hh],
-            b_hh=[] if layer.cell.adds_shares else [dense(b) for b in layer.biases[1::2]],
+            b_hh=[dense(b) for b in layer.biases[1::2]] if layer.cell.u_gates and not layer.cell.adds_shares else [],
             states0=[dense(state) for state in layer.states0],
+            parameters=parameters_of(layer),
+            inputs=[dense(value) for value in layer.inputs],
             masks=Masks.of(layer),
-            ys=ys,
-            cs=cs,
+            histories=histories,
             gates=saved,
             finals=finals,
         )
         run(layer, buffers)
-    return Forward([ys] if cs is None else [ys, cs], finals, [] if saved is None else [saved])
+    return Forward(histories, finals, [] if saved is None else [saved])
 
 
 def _input_products(layer: Layer) -> Tensor:

@@ -99,8 +99,6 @@ def supports(layer: Layer) -> str | None:
         return f"it does not compute in {layer.x.dtype}"
     if layer.projected:
         return "it has no projections (proj_size) yet"
-    if len(layer.cell.states) > 2 or layer.cell.parameters or layer.cell.inputs:
-        return "its kernels take cells of one or two states, without parameters or inputs of their own"
     if max(layer.x.shape) > MOST_STEPS:
         return f"it takes sizes up to {MOST_STEPS}, got {tuple(layer.x.shape)}"
     reason = ready()

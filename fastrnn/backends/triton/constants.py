@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import triton.language as tl
 
+from fastrnn.backends.gate_gradients import gate_blocks
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.triton.kernels.cells import FUNCTIONS
 from fastrnn.backends.triton.kernels.functions import Functions
@@ -24,11 +25,13 @@ def cell_constants(layer: Layer) -> dict[str, Any]:
         **{name.upper(): function for name, function in functions._asdict().items()},
         "GX": len(cell.x_gates),
         "GU": len(cell.u_gates),
+        "P": len(cell.parameters),
         "W": len(cell.blocks),
         "S": len(cell.saved),
-        "PRE": len({*cell.dgx, *cell.dgh}),
+        "PRE": gate_blocks(cell),
         "DGH": cell.dgh,
         "UNBOUNDED": tuple(name in cell.unbounded for name in cell.saved),
+        "FINITE": cell.program is None,  # of others nobody knows
         "READS_BEFORE": tuple(state in reads_before for state in cell.states),
         "READS_AFTER": tuple(state in cell.reads_after for state in cell.states),
         "APPROXIMATE": layer.x.dtype in (torch.float16, torch.bfloat16),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastrnn.backends.triton.interpreter import INTERPRETED
@@ -19,6 +20,8 @@ _handles: dict[tuple[Any, ...], Any] = {}
 
 
 def _kind(argument: Any) -> Any:
+    if isinstance(argument, tuple):
+        return tuple(map(_kind, argument))
     return argument.dtype if isinstance(argument, Tensor) else type(argument)
 
 
@@ -27,8 +30,9 @@ class Launcher:
 
     Args:
         kernel: a function under `triton.jit`, its compile-time parameters last.
-        arguments: the run-time arguments in the kernel's order: tensors, None or integers below 2³¹. Calls may pass
-            others of the same dtypes, None at the same places.
+        arguments: the run-time arguments in the kernel's order: tensors, None, integers below 2³¹ or tuples of
+            tensors; the first is a tensor or a tuple. Calls may pass others of the same dtypes, None at the
+            same places.
         constants: the compile-time arguments by name; those that the kernel does not have are left out.
         warps, stages: what Triton calls num_warps and num_stages.
     """
@@ -41,7 +45,8 @@ class Launcher:
         self._options = {"num_warps": warps, "num_stages": stages}
         if INTERPRETED:
             return
-        device = next(argument.device for argument in arguments if isinstance(argument, Tensor))
+        first = arguments[0][0] if isinstance(arguments[0], tuple) else arguments[0]
+        device: torch.device = first.device
         key = (kernel, self._constants, warps, stages, device.index, *map(_kind, arguments))
         self._handle: Any = _handles.get(key)
         if self._handle is None:

@@ -14,7 +14,7 @@ from fastrnn.backends.triton.launch import Grid, Launcher
 
 
 def forward(layer: Layer, buffers: ForwardBuffers, tile: Tile) -> None:
-    """Fills ys, cs, gates and finals."""
+    """Fills histories, gates and finals."""
     _launch(forward_kernel, layer, tile, buffers.named(), {})
 
 

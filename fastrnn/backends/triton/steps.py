@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastrnn.backends import masks
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, both
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers
 from fastrnn.backends.triton.configurations import padded
 from fastrnn.backends.triton.constants import cell_constants
 from fastrnn.backends.triton.kernels.steps import backward_step_kernel, forward_step_kernel
@@ -29,12 +29,12 @@ STAGES = 1
 
 
 def forward(layer: Layer, buffers: ForwardBuffers) -> None:
-    """Fills ys, cs, gates and finals."""
+    """Fills histories, gates and finals."""
     storage, exact = layer.x.dtype, layer.state_dtype
     steps, batch, _ = layer.x.shape
     starts = [_by_head(layer, state0) for state0 in buffers.states0]
     states = [_dense_copy(starts[0], storage), *(_dense_copy(start, exact) for start in starts[1:])]
-    h, c = states[0], both(states)[1]
+    h = states[0]
     reads_h = layer.cell.states[0] in layer.cell.step_reads
     h_exact = _dense_copy(starts[0], exact) if reads_h and storage != exact else None
     for direction in range(layer.directions):
@@ -42,20 +42,23 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
         for tensor in (*states, h_exact):
             if tensor is not None and cut is not None:
                 tensor[direction].masked_fill_(cut[:, None], 0)
-    gh = h.new_empty((*h.shape[:-1], buffers.w_hh[0].shape[1]))
-    products = [(h[direction], w.transpose(1, 2), gh[direction]) for direction, w in enumerate(buffers.w_hh)]
+    gh: Tensor | None = None
+    products: list[tuple[Tensor, Tensor, Tensor]] = []
+    if layer.cell.u_gates:
+        gh = h.new_empty((*h.shape[:-1], buffers.w_hh[0].shape[1]))
+        products = [(h[direction], w.transpose(1, 2), gh[direction]) for direction, w in enumerate(buffers.w_hh)]
     arguments = (
         buffers.gx,
         gh,
         buffers.b_hh[0] if buffers.b_hh else None,
         buffers.b_hh[-1] if buffers.b_hh else None,
+        buffers.parameters,
+        tuple(buffers.inputs) or None,
         buffers.masks.lengths,
         buffers.masks.resets,
-        h,
+        tuple(states),
         h_exact,
-        c,
-        buffers.ys,
-        buffers.cs,
+        tuple(buffers.histories),
         buffers.gates,
         steps,
         batch,
@@ -78,26 +81,31 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     if not buffers.d_finals:
         for d in flowing:
             d.zero_()
-    dh, dc = flowing[0], both(flowing)[1]
-    product = torch.empty_like(dh, dtype=layer.x.dtype)
-    in_place = layer.heads == 1 and len(layer.cell.u_runs) == 1
-    dgh = None if in_place else product.new_empty((*product.shape[:-1], buffers.w_hh[0].shape[1]))
-    products = [
-        (_operands(layer, direction, buffers.dgates, dgh), w, product[direction])
-        for direction, w in enumerate(buffers.w_hh)
-    ]
+    dh = flowing[0]
+    product: Tensor | None = None
+    dgh: Tensor | None = None
+    products: list[tuple[Sequence[Tensor], Tensor, Tensor]] = []
+    if layer.cell.u_gates:
+        product = torch.empty_like(dh, dtype=layer.x.dtype)
+        in_place = layer.heads == 1 and len(layer.cell.u_runs) == 1
+        dgh = None if in_place else product.new_empty((*product.shape[:-1], buffers.w_hh[0].shape[1]))
+        products = [
+            (_operands(layer, direction, buffers.dgates, dgh), w, product[direction])
+            for direction, w in enumerate(buffers.w_hh)
+        ]
+    # No tuple has None in it, of which Triton could not tell the type.
+    d_histories = [h if d is None else d for h, d in zip(buffers.histories, buffers.d_histories, strict=True)]
     arguments = (
-        buffers.ys,
-        buffers.cs,
+        tuple(buffers.histories),
         buffers.gates,
-        *both(buffers.states0),
+        tuple(buffers.states0),
+        buffers.parameters,
+        tuple(buffers.inputs) or None,
         buffers.masks.lengths,
         buffers.masks.resets,
-        buffers.dys,
-        buffers.dcs,
+        tuple(d_histories),
         product,
-        dh,
-        dc,
+        tuple(flowing),
         buffers.dgates,
         dgh,
         steps,
@@ -105,17 +113,19 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         int(layer.reverse),
     )
     constants, grid = _constants_and_grid(layer)
+    constants["GIVEN"] = tuple(d is not None for d in buffers.d_histories)
     constants["ARE_PREACTIVATIONS"] = buffers.are_preactivations
     launch = Launcher(backward_step_kernel, (*arguments, 0), constants, WARPS, STAGES)
     for s in range(steps):
         launch(grid, *arguments, s)
         for operands, w, out in products:
             torch.bmm(operands[s], w, out=out)
-    for direction in range(layer.directions):
-        cut = _first_cut(layer, direction)
-        if cut is not None:
-            product[direction].masked_fill_(cut[:, None], 0)
-    dh += product
+    if product is not None:
+        for direction in range(layer.directions):
+            cut = _first_cut(layer, direction)
+            if cut is not None:
+                product[direction].masked_fill_(cut[:, None], 0)
+        dh += product
     for d_state0, d in zip(buffers.d_states0, flowing, strict=True):
         _by_head(layer, d_state0).copy_(d)
 

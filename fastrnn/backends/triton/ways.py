@@ -9,7 +9,7 @@ from fastrnn.backends.triton.configurations import backward_tile, forward_tile
 
 
 def forward(layer: Layer, buffers: ForwardBuffers) -> None:
-    """Fills ys, cs, gates and finals."""
+    """Fills histories, gates and finals."""
     tile = forward_tile(layer)
     if tile is None:
         steps.forward(layer, buffers)

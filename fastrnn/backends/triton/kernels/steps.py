@@ -17,16 +17,16 @@ from fastrnn.backends.triton.kernels.tiles import load_tiles, select, storable, 
 @triton.jit(do_not_specialize=["T", "B", "reverse", "s"])
 def forward_step_kernel(
     gx,  # (directions, T, B, GX, H): x W_ihᵀ + b_ih
-    gh,  # (directions, N, B, GU, D): h W_hhᵀ of the h that enters this step
+    gh,  # (directions, N, B, GU, D): h W_hhᵀ of the h that enters this step; or None
     b_forward,  # (GU, H): b_hh of the first direction, or None
     b_reverse,  # as b_forward
+    parameters,  # (directions, P, H), or None
+    inputs,  # of the steps, a tuple of (directions, T, B, H); or None
     lengths,  # (B,) int64, or None
     resets,  # (T, B) uint8, or None
-    h,  # (directions, N, B, D) in the storage dtype: what enters this step, overwritten by what enters the next
-    h_exact,  # as h, in the state dtype; or None where `h` is exact or the cell's step looks at no h
-    c,  # as h, in the state dtype; or None for a cell with one state
-    ys,  # (T, B, directions·H): written at this step's t, as are cs and gates
-    cs,  # (T, B, directions·H) in the state dtype, or None
+    states,  # a tuple of (directions, N, B, D), h in the storage dtype: what enters this step, then the next
+    h_exact,  # as h, in the state dtype; or None where h is exact or the cell's step looks at no h
+    histories,  # a tuple of (T, B, directions·H), of h alone or of all states: written at this step's t, as are gates
     gates,  # (directions, T, B, S, H), or None
     T,
     B,
@@ -36,8 +36,10 @@ def forward_step_kernel(
     STEP: tl.constexpr,
     GX: tl.constexpr,  # gates with a share of the input's product
     GU: tl.constexpr,  # gates with a share of the state's product
+    P: tl.constexpr,  # parameters
     S: tl.constexpr,  # saved values
     UNBOUNDED: tl.constexpr,  # which of them may be beyond float16
+    FINITE: tl.constexpr,  # whether all of them are finite where x is zero
     D: tl.constexpr,
     ROWS: tl.constexpr,  # sequences of a program
     UNITS: tl.constexpr,  # units of a program
@@ -59,26 +61,34 @@ def forward_step_kernel(
     own_tile = row * D + unit
 
     x = load_tiles(gx + step_at * (GX * H) + head * D, row * (GX * H) + unit, H, inside, GX, STATE)
-    product = load_tiles(gh + own_at * (GU * D), row * (GU * D) + unit, D, inside, GU, STATE)
+    product = ()
+    if gh is not None:
+        product = load_tiles(gh + own_at * (GU * D), row * (GU * D) + unit, D, inside, GU, STATE)
     if b_forward is not None:
         b_hh = tl.where(direction == 0, b_forward, b_reverse) + head * D
         product = _sums(product, load_tiles(b_hh, unit, H, unit < D, GU, STATE))
-    states = load_tiles(h if h_exact is None else h_exact, own_at * D + own_tile, 0, inside, 1, STATE)
-    if c is not None:
-        states = states + load_tiles(c, own_at * D + own_tile, 0, inside, 1, STATE)
+    entering = ()
+    for k in tl.static_range(len(states)):
+        state = h_exact if k == 0 and h_exact is not None else states[k]
+        entering = entering + (tl.load(state + (own_at * D + own_tile), mask=inside, other=0.0).to(STATE),)
+    own = _parameters(parameters, direction * P * H + head * D, unit, H, inside, P, STATE)
+    fed = _inputs(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
     length = None
     if lengths is not None:
         length = tl.load(lengths + first + row, mask=row < B - first, other=0)
         live = masks.live(t, length)
         x = select(live, x, zeros_like(x))
-    after, saved = STEP(PREACTIVATIONS(x, product), states, (), (), APPROXIMATE)
+        fed = select(live, fed, zeros_like(fed))
+    after, saved = STEP(PREACTIVATIONS(x, product), entering, own, fed, APPROXIMATE)
     y = after[0]
     if lengths is not None:
         y = tl.where(live, y, 0.0)
-        after = select(live, after, states)
-    tl.store(ys + ys_at + ys_tile, y.to(ys.dtype.element_ty), mask=inside)
-    if cs is not None:
-        tl.store(cs + ys_at + ys_tile, after[1], mask=inside)
+        after = select(live, after, entering)
+        if not FINITE:
+            saved = select(live, saved, zeros_like(saved))
+    tl.store(histories[0] + ys_at + ys_tile, y.to(histories[0].dtype.element_ty), mask=inside)
+    for k in tl.static_range(1, len(histories)):
+        tl.store(histories[k] + ys_at + ys_tile, after[k], mask=inside)
     if gates is not None:
         gates_tile = row * (S * H) + unit
         values = storable(saved, gates.dtype.element_ty, UNBOUNDED)
@@ -88,27 +98,25 @@ def forward_step_kernel(
     if resets is not None:
         cut = _cut(resets, masks.exit(t, backwards), s < T - 1, length, first, row, B)
         after = select(cut, zeros_like(after), after)
-    tl.store(h + own_at * D + own_tile, after[0].to(h.dtype.element_ty), mask=inside)
+    for k in tl.static_range(len(states)):
+        tl.store(states[k] + own_at * D + own_tile, after[k].to(states[k].dtype.element_ty), mask=inside)
     if h_exact is not None:
         tl.store(h_exact + own_at * D + own_tile, after[0], mask=inside)
-    if c is not None:
-        tl.store(c + own_at * D + own_tile, after[1], mask=inside)
 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse", "s"])
 def backward_step_kernel(
-    ys,  # (T, B, directions·H)
-    cs,  # (T, B, directions·H) in the state dtype, or None for a cell with one state
+    histories,  # a tuple of (T, B, directions·H), of every state
     gates,  # (directions, T, B, S, H): what forward saved; or the preactivations, W instead of S; or None
-    h0,  # (directions, B, H)
-    c0,  # as h0, or None for a cell with one state
+    starts,  # a tuple of (directions, B, H), the initial states
+    parameters,  # (directions, P, H), or None
+    inputs,  # of the steps, a tuple of (directions, T, B, H); or None
     lengths,  # (B,) int64, or None
     resets,  # (T, B) uint8, or None
-    dys,  # as ys, or None
-    dcs,  # as cs, or None
-    product,  # (directions, N, B, D): dgh W_hh of the step computed before; not looked at where s is 0
-    dh,  # (directions, N, B, D) in the state dtype: what else reaches h after this step, overwritten by that before it
-    dc,  # as dh: all that reaches c; or None
+    d_histories,  # as histories
+    product,  # (directions, N, B, D): dgh W_hh of the step computed before, not looked at where s is 0; or None
+    d_states,  # a tuple of (directions, N, B, D) in the state dtype: what else reaches the states after this step, then
+    # what reaches those before it
     dgates,  # (directions, T, B, W, H): written at this step's t; the gradients of `Cell.blocks`
     dgh,  # (directions, N, B, GU, D): written, those of gh once more; or None
     T,
@@ -118,6 +126,7 @@ def backward_step_kernel(
     STEP: tl.constexpr,
     DERIVATIVE: tl.constexpr,
     GU: tl.constexpr,  # gates with a share of the state's product
+    P: tl.constexpr,  # parameters
     W: tl.constexpr,  # blocks
     S: tl.constexpr,  # saved values
     PRE: tl.constexpr,  # pre-activations: the first of the blocks
@@ -127,6 +136,7 @@ def backward_step_kernel(
     UNITS: tl.constexpr,  # units of a program
     APPROXIMATE: tl.constexpr,
     STATE: tl.constexpr,  # the dtype of states and sums
+    GIVEN: tl.constexpr,  # which of d_histories are looked at: the others are zero
     ARE_PREACTIVATIONS: tl.constexpr,  # whether `gates` holds what the step is still to be applied to
 ):
     head, direction = tl.program_id(1), tl.program_id(2)
@@ -159,33 +169,42 @@ def backward_step_kernel(
     if resets is not None:
         arrives = arrives & ~_cut(resets, masks.exit(t, backwards), s > 0, length, first, row, B)
 
-    starts = masks.starts(is_first, t, length, backwards)
-    through = tl.load(product + own_at * D + own_tile, mask=inside & (s > 0), other=0.0).to(STATE)
-    dh_in = tl.load(dh + own_at * D + own_tile, mask=inside, other=0.0) + tl.where(arrives, through, 0.0)
-    dh_out = _plus(dh_in, dys, ys_at + ys_tile, live, inside)
+    is_start = masks.starts(is_first, t, length, backwards)
+    if product is not None:
+        through = tl.load(product + own_at * D + own_tile, mask=inside & (s > 0), other=0.0).to(STATE)
     has_before = inside & (s < T - 1)
-    h_before = _entering(ys, before_at + ys_tile, h0, start_at, has_before, may_start, starts, STATE)
-    h_after = tl.load(ys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
-    if dc is None:
-        carried, d_after, before, after = (dh_in,), (dh_out,), (h_before,), (h_after,)
-    else:
-        dc_in = tl.load(dc + own_at * D + own_tile, mask=inside, other=0.0)
-        dc_out = _plus(dc_in, dcs, ys_at + ys_tile, live, inside)
-        c_before = _entering(cs, before_at + ys_tile, c0, start_at, has_before, may_start, starts, STATE)
-        c_after = tl.load(cs + ys_at + ys_tile, mask=inside, other=0.0)
-        carried, d_after, before, after = (dh_in, dc_in), (dh_out, dc_out), (h_before, c_before), (h_after, c_after)
+    carried = ()
+    d_after = ()
+    before = ()
+    after = ()
+    for k in tl.static_range(len(histories)):
+        d = tl.load(d_states[k] + own_at * D + own_tile, mask=inside, other=0.0)
+        if k == 0 and product is not None:
+            d = d + tl.where(arrives, through, 0.0)
+        carried = carried + (d,)
+        if GIVEN[k]:
+            more = tl.load(d_histories[k] + (ys_at + ys_tile), mask=inside, other=0.0).to(d.dtype)
+            d = d + tl.where(live, more, 0.0)
+        d_after = d_after + (d,)
+        entered = _entering(
+            histories[k], before_at + ys_tile, starts[k], start_at, has_before, may_start, is_start, STATE
+        )
+        before = before + (entered,)
+        after = after + (tl.load(histories[k] + ys_at + ys_tile, mask=inside, other=0.0).to(STATE),)
     if resets is not None:
         k = masks.entry(t, backwards)
         cut = _cut(resets, k, k < T, length, first, row, B)
         before = select(cut, zeros_like(before), before)
+    own = _parameters(parameters, direction * P * H + head * D, unit, H, inside, P, STATE)
+    fed = _inputs(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
     saved = ()
     if ARE_PREACTIVATIONS:
         pre = load_tiles(gates + step_at * (W * H) + head * D, row * (W * H) + unit, H, inside, PRE, STATE)
-        saved = STEP(pre, before, (), (), APPROXIMATE)[1]
+        saved = STEP(pre, before, own, fed, APPROXIMATE)[1]
     elif gates is not None:
         saved = load_tiles(gates + step_at * (S * H) + head * D, row * (S * H) + unit, H, inside, S, STATE)
 
-    d, flowing = DERIVATIVE(d_after, saved, before, after, (), (), APPROXIMATE)
+    d, flowing = DERIVATIVE(d_after, saved, before, after, own, fed, APPROXIMATE)
     if resets is not None:
         flowing = select(cut, zeros_like(flowing), flowing)
     if lengths is not None:
@@ -198,9 +217,8 @@ def backward_step_kernel(
         for k in tl.static_range(GU):
             value = d[DGH[k]].to(dgh.dtype.element_ty)
             tl.store(dgh + own_at * (GU * D) + k * D + row * (GU * D) + unit, value, mask=inside)
-    tl.store(dh + own_at * D + own_tile, flowing[0], mask=inside)
-    if dc is not None:
-        tl.store(dc + own_at * D + own_tile, flowing[1], mask=inside)
+    for k in tl.static_range(len(d_states)):
+        tl.store(d_states[k] + own_at * D + own_tile, flowing[k], mask=inside)
 
 
 @triton.jit
@@ -212,6 +230,26 @@ def _tile(B, D: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr):
     row = tl.arange(0, ROWS)[:, None]
     unit = tile % ACROSS * UNITS + tl.arange(0, UNITS)[None, :]
     return first, row, unit, (row < B - first) & (unit < D)
+
+
+@triton.jit
+def _parameters(parameters, at, unit, H, inside, P: tl.constexpr, STATE: tl.constexpr):
+    """The cell's parameters, a tile each as of all else: a step may hand one on as it is."""
+    if parameters is None:
+        return ()
+    else:
+        rows = tl.zeros(inside.shape, tl.int32)
+        return load_tiles(parameters + at, rows + unit, H, inside, P, STATE)
+
+
+@triton.jit
+def _inputs(inputs, at, offsets, inside, STATE: tl.constexpr):
+    """The inputs of the step."""
+    out = ()
+    if inputs is not None:
+        for k in tl.static_range(len(inputs)):
+            out = out + (tl.load(inputs[k] + at + offsets, mask=inside, other=0.0).to(STATE),)
+    return out
 
 
 @triton.jit
@@ -228,15 +266,6 @@ def _sums(a, b):
     for k in tl.static_range(len(a)):
         out = out + (a[k] + b[k],)
     return out
-
-
-@triton.jit
-def _plus(d, more, at, live, inside):
-    """The gradient d, and where a step is live what its output's history brings."""
-    if more is None:
-        return d
-    else:
-        return d + tl.where(live, tl.load(more + at, mask=inside, other=0.0).to(d.dtype), 0.0)
 
 
 @triton.jit
