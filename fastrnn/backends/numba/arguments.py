@@ -216,11 +216,11 @@ class Pointwise(NamedTuple):
     gh: int  # (B, Gu·H)
     h: int  # (B, H)
     c: int  # (B, H)
-    parameters: int  # (P, H): the cell's, row by row
-    inputs: int  # (B, N·H): those of the step side by side
     h_new: int  # (B, H), written
     c_new: int  # (B, H), written
     saved: int  # (B, S·H), written
+    parameters: int  # (P, H): the cell's, row by row
+    inputs: int  # (B, N·H): those of the step side by side
 
 
 class PointwiseBackward(NamedTuple):

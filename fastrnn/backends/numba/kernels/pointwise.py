@@ -8,8 +8,8 @@ from numba import carray
 
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt, StepAt
 from fastrnn.backends.numba.kernels.dots import stack_memory
-from fastrnn.backends.numba.kernels.simd import address, lanes, load, load_some, store, store_some, zeros
-from fastrnn.backends.numba.kernels.states import load_if_there, other_state
+from fastrnn.backends.numba.kernels.other_vectors import other_vectors
+from fastrnn.backends.numba.kernels.simd import address, lanes, load_some, store, store_some, zeros
 
 
 def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
@@ -17,7 +17,7 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
     step, saves, inputs, others = cell.step, cell.saved, cell.inputs, cell.states - 1
     x_gates, u_gates = cell.x_gates, cell.u_gates
     x_memory, u_memory, states_memory = stack_memory(x_gates), stack_memory(u_gates), stack_memory(1 + others)
-    one_of = other_state(cell)
+    other = other_vectors(cell.states)
 
     def pointwise(pointer: Any) -> None:
         like = zeros(dtype)
@@ -35,8 +35,7 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
                 for gate in range(u_gates):
                     store(gh, gate * width, load_some(like, a.gh, u_row + gate * a.hidden, some))
                 store(h, 0, load_some(like, a.h, at, some))
-                for k in range(others):
-                    store(c, k * width, load_some(like, one_of(a.c, k), at, some))
+                other.fetch(like, a.c, at, c, some)
                 saved = address(like, a.saved, row * saves * a.hidden + unit) if saves > 0 else 0
                 places = StepAt(
                     gx=gx,
@@ -50,8 +49,7 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
                     block=a.hidden,
                 )
                 store_some(a.h_new, at, step(like, places, some), some)
-                for k in range(others):
-                    store_some(one_of(a.c_new, k), at, load(like, c, k * width), some)
+                other.put(like, c, a.c_new, at, some)
 
     return pointwise
 
@@ -59,7 +57,7 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
 def pointwise_backward_kernel(cell: CellKernel, dtype: Any) -> Any:
     """Its derivative, over a block of `PointwiseBackward`."""
     derivative, saves, blocks = cell.derivative, cell.saved, cell.blocks
-    inputs, others, one_of = cell.inputs, cell.states - 1, other_state(cell)
+    inputs, others, other = cell.inputs, cell.states - 1, other_vectors(cell.states)
     d_memory, before_memory, after_memory = stack_memory(others), stack_memory(others), stack_memory(others)
 
     def pointwise_backward(pointer: Any) -> None:
@@ -71,15 +69,13 @@ def pointwise_backward_kernel(cell: CellKernel, dtype: Any) -> Any:
             for unit in range(0, a.hidden, width):
                 some = min(width, a.hidden - unit)
                 at = row * a.hidden + unit
-                dh = load_if_there(like, a.dh, at, some)
-                for k in range(others):
-                    store(dc, k * width, load_if_there(like, one_of(a.dc, k), at, some))
+                dh = load_some(like, a.dh, at, some) if a.dh != 0 else like
+                other.receive(like, a.dc, at, dc, some)
                 c_before, c_after = address(like, a.c_before, at), address(like, a.c_after, at)
                 if others > 1:  # they lie anywhere, and a derivative looks for them at one distance
                     c_before, c_after = before_memory(like), after_memory(like)
-                    for k in range(others):
-                        store(c_before, k * width, load_if_there(like, one_of(a.c_before, k), at, some))
-                        store(c_after, k * width, load_if_there(like, one_of(a.c_after, k), at, some))
+                    other.receive(like, a.c_before, at, c_before, some)
+                    other.receive(like, a.c_after, at, c_after, some)
                 places = DerivativeAt(
                     saved=address(like, a.saved, row * saves * a.hidden + unit),
                     h_before=address(like, a.h_before, at),
@@ -96,7 +92,6 @@ def pointwise_backward_kernel(cell: CellKernel, dtype: Any) -> Any:
                     block=a.hidden,
                 )
                 store_some(a.dh0, at, derivative(like, dh, places, some), some)
-                for k in range(others):
-                    store_some(one_of(a.dc0, k), at, load(like, dc, k * width), some)
+                other.put(like, dc, a.dc0, at, some)
 
     return pointwise_backward

@@ -13,6 +13,7 @@ from numba import carray, njit
 
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
 from fastrnn.backends.numba.kernels.dots import dots, stack_memory
+from fastrnn.backends.numba.kernels.other_vectors import other_vectors
 from fastrnn.backends.numba.kernels.simd import (
     address,
     lanes,
@@ -24,7 +25,6 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
-from fastrnn.backends.numba.kernels.states import other_state
 from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
 from fastrnn.backends.numba.kernels.tile import share
 
@@ -38,7 +38,7 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
     x_gates, u_gates = cell.x_gates, cell.u_gates
     x_memory, u_memory = stack_memory(ROWS * x_gates), stack_memory(ROWS * u_gates)
     states_memory, values_memory = stack_memory(1 + others), stack_memory(parameters + inputs)
-    one_of, meets = other_state(cell), u_gates > 0
+    other, meets = other_vectors(cell.states), u_gates > 0
 
     @njit(error_model="numpy")
     def products(
@@ -71,8 +71,9 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
             for block in range(first, first + blocks):
                 unit = block * width
                 some = min(width, a.hidden - unit)
-                for k in range(parameters):
-                    store(of_units, k * width, load_some(like, load_int(a.parameters, k), unit, some))
+                if parameters > 0:
+                    for k in range(parameters):
+                        store(of_units, k * width, load_some(like, load_int(a.parameters, k), unit, some))
                 for start in range(0, a.batch, ROWS):
                     rows = min(ROWS, a.batch - start)
                     x = address(like, a.x, (t * a.batch + start) * a.inputs)
@@ -82,11 +83,11 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
                     for row in range(rows):
                         at = (start + row) * a.hidden + unit
                         store(h, 0, load_some(like, h_all, at, some))
-                        for k in range(others):
-                            store(c, k * width, load_some(like, one_of(c_all, k), at, some))
-                        for k in range(inputs):
-                            value = (((t * a.batch + start + row) * inputs) + k) * a.hidden + unit
-                            store(of_step, k * width, load_some(like, a.step_inputs, value, some))
+                        other.fetch(like, c_all, at, c, some)
+                        if inputs > 0:
+                            for k in range(inputs):
+                                value = ((t * a.batch + start + row) * inputs + k) * a.hidden + unit
+                                store(of_step, k * width, load_some(like, a.step_inputs, value, some))
                         places = StepAt(
                             gx=address(like, gx, row * x_gates * width),
                             gh=address(like, gh, row * u_gates * width),
@@ -100,8 +101,7 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
                         )
                         new = step(like, places, some)
                         store_some(a.ys, t * a.batch * a.hidden + at, new, some)
-                        for k in range(others):
-                            store_some(one_of(a.c_last, k), at, load(like, c, k * width), some)
+                        other.put(like, c, a.c_last, at, some)
                         if last:
                             store_some(a.h_last, at, new, some)
             if meets and members > 1 and not last:
