@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from fastrnn.backends import products
 from fastrnn.backends.layer import Gradients, Layer
+from fastrnn.cells import Cell
 from fastrnn.cells.contract import States
+
+
+def by_name(
+    cell: Cell,
+    blocks: Sequence[Tensor],
+    saved: Sequence[Tensor],
+    before: Sequence[Tensor | None],
+    after: Sequence[Tensor | None],
+    parameters: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+) -> dict[str, Tensor]:
+    """The gradient of every parameter and input, (..., H) each, and those that are told with them.
+
+    All but the parameters are (..., H): the blocks as `Cell.blocks` names them, what was saved, and the states before
+    and after each step, of which those that the derivative does not look at may be None.
+    """
+    found = dict(zip(cell.blocks, blocks, strict=True))
+    if not _are_blocks(cell):
+        others = cell.gradients_outside(blocks, saved, before, after, parameters, inputs)
+        found |= dict(zip(cell.outside, others, strict=True))
+    return found
 
 
 def gradients(
@@ -15,19 +39,18 @@ def gradients(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Of one direction's parameters, (H,) each, and of the inputs of its steps, (T, B, H) each, in the blocks' dtype.
 
-    All are (T, B, H): the blocks as `Cell.blocks` names them and zero at t >= length, what was saved, and the states
-    before and after each step.
+    All are (T, B, H), as `by_name` has them, the blocks zero at t >= length.
     """
     cell, dtype = layer.cell, blocks[0].dtype
-    found = dict(zip(cell.blocks, blocks, strict=True))
-    if not _are_blocks(layer):
-        parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
-        inputs = products.inputs_of(layer, direction, dtype)
-        others = cell.gradients_outside(blocks, saved, before, after, parameters, inputs)
-        live = products.live_steps(layer)
-        for name, d in zip(cell.outside, others, strict=True):
-            found[name] = d if live is None else torch.where(live[..., None], d, 0)
-    return [found[name].sum((0, 1)) for name in cell.parameters], [found[name] for name in cell.inputs]
+    parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
+    inputs = products.inputs_of(layer, direction, dtype)
+    found = by_name(cell, blocks, saved, before, after, parameters, inputs)
+    live = products.live_steps(layer)
+
+    def of_live_steps(name: str) -> Tensor:
+        return found[name] if live is None or name in cell.blocks else torch.where(live[..., None], found[name], 0)
+
+    return [of_live_steps(name).sum((0, 1)) for name in cell.parameters], [of_live_steps(name) for name in cell.inputs]
 
 
 def of_layer(
@@ -55,7 +78,7 @@ def of_layer(
         kept: States = ()
         if saved is not None:
             kept = saved[direction].to(dtype).chunk(len(cell.saved), -1)
-        elif cell.saved and not _are_blocks(layer):
+        elif cell.saved and not _are_blocks(cell):
             kept = products.recomputed_gates(layer, direction, [*after])
         of_parameters, of_inputs = gradients(layer, direction, blocks, kept, before, after)
         d_parameters += [d.to(storage) for d in of_parameters]
@@ -64,6 +87,6 @@ def of_layer(
     return d_parameters if grads.need_weights else [], stacked if grads.need_x else []
 
 
-def _are_blocks(layer: Layer) -> bool:
+def _are_blocks(cell: Cell) -> bool:
     """Whether the gradients of all parameters and inputs are among the blocks."""
-    return {*layer.cell.blocks} >= {*layer.cell.parameters, *layer.cell.inputs}
+    return {*cell.blocks} >= {*cell.parameters, *cell.inputs}

@@ -68,7 +68,11 @@ class Stack:
     def is_one_step(self) -> bool:
         """Whether it is one step of one layer without a projection: torch's cells compute that."""
         one = self.x.shape[0] == 1 and len(self.weights) == 1 and self.packed is None
-        return one and self._products % 2 == 0
+        return one and not self.projected
+
+    @property
+    def projected(self) -> bool:
+        return self._products % 2 == 1
 
     @property
     def biased(self) -> bool:

@@ -20,9 +20,6 @@ from fastrnn.binding.plans import Bound, ByOperators, Plan, Results, Torch, Torc
 from fastrnn.gradients import is_transformed, needs_gradients
 from fastrnn.lengths import Lengths
 
-MOST_STATES = 2
-"""Of a cell for which there are plans of launches, which take addresses: h and one more."""
-
 
 def bind(
     configuration: Configuration,
@@ -50,6 +47,10 @@ def bind(
 def plan_of(checked: Checked, stack: Stack, watch: Watch | None = None) -> Plan:
     """How calls like a checked one are computed.
 
+    On the CPU a plan of launches serves every cell, `Launches` without gradients and `TrainingStep` a cell's step with
+    them; the modules of these say in `serves` what they leave to `Bound`. So goes, besides, whatever somebody watches
+    and what the backend numba does not serve.
+
     Raises:
         CannotServe: torch's kernels were asked for and cannot serve the call.
     """
@@ -66,8 +67,7 @@ def plan_of(checked: Checked, stack: Stack, watch: Watch | None = None) -> Plan:
     given = [*tensors, *[mask for mask in (stack.lengths, stack.resets) if mask is not None]]
     if ops.is_watched(given) or any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
         return ByOperators(checked, watch)
-    addressed = watch is None and len(stack.states0) <= MOST_STATES and not (stack.cell.parameters or stack.inputs)
-    if addressed and operator_backend(checked.backend, first) == "numba":
+    if watch is None and operator_backend(checked.backend, first) == "numba":
         if not differentiable and launches.serves(checked, stack):
             return launches.Launches(checked, stack)
         if differentiable and training_step.serves(checked, stack):

@@ -75,11 +75,24 @@ class Checked:
             inputs=inputs,
         )
 
-    def laid_out(self, input: Any, states: States | None, lengths: Lengths | None, resets: Tensor | None) -> Stack:
+    def laid_out(
+        self,
+        input: Any,
+        states: States | None,
+        lengths: Lengths | None,
+        resets: Tensor | None,
+        inputs: Sequence[Tensor] = (),
+    ) -> Stack:
         """The whole call, from arguments as the caller gave them."""
         layout = self.layout
         x, resets = layout.x(input), layout.resets(resets, input)
-        return self.stack(x, states and layout.states(states), layout.lengths(lengths, x), resets)
+        inputs = self.step_inputs(inputs, x.shape) if inputs else ()
+        return self.stack(x, states and layout.states(states), layout.lengths(lengths, x), resets, inputs)
+
+    def step_inputs(self, inputs: Sequence[Tensor], x_shape: Sequence[int]) -> list[Tensor]:
+        """Those of the steps as `Stack.inputs`, beside x (T, B, I)."""
+        sizes = (len(self.weights), *x_shape[:2], self.state_shapes[-1][-1])
+        return _step_inputs(self.configuration, self.layout, inputs, sizes)
 
 
 def check(
@@ -122,10 +135,7 @@ def check(
         ready_states = layout.states(states)
         checks.state_sizes(ready_states, expected)
     hidden = expected[-1][-1]
-    ready_inputs = [
-        layout.step_input(name, value, (len(weights), *x.shape[:2], hidden))
-        for name, value in zip(configuration.cell.inputs, inputs, strict=True)
-    ]
+    ready_inputs = _step_inputs(configuration, layout, inputs, (len(weights), *x.shape[:2], hidden))
     checks.weight_shapes(configuration.operator, configuration.cell, configuration.directions, x.shape[-1], weights)
     checks.same_device_and_dtype(x, ready_states or (), [tensor for tensors in weights for tensor in tensors])
     checks.step_inputs(configuration.operator, configuration.cell, ready_inputs, x)
@@ -147,6 +157,13 @@ def _layout(configuration: Configuration, weights: Weights, input: Any, states: 
         checks.state_dims(input, states)
     checks.dtype_and_size(input, weights[0][0])
     return Layout(configuration, input.dim())
+
+
+def _step_inputs(
+    configuration: Configuration, layout: Layout, inputs: Sequence[Tensor], sizes: tuple[int, ...]
+) -> list[Tensor]:
+    named = zip(configuration.cell.inputs, inputs, strict=True)
+    return [layout.step_input(name, value, sizes) for name, value in named]
 
 
 def _as_states(configuration: Configuration, hx: Any) -> States | None:

@@ -26,14 +26,14 @@ def call(
     """What a module computes, which has `_attributes`, `_configuration`, `_names` and `_checked_weights`.
 
     `states` are the tensors of `hx`, if it is as it should be, and `inputs` those of the steps, of cells that have
-    some: no plans are kept of these.
+    some.
     """
     signature = None
-    if watch is None and not inputs:
-        signature = memory.signature(module, input, states, lengths, resets, return_states)
+    if watch is None:
+        signature = memory.signature(module, input, states, lengths, resets, return_states, inputs)
         if signature is not None:
             plan = memory.find(module, *signature)
-            results = None if plan is None else plan.run(input, states, lengths, resets)
+            results = None if plan is None else plan.run(input, states, lengths, resets, inputs)
             if results is not None:
                 return results
     configuration, weights = module._configuration(), module._checked_weights(input, hx)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
+from fastrnn.backends.addresses import Table
 from fastrnn.backends.numba import layer_forward, unpacked
+from fastrnn.backends.numba.tensors import side_by_side
 from fastrnn.backends.stack import Stack
 from fastrnn.binding.checked import Checked
 from fastrnn.binding.layouts import PackedLayout, States
 from fastrnn.binding.plans import Plan, Results
 from fastrnn.lengths import Lengths, in_range
-from fastrnn.watched_weights import is_freed
+from fastrnn.watched_weights import any_freed, is_freed
 
 SMALL = 1 << 14
 """Elements of an output of which a tensor like it is kept, to make others by."""
@@ -29,7 +31,7 @@ def serves(checked: Checked, stack: Stack) -> bool:
         and not checked.return_states
         and not isinstance(checked.layout, PackedLayout)
         and not (configuration.dropout and configuration.training and stack.num_layers > 1)
-        and len(stack.weights[0]) % 2 == 0  # a projection's states are of two sizes
+        and not stack.projected  # whose states are of two sizes
         and stack.x.numel() > 0
         and stack.x.stride(2) == 1
         and all(state.is_contiguous() for state in stack.states0)
@@ -45,7 +47,7 @@ class Launches(Plan):
         x, layout, self.lays_out_weights = stack.x, checked.layout, checked.configuration.prepacked
         self.steps, self.batch, inputs = x.shape
         self.directions, self.hidden = stack.directions, stack.hidden_size
-        self.cell_name, self.called, self.states = stack.cell_name, stack.cell.name, len(stack.cell.states)
+        self.cell, self.states = stack.cell, len(stack.cell.states)
         width = self.directions * self.hidden
         above = [(self.steps, self.batch, width)] * (stack.num_layers - 1)
         self.inputs = [(self.steps, self.batch, inputs), *above]
@@ -53,8 +55,14 @@ class Launches(Plan):
         self.dense = x.is_contiguous()
         zeros = torch.zeros((len(stack.weights), self.batch, self.hidden), dtype=x.dtype, device=x.device)
         (self.like_state,) = layout.finals((zeros,))
-        self.zeros_address = self.like_state.data_ptr()
-        self.state_bytes = self.directions * self.batch * self.hidden * x.itemsize
+        self.bytes = self.batch * self.hidden * x.itemsize
+        self.h_bytes = self.c_bytes = self.directions * self.bytes
+        """between what launches take of one layer and of the next: of h, and of all other states"""
+        self.zeros_table: Table | None = None
+        if self.states > 2:
+            self.zeros_table = self._table([zeros] * self.states)
+            self.c_bytes = self.directions * (self.states - 1) * self.zeros_table.numbers.itemsize
+        self.inputs_bytes = self.steps * self.h_bytes * len(self.cell.inputs)
         self.output_shape = (self.steps, self.batch, width) if layout.batched else (self.steps, width)
         self.like_output = self.like_state.new_empty(self.output_shape) if prod(self.output_shape) <= SMALL else None
         self.masked = stack.lengths is not None or stack.resets is not None
@@ -65,19 +73,23 @@ class Launches(Plan):
         """of each layer, its launch's `run` and the distances between steps and rows of its input"""
 
     def _launches(self, keep_weights: bool) -> list[tuple[Callable[..., None], int, int]]:
-        groups = self.checked.weights
+        groups, key = self.checked.weights, self.cell.key
         made: list[tuple[Callable[..., None], int, int]] = []
         for index, x_shape in enumerate(self.inputs):
             weights = groups[index * self.directions : (index + 1) * self.directions]
             w_ih, w_hh = [w[0] for w in weights], [w[1] for w in weights]
-            biases = [bias for w in weights for bias in w[2:]]
+            first = len(weights[0]) - len(self.cell.parameters)
+            biases = [bias for w in weights for bias in w[2:first]]
+            parameters = [parameter for w in weights for parameter in w[first:]]
             rows = self.steps * self.batch
             few = rows <= unpacked.KEPT_ROWS if keep_weights else unpacked.pays(self.steps, self.batch, self.hidden)
             if few and self.directions == 1 and not self.masked and (self.dense or index):
-                reading = unpacked.unpacked_launch(self.cell_name, x_shape, w_ih[0], w_hh[0], biases)
+                reading = unpacked.unpacked_launch(key, x_shape, w_ih[0], w_hh[0], biases, parameters)
                 made.append((reading.run, *self.strides[index]))
                 continue
-            laying_out = layer_forward.forward_launch(self.cell_name, x_shape, w_ih, w_hh, biases, (), False)
+            laying_out = layer_forward.forward_launch(
+                key, x_shape, w_ih, w_hh, biases, (), False, *([parameters] if parameters else [])
+            )
             if keep_weights:
                 laying_out.keep_weights()
             made.append((laying_out.run, *self.strides[index]))
@@ -92,64 +104,97 @@ class Launches(Plan):
         self.launches = self._launches(keep_weights=True)
 
     def run(
-        self, input: Tensor, states: States | None, lengths: Lengths | None, resets: Tensor | None
+        self,
+        input: Tensor,
+        states: States | None,
+        lengths: Lengths | None,
+        resets: Tensor | None,
+        inputs: Sequence[Tensor] = (),
     ) -> Results | None:
         """As `Plan.run`."""
+        table = self.zeros_table
         try:
             x = input.data_ptr()
             if states is None:
-                h0 = c0 = self.zeros_address
+                h0 = c0 = self.like_state.data_ptr()
                 freed = is_freed(input, x)
             else:
                 h0, c0 = states[0].data_ptr(), states[-1].data_ptr()
                 freed = is_freed(input, x) or is_freed(states[0], h0) or is_freed(states[-1], c0)
         except RuntimeError:  # what a transform of torch.func left behind
             return None
-        if freed:
+        if freed or (inputs and any_freed(*inputs)):
             return None
+        if table is not None:
+            if states is not None:
+                if any_freed(*states):
+                    return None
+                table = self._table(states)
+            c0 = table.address
+        of_steps = None
+        if inputs:
+            of_steps = side_by_side(self.checked.step_inputs(inputs, self.inputs[0]))
         if not self.masked:
-            return self._start(x, h0, c0)
+            return self._start(x, h0, c0, of_steps)
         layout = self.checked.layout
         for mask in (lengths, resets):
             if isinstance(mask, Tensor) and is_freed(mask, mask.data_ptr()):
                 return None
         ready_resets = layout.resets(resets, input)
         ready_lengths = layout.lengths(lengths, layout.x(input))
-        return self._masked(x, h0, c0, ready_lengths, ready_resets)
+        return self._masked(x, h0, c0, of_steps, ready_lengths, ready_resets)
 
     def results(self, stack: Stack) -> Results:
         """As `Plan.results`."""
         self.launches = self.launches or self._launches(keep_weights=False)
-        x, (h0, *_), c0 = stack.x, stack.states0, stack.states0[-1]
-        places = x.data_ptr(), h0.data_ptr(), c0.data_ptr()
+        x, states, table = stack.x, stack.states0, None
+        c0 = states[-1].data_ptr()
+        if self.zeros_table is not None:
+            table = self._table(states)
+            c0 = table.address
+        places = x.data_ptr(), states[0].data_ptr(), c0, side_by_side(stack.inputs)
         return self._masked(*places, stack.lengths, stack.resets) if self.masked else self._start(*places)
 
-    def _masked(self, x: int, h0: int, c0: int, lengths: Tensor | None, resets: Tensor | None) -> Results:
+    def _table(self, states: Sequence[Tensor]) -> Table:
+        """Of the states but h, for each layer and direction."""
+        first = [state.data_ptr() for state in states[1:]]
+        return Table([one + group * self.bytes for group in range(len(self.checked.weights)) for one in first])
+
+    def _masked(
+        self, x: int, h0: int, c0: int, inputs: Tensor | None, lengths: Tensor | None, resets: Tensor | None
+    ) -> Results:
         places = [0, 0]
         if lengths is not None:
-            lengths = in_range(self.called, lengths, self.steps).contiguous()
+            lengths = in_range(self.cell.name, lengths, self.steps).contiguous()
             places[0] = lengths.data_ptr()
         if resets is not None:
             resets = resets.contiguous()
             places[1] = resets.data_ptr()
-        return self._start(x, h0, c0, 0, 0, *places)
+        return self._start(x, h0, c0, inputs, 0, 0, *places)
 
-    def _start(self, x: int, h0: int, c0: int, *optional: int) -> Results:
-        """`optional` are the last arguments of a launch, none where there are no masks."""
+    def _start(self, x: int, h0: int, c0: int, inputs: Tensor | None, *optional: int) -> Results:
+        """`inputs` (layers·directions, T, B, N·H) are those of the steps; `optional` a launch's last arguments, none
+        where there are no masks."""
         after = tuple([torch.empty_like(self.like_state) for _ in range(self.states)])
-        h, c = after[0].data_ptr(), after[-1].data_ptr()
+        h, c, table = after[0].data_ptr(), after[-1].data_ptr(), None
+        if self.zeros_table is not None:
+            table = self._table(after)
+            c = table.address
+        of_steps = {} if inputs is None else {"inputs": inputs.data_ptr()}
         if self.is_cell:
             one, x_step, x_row = self.launches[0]
-            one(x, x_step, x_row, h0, c0, h, h, c)
+            one(x, x_step, x_row, h0, c0, h, h, c, **of_steps)
             return None, after
-        output, last, size = None, self.launches[-1], self.state_bytes
+        output, last, h_size, c_size = None, self.launches[-1], self.h_bytes, self.c_bytes
         for layer in self.launches:
             one, x_step, x_row = layer
             below = output  # which this layer reads
             output = None if self.h_is_output and layer is not last else self._new_output()
             ys = h if output is None else output.data_ptr()
-            one(x, x_step, x_row, h0, c0, ys, h, c, *optional)
-            x, h0, c0, h, c = ys, h0 + size, c0 + size, h + size, c + size
+            one(x, x_step, x_row, h0, c0, ys, h, c, *optional, **of_steps)
+            x, h0, c0, h, c = ys, h0 + h_size, c0 + c_size, h + h_size, c + c_size
+            if of_steps:
+                of_steps["inputs"] += self.inputs_bytes
         del below
         return output.transpose(0, 1) if self.swaps else output, after  # type: ignore[union-attr]
 
@@ -157,3 +202,9 @@ class Launches(Plan):
         if self.like_output is None:
             return self.like_state.new_empty(self.output_shape)
         return torch.empty_like(self.like_output)  # half a microsecond sooner
+
+
+def _run_with(run: Callable[..., None], parameters: Sequence[Tensor], *places: int, **named: int) -> None:
+    """A launch of these parameters, (H,) each, direction by direction, as they are now."""
+    rows = torch.stack(list(parameters))
+    run(*places, parameters=rows.data_ptr(), **named)

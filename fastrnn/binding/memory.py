@@ -67,6 +67,7 @@ def signature(
     lengths: Lengths | None = None,
     resets: Tensor | None = None,
     return_states: bool = False,
+    inputs: Sequence[Any] = (),
 ) -> tuple[Key, tuple[Form | None, ...] | None] | None:
     """Of a call: its key, and the forms of the states before the first step, if any are given.
 
@@ -82,11 +83,12 @@ def signature(
     ):
         return None
     form, given = _form(input), None
+    of_steps = tuple(map(_form, inputs))
     if states is not None:
         if type(states) is not tuple:
             return None
         given = tuple([_form(state) for state in states])
-    if form is None or (given is not None and None in given):
+    if form is None or None in of_steps or (given is not None and None in given):
         return None
     backend = requested(module.backend)
     settings: Any
@@ -97,9 +99,9 @@ def signature(
     else:
         return None
     autocast = torch._C._is_any_autocast_enabled() and (checks.autocast_dtype(input),)
-    differentiable = torch.is_grad_enabled() and _requires_gradients(module, input, states)
+    differentiable = torch.is_grad_enabled() and _requires_gradients(module, input, states, inputs)
     flags = (lengths is None, resets is None, return_states, differentiable, autocast)
-    return (form, flags, settings, backend, module._attributes(module)), given
+    return (form, flags, of_steps, settings, backend, module._attributes(module)), given
 
 
 def _form(tensor: Any) -> Form | None:
@@ -116,8 +118,10 @@ def _is_plain(mask: Any) -> bool:
     )
 
 
-def _requires_gradients(module: nn.Module, input: Tensor, states: tuple[Any, ...] | None) -> bool:
-    if input.requires_grad:
+def _requires_gradients(
+    module: nn.Module, input: Tensor, states: tuple[Any, ...] | None, inputs: Sequence[Any]
+) -> bool:
+    if input.requires_grad or any(value.requires_grad for value in inputs):
         return True
     for parameter in module._parameters.values():
         if parameter is not None and parameter.requires_grad:

@@ -40,14 +40,19 @@ class Plan:
         self._zeros: States | None = None
 
     def run(
-        self, input: Tensor, states: States | None, lengths: Lengths | None, resets: Tensor | None
+        self,
+        input: Tensor,
+        states: States | None,
+        lengths: Lengths | None,
+        resets: Tensor | None,
+        inputs: Sequence[Tensor] = (),
     ) -> Results | None:
         """The results of a call of the plan's signature; None where an argument has no memory."""
         masks = [mask for mask in (lengths, resets) if isinstance(mask, Tensor)]
-        if any_freed(input, *(states or ()), *masks):
+        if any_freed(input, *(states or ()), *masks, *inputs):
             return None
         states = self.kept_zeros(input) if states is None and input.is_cpu else states
-        return self.results(self.checked.laid_out(input, states, lengths, resets))
+        return self.results(self.checked.laid_out(input, states, lengths, resets, inputs))
 
     def kept_zeros(self, input: Tensor) -> States:
         """What a call without states begins with, on the CPU; read only.
@@ -97,7 +102,12 @@ class TorchStep(Torch):
     """A cell's step by torch's kernel on the CPU: a loop of steps is written with nothing else between them."""
 
     def run(
-        self, input: Tensor, states: States | None, lengths: Lengths | None, resets: Tensor | None
+        self,
+        input: Tensor,
+        states: States | None,
+        lengths: Lengths | None,
+        resets: Tensor | None,
+        inputs: Sequence[Tensor] = (),
     ) -> Results | None:
         """As `Plan.run`."""
         checked = self.checked

@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastrnn import checks, ops
-from fastrnn.backends.layer import Gradients, Layer
+from fastrnn.backends import outside
+from fastrnn.backends.layer import Gradients, Layer, grouped
 from fastrnn.backends.numba import step, unpacked
 from fastrnn.backends.stack import Stack
 from fastrnn.binding.checked import Checked
 from fastrnn.binding.layouts import States
 from fastrnn.binding.plans import Plan, Results
+from fastrnn.cells import Cell
 from fastrnn.cells.contract import Run
 from fastrnn.lengths import Lengths
 from fastrnn.watched_weights import any_freed
@@ -35,34 +38,49 @@ class TrainingStep(Plan):
 
     def __init__(self, checked: Checked) -> None:
         super().__init__(checked)
-        cell = checked.configuration.cell
-        self.cell_name, self.adds, self.batched = cell.name, cell.adds_shares, checked.layout.batched
-        self.states = len(cell.states)
+        self.cell = cell = checked.configuration.cell
+        self.adds, self.batched = cell.adds_shares, checked.layout.batched
+        self.are_all = self.adds and len(cell.blocks) == len(cell.x_gates)
+        """whether all blocks are gradients of both products"""
+        self.before = [state in cell.reads_before for state in cell.states]
+        self.after = [state in cell.reads_after for state in cell.states]
+        """which states the derivative looks at"""
         (self.weights,) = checked.weights
-        hidden = self.weights[0].shape[0] // len(cell.x_gates)
-        self.of_x, self.of_u = _columns(cell.x_runs, hidden), _columns(cell.u_runs, hidden)
+        self.hidden = self.weights[0].shape[0] // len(cell.x_gates)
+        self.of_x, self.of_u = _columns(cell.x_runs, self.hidden), _columns(cell.u_runs, self.hidden)
+        self.counts = len(cell.states), len(self.weights), len(cell.inputs), sum(self.after), 1
+        """of each field of `_Kept`"""
 
     def run(
-        self, input: Tensor, states: States | None, lengths: Lengths | None, resets: Tensor | None
+        self,
+        input: Tensor,
+        states: States | None,
+        lengths: Lengths | None,
+        resets: Tensor | None,
+        inputs: Sequence[Tensor] = (),
     ) -> Results | None:
         """As `Plan.run`."""
-        if any_freed(input, *(states or ())):
+        if any_freed(input, *(states or ()), *inputs):
             return None
         states = self.kept_zeros(input) if states is None else states
+        if inputs:
+            rows = input.shape[0] if self.batched else 1
+            inputs = [value.expand(rows, self.hidden) for value in inputs]
         if self.batched:
-            return None, self._step(input, states)
-        return self._unbatched(input.unsqueeze(0), tuple(state.unsqueeze(0) for state in states))
+            return None, self._step(input, states, inputs)
+        return self._unbatched(input.unsqueeze(0), tuple(state.unsqueeze(0) for state in states), inputs)
 
     def results(self, stack: Stack) -> Results:
         """As `Plan.results`."""
         x, states = stack.x[0], tuple(state[0] for state in stack.states0)
-        return (None, self._step(x, states)) if self.batched else self._unbatched(x, states)
+        inputs = [value[0, 0] for value in stack.inputs]
+        return (None, self._step(x, states, inputs)) if self.batched else self._unbatched(x, states, inputs)
 
-    def _unbatched(self, x: Tensor, states: States) -> Results:
-        return None, tuple(state.squeeze(0) for state in self._step(x, states))
+    def _unbatched(self, x: Tensor, states: States, inputs: Sequence[Tensor]) -> Results:
+        return None, tuple(state.squeeze(0) for state in self._step(x, states, inputs))
 
-    def _step(self, x: Tensor, states: States) -> States:
-        return _Step.apply(self, x, *states, *self.weights)  # type: ignore[no-any-return, no-untyped-call]
+    def _step(self, x: Tensor, states: States, inputs: Sequence[Tensor]) -> States:
+        return _Step.apply(self, x, *states, *self.weights, *inputs)  # type: ignore[no-any-return, no-untyped-call]
 
     def served_by(self, stack: Stack) -> list[str]:
         """As `Plan.served_by`."""
@@ -116,6 +134,8 @@ class _Rows(NamedTuple):
     x: Tensor
     h: Tensor
     """before the step"""
+    parameters: Sequence[Tensor]
+    """(B, H): of each of the cell's parameters, its gradient's terms"""
 
 
 class _Sums:
@@ -132,7 +152,7 @@ class _Sums:
         """Rows of a further step, whose products are computed once there are enough of them."""
         self.rows.append(rows)
         self.versions += rows.x._version, rows.h._version
-        self.bytes += sum([tensor.nbytes for tensor in rows])
+        self.bytes += sum([tensor.nbytes for tensor in (*rows[:4], *rows.parameters)])
         if self.bytes >= MOST_BYTES:
             self._multiply()
 
@@ -150,9 +170,9 @@ class _Sums:
                 "one of the variables needed for gradient computation has been modified by an inplace operation, "
                 "while backward was under way"
             )
-        dgx, dgh, x, h = zip(*self.rows, strict=True)
-        d_input = _joined(dgx)
-        together = _Rows(d_input, d_input if dgx[0] is dgh[0] else _joined(dgh), _joined(x), _joined(h))
+        dgx, dgh, x, h, parameters = zip(*self.rows, strict=True)
+        d_input, terms = _joined(dgx), [*map(_joined, zip(*parameters, strict=True))]
+        together = _Rows(d_input, d_input if dgx[0] is dgh[0] else _joined(dgh), _joined(x), _joined(h), terms)
         self.rows, self.versions, self.bytes = [], [], 0
         found = _weight_gradients(together, self.needed)
         pairs = zip(self.gradients or [None] * len(found), found, strict=True)
@@ -170,76 +190,96 @@ def _is_compiled_autograd() -> bool:
 
 
 class _Step(torch.autograd.Function):
-    """A cell's step under autograd: its states after the step, from x (B, I), the states (B, H), and the weights."""
+    """A cell's step under autograd: its states after the step, from x (B, I), the states (B, H), the weights, and the
+    inputs of the step (B, H)."""
 
     @staticmethod
     def forward(ctx: Any, plan: TrainingStep, x: Tensor, *tensors: Tensor) -> States:
-        count, before = plan.states, tensors[0].grad_fn
-        weights = tensors[count:]
+        before = tensors[0].grad_fn
+        given, weights, inputs = grouped(tensors, plan.counts[:3])
         asked = [weight.requires_grad for weight in weights]
         loop = getattr(before, "loop", None) if type(before) is _Step._backward_cls else None
         ctx.is_first = loop is None or loop.plan is not plan or loop.asked != asked
         ctx.loop = _Loop(plan, asked) if loop is None or ctx.is_first else loop
-        states = tuple([state.contiguous() for state in tensors[:count]])
-        after, saved = step.forward(plan.cell_name, x, states, weights)
+        states = tuple([state.contiguous() for state in given])
+        after, saved = step.forward(plan.cell.key, x, states, weights, inputs)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, *tensors, after[-1], saved)
+        ctx.save_for_backward(x, *tensors, *compress(after, plan.after), saved)
         return after
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        x, *tensors, after, saved = ctx.saved_tensors
+        x, *kept = ctx.saved_tensors
         plan = ctx.loop.plan
-        states, weights = tensors[: plan.states], tensors[plan.states :]
         if all(grad is None for grad in grads):
-            return (None,) * (2 + len(tensors))
+            return (None,) * len(ctx.needs_input_grad)
         again = (
             torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0 or any(map(ops.is_batched, grads))
         )
-        read = [x, *tensors, after, saved, *(() if again else grads)]
+        read = [x, *kept, *(() if again else grads)]
         if any_freed(*[tensor for tensor in read if tensor is not None]):
-            raise checks.not_allocated(f"{plan.cell_name}: what backward reads")
+            raise checks.not_allocated(f"{plan.cell.name}: what backward reads")
+        of_step = _Kept(*grouped(kept, plan.counts))
         if again:
-            return None, *_differentiable(plan.cell_name, x, states, weights, grads)
+            return None, *_differentiable(plan.cell, x, of_step, grads)
         # Their memory is read as it lies there.
         grads = tuple([grad if grad is None else grad.resolve_neg() for grad in grads])
         with ops.autocast_off(x):
-            return None, *_gradients(ctx, plan, x, states, weights, after, saved, grads)
+            return None, *_gradients(ctx, plan, x, of_step, grads)
+
+
+class _Kept(NamedTuple):
+    """What a step keeps for backward beside x."""
+
+    states: list[Tensor]
+    weights: list[Tensor]
+    inputs: list[Tensor]
+    after: list[Tensor]
+    """of the states after the step those that the derivative looks at"""
+    saved: list[Tensor | None]
 
 
 def _gradients(
-    ctx: Any,
-    plan: TrainingStep,
-    x: Tensor,
-    states: list[Tensor],
-    weights: list[Tensor],
-    after: Tensor,
-    saved: Tensor | None,
-    grads: tuple[Tensor | None, ...],
+    ctx: Any, plan: TrainingStep, x: Tensor, kept: _Kept, grads: tuple[Tensor | None, ...]
 ) -> list[Tensor | None]:
-    _, need_x, need_h, *others = ctx.needs_input_grad
-    need_weights = others[plan.states - 1 :]
-    w_ih, w_hh = weights[:2]
-    blocks, d_before = step.backward(plan.cell_name, states[-1].contiguous(), after, saved, grads)
-    dgx = dgh = blocks
+    """Of x, the states, the weights and the inputs."""
+    cell, states, weights, (saved,) = plan.cell, kept.states, kept.weights, kept.saved
+    _, need_x, *others = ctx.needs_input_grad
+    (need_h, *_), need_weights, need_inputs = grouped(others, plan.counts[:3])
+    after = iter(kept.after)
+    looked_at = (
+        [state.contiguous() if read else None for state, read in zip(states, plan.before, strict=True)],
+        [next(after) if read else None for read in plan.after],
+    )
+    parameters = weights[len(weights) - len(cell.parameters) :]
+    blocks, d_before = step.backward(cell.key, *looked_at, saved, grads, parameters, kept.inputs, states[0])
+    dgx = dgh = blocks if plan.are_all else _taken(blocks, plan.of_x)
     if not plan.adds:
-        dgx, dgh = _taken(blocks, plan.of_x), _taken(blocks, plan.of_u)
-    if need_h:
-        d_before[0].addmm_(dgh, w_hh)
-    found: list[Tensor | None] = [dgx.mm(w_ih) if need_x else None, *d_before]
+        dgh = _taken(blocks, plan.of_u)
+    if need_h and cell.u_gates:
+        d_before[0].addmm_(dgh, weights[1])
+    found: list[Tensor | None] = [dgx.mm(weights[0]) if need_x else None, *d_before]
+    named: dict[str, Tensor] = {}
+    if (parameters and any(need_weights)) or any(need_inputs):
+        values = () if saved is None else saved.chunk(len(cell.saved), 1)
+        named = outside.by_name(cell, blocks.chunk(len(cell.blocks), 1), values, *looked_at, parameters, kept.inputs)
+    # Copies: a hook may change a gradient where it lies, and other ones are still to come from the blocks.
+    d_inputs = [named[name].clone() if need else None for name, need in zip(cell.inputs, need_inputs, strict=True)]
     if any(need_weights):
-        rows = _Rows(dgx, dgh, x, states[0])
+        rows = _Rows(dgx, dgh, x, states[0], [named[name] for name in cell.parameters])
         if _is_compiled_autograd():
-            return found + _weight_gradients(rows, need_weights)
+            return [*found, *_weight_gradients(rows, need_weights), *d_inputs]
         sums: _Sums = ctx.loop.of_this_backward(need_weights)
         sums.add(rows)
         if ctx.is_first:
-            return found + sums.all()
-    return found + [None] * len(weights)
+            return [*found, *sums.all(), *d_inputs]
+    return [*found, *[None] * len(weights), *d_inputs]
 
 
 def _weight_gradients(rows: _Rows, needed: list[bool]) -> list[Tensor | None]:
-    need_w_ih, need_w_hh, *need_biases = needed
+    """In the order of the weights."""
+    first = len(needed) - len(rows.parameters)
+    need_w_ih, need_w_hh, *need_biases = needed[:first]
     found: list[Tensor | None] = [
         rows.dgx.t().mm(rows.x) if need_w_ih else None,
         rows.dgh.t().mm(rows.h) if need_w_hh else None,
@@ -247,23 +287,36 @@ def _weight_gradients(rows: _Rows, needed: list[bool]) -> list[Tensor | None]:
     if any(need_biases):
         sums = rows.dgx.sum(0)
         found += [sums, sums if rows.dgh is rows.dgx else rows.dgh.sum(0)]
-    return found + [None] * (len(needed) - len(found))
+    found += [None] * (first - len(found))
+    return found + [d.sum(0) if need else None for d, need in zip(rows.parameters, needed[first:], strict=True)]
 
 
-def _differentiable(
-    cell_name: str, x: Tensor, states: list[Tensor], weights: list[Tensor], grads: tuple[Tensor | None, ...]
-) -> list[Tensor | None]:
+def _differentiable(cell: Cell, x: Tensor, kept: _Kept, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
     """The gradients as functions that can be differentiated or batched again, through the reference."""
-    w_ih, w_hh, *biases = weights
-    states0 = [state.unsqueeze(0) for state in states]
-    layer = Layer(cell_name, x.unsqueeze(0), [w_ih], [w_hh.unsqueeze(0)], biases, [], states0, None, None, False)
+    first = len(kept.weights) - len(cell.parameters)
+    w_ih, w_hh, *biases = kept.weights[:first]
+    layer = Layer(
+        cell_name=cell.key,
+        x=x.unsqueeze(0),
+        w_ih=[w_ih],
+        w_hh=[w_hh.unsqueeze(0)],
+        biases=biases,
+        extras=[],
+        states0=[state.unsqueeze(0) for state in kept.states],
+        lengths=None,
+        resets=None,
+        reverse=False,
+        parameters=kept.weights[first:],
+        inputs=[value[None, None] for value in kept.inputs],
+    )
     d_finals = [None if d is None else d.unsqueeze(0) for d in grads]
     with ops.autocast_off(x):
         found = ops.differentiable_gradients(layer, Gradients([None], d_finals), torch.is_grad_enabled())
-    d_x, d_w_ih, d_w_hh, *rest = found
-    d_biases, d_states0 = rest[: len(biases)], rest[len(biases) :]
+    groups = (x,), (w_ih,), (w_hh,), biases, kept.states, layer.parameters, kept.inputs
+    (d_x,), (d_w_ih,), (d_w_hh,), d_biases, d_states, d_parameters, d_inputs = grouped(found, map(len, groups))
 
-    def first(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.squeeze(0)
+    def shaped(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tensor | None]:
+        return [d if d is None else d.reshape(one.shape) for d, one in zip(found, like, strict=True)]
 
-    return [first(d_x), *map(first, d_states0), d_w_ih, first(d_w_hh), *d_biases]
+    d_weights = [d_w_ih, *shaped([d_w_hh], [w_hh]), *d_biases, *d_parameters]
+    return [*shaped([d_x], [x]), *shaped(d_states, kept.states), *d_weights, *shaped(d_inputs, kept.inputs)]

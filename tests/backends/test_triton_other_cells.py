@@ -48,7 +48,7 @@ def parted(x: Any, u: Any, h: Any, c: Any, *, p: Any, inside: Step) -> Any:
 ALL = {cell.name: cell for cell in (*ZOO.values(), known(backwards), known(parted))}
 EVERYTHING = Shape(steps=5, batch=4, hidden=5, directions=2, lengths=True, resets=True)
 SHAPES = (EVERYTHING, Shape(steps=3, heads=2, directions=2), Shape(steps=3, bias=False, reverse=True))
-RECOMPUTED = ("peephole", "star", "mingru", "slstm", "scaled_residual", "parted")
+RECOMPUTED = ("peephole_lstm", "star", "mingru", "slstm", "scaled_residual", "parted")
 """From no saved values in the short run."""
 
 
@@ -108,7 +108,7 @@ def test_a_layer(name: str, shape: Shape, kept: bool, backend: str) -> None:
 @on_triton
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("zoneout", "indrnn") else pytest.param(name, marks=pytest.mark.exhaustive) for name in ALL],
+    [name if name in ("zoneout_lstm", "indrnn") else pytest.param(name, marks=pytest.mark.exhaustive) for name in ALL],
 )
 def test_a_layer_in_16_bits(name: str, backend: str) -> None:
     """As the built-in cells are judged."""

@@ -113,10 +113,12 @@ class UnpackedAddresses(NamedTuple):
     x: int  # (T, B, I), dense
     h0: int  # (B, H)
     c0: int
-    w_ih: int  # (G·H, I), dense
-    w_hh: int  # (G·H, H), dense
-    bias_ih: int  # (G·H,)
+    w_ih: int  # (Gx·H, I), dense
+    w_hh: int  # (Gu·H, H), dense
+    bias_ih: int  # (Gx·H,)
     bias_hh: int
+    parameters: int  # the addresses of P, (H,) each
+    step_inputs: int  # (T, B, N·H), dense: those of a step side by side
     ys: int  # (T, B, H), dense
     h_last: int  # (B, H)
     c_last: int
@@ -217,6 +219,8 @@ class Pointwise(NamedTuple):
     h_new: int  # (B, H), written
     c_new: int  # (B, H), written
     saved: int  # (B, S·H), written
+    parameters: int  # (P, H): the cell's, row by row
+    inputs: int  # (B, N·H): those of the step side by side
 
 
 class PointwiseBackward(NamedTuple):
@@ -225,8 +229,12 @@ class PointwiseBackward(NamedTuple):
     batch: int
     hidden: int
     saved: int  # (B, S·H)
-    before: int  # (B, H): as `states` of a backward, before the step
-    after: int  # (B, H)
+    h_before: int  # (B, H); of states only those are there that the derivative looks at
+    c_before: int  # (B, H)
+    h_after: int  # (B, H)
+    c_after: int  # (B, H)
+    parameters: int  # as in `Pointwise`, as the next
+    inputs: int
     dh: int  # (B, H)
     dc: int  # (B, H)
     dgates: int  # (B, W·H), written

@@ -12,36 +12,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastrnn.backends.addresses import others
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import Pointwise, PointwiseBackward
 from fastrnn.backends.numba.compile import kernel
+from fastrnn.backends.numba.tensors import side_by_side
 from fastrnn.cells.known import KNOWN
 
 States = tuple[Tensor, ...]
 
 
-def forward(cell_name: str, x: Tensor, states: States, weights: Sequence[Tensor]) -> tuple[States, Tensor | None]:
+def forward(
+    cell_name: str, x: Tensor, states: States, weights: Sequence[Tensor], inputs: Sequence[Tensor] = ()
+) -> tuple[States, Tensor | None]:
     """The states (B, H) after a step and what the cell saves (B, S·H), from x (B, I) and dense states (B, H).
 
-    `weights` are weight_ih, weight_hh, and the biases if any.
+    `weights` are weight_ih, weight_hh, the biases if any, and the cell's parameters; `inputs` (B, H) those of the step.
     """
-    h, c = states[0], states[-1]
-    w_ih, w_hh, *biases = weights
+    cell, h = KNOWN[cell_name], states[0]
+    first = len(weights) - len(cell.parameters)
+    w_ih, w_hh, *biases = weights[:first]
     b_ih, b_hh = biases or (None, None)
-    gx, gh = F.linear(x, w_ih, b_ih), F.linear(h, w_hh, b_hh)
+    gx, gh = F.linear(x, w_ih, b_ih), F.linear(h, w_hh, b_hh) if cell.u_gates else None
     batch, hidden = h.shape
     after = tuple([torch.empty_like(h) for _ in states])
-    saves = len(KNOWN[cell_name].saved)
+    saves = len(cell.saved)
     saved = h.new_empty((batch, saves * hidden)) if saves else None
+    parameters, step_inputs = _rows(weights[first:]), side_by_side(inputs)
+    (c, _before), (c_new, _after) = others(states), others(after)
     block = Pointwise(
         batch=batch,
         hidden=hidden,
         gx=gx.data_ptr(),
-        gh=gh.data_ptr(),
+        gh=0 if gh is None else gh.data_ptr(),
         h=h.data_ptr(),
-        c=c.data_ptr(),
+        c=c,
+        parameters=0 if parameters is None else parameters.data_ptr(),
+        inputs=0 if step_inputs is None else step_inputs.data_ptr(),
         h_new=after[0].data_ptr(),
-        c_new=after[-1].data_ptr(),
+        c_new=c_new,
         saved=0 if saved is None else saved.data_ptr(),
     )
     launch.alone(kernel(cell_name, "pointwise", h.dtype).address, block)
@@ -49,28 +58,49 @@ def forward(cell_name: str, x: Tensor, states: States, weights: Sequence[Tensor]
 
 
 def backward(
-    cell_name: str, before: Tensor, after: Tensor, saved: Tensor | None, d_after: Sequence[Tensor | None]
+    cell_name: str,
+    before: Sequence[Tensor | None],
+    after: Sequence[Tensor | None],
+    saved: Tensor | None,
+    d_after: Sequence[Tensor | None],
+    parameters: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    like: Tensor,
 ) -> tuple[Tensor, list[Tensor]]:
     """dgates (B, W·H), and what reaches the states before the step directly, from what reaches those after it.
 
-    `before` and `after` are the last of the states.
+    `before` and `after` are the states, dense, where the derivative looks at them, else None; the others are those of
+    `forward`, and `like` looks as a state does.
     """
-    batch, hidden = before.shape
+    batch, hidden = like.shape
     dense = [None if d is None else d.contiguous() for d in d_after]
-    dgates = before.new_empty((batch, len(KNOWN[cell_name].blocks) * hidden))
-    d_before = [torch.empty_like(before) for _ in d_after]
-    dh, dc = dense[0], dense[-1]
+    dgates = like.new_empty((batch, len(KNOWN[cell_name].blocks) * hidden))
+    d_before = [like.new_empty((batch, hidden)) for _ in d_after]
+    rows, step_inputs, dh = _rows(parameters), side_by_side(inputs), dense[0]
+    (c_before, _before), (c_after, _after) = others(before), others(after)
+    (dc, _d), (dc0, _d0) = others(dense), others(d_before)
     block = PointwiseBackward(
         batch=batch,
         hidden=hidden,
         saved=0 if saved is None else saved.data_ptr(),
-        before=before.data_ptr(),
-        after=after.data_ptr(),
+        h_before=0 if before[0] is None else before[0].data_ptr(),
+        c_before=c_before,
+        h_after=0 if after[0] is None else after[0].data_ptr(),
+        c_after=c_after,
+        parameters=0 if rows is None else rows.data_ptr(),
+        inputs=0 if step_inputs is None else step_inputs.data_ptr(),
         dh=0 if dh is None else dh.data_ptr(),
-        dc=0 if dc is None else dc.data_ptr(),
+        dc=dc,
         dgates=dgates.data_ptr(),
         dh0=d_before[0].data_ptr(),
-        dc0=d_before[-1].data_ptr(),
+        dc0=dc0,
     )
-    launch.alone(kernel(cell_name, "pointwise_backward", before.dtype).address, block)
+    launch.alone(kernel(cell_name, "pointwise_backward", like.dtype).address, block)
     return dgates, d_before
+
+
+def _rows(parameters: Sequence[Tensor]) -> Tensor | None:
+    """(P, H), if there are any."""
+    if len(parameters) < 2:
+        return parameters[0].contiguous() if parameters else None
+    return torch.stack(list(parameters))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,13 @@ def dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in `dtype`; itself where it is so already."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def side_by_side(inputs: Sequence[Tensor]) -> Tensor | None:
+    """The inputs of steps, (..., H) each, as one (..., N·H), contiguous; None where there are none."""
+    if len(inputs) < 2:
+        return inputs[0].contiguous() if inputs else None
+    return torch.cat(list(inputs), -1)
 
 
 def masks(layer: Layer) -> tuple[Tensor | None, Tensor | None]:

@@ -10,13 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrnn.backends.addresses import address
+from fastrnn.backends.addresses import Table, address, others
 from fastrnn.backends.layer import Forward, Layer
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, UnpackedAddresses, UnpackedShape
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.geometry import divide_up
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
+from fastrnn.backends.numba.tensors import side_by_side
 from fastrnn.cells.known import KNOWN
 
 TEAM_PRODUCTS = 400_000
@@ -30,8 +31,9 @@ DTYPES = (torch.float32, torch.float64)
 SCHEDULES = 512
 """How many are kept."""
 _COUNTER = FIELDS["unpacked"].index("counter")
-_X, _H0, _C0, _YS, _H, _C = (
-    launch.HEADER + FIELDS["unpacked"].index(name) for name in ("x", "h0", "c0", "ys", "h_last", "c_last")
+_X, _H0, _C0, _YS, _H, _C, _INPUTS = (
+    launch.HEADER + FIELDS["unpacked"].index(name)
+    for name in ("x", "h0", "c0", "ys", "h_last", "c_last", "step_inputs")
 )
 """Where in a launch's memory."""
 
@@ -50,13 +52,18 @@ class UnpackedLaunch(NamedTuple):
 
     schedule: Schedule
     memory: array[int]
+    parameters: Table | None
+    """where the cell's lie, if it has any"""
 
-    def run(self, x: int, x_step: int, x_row: int, h0: int, c0: int, ys: int, h_last: int, c_last: int) -> None:
+    def run(
+        self, x: int, x_step: int, x_row: int, h0: int, c0: int, ys: int, h_last: int, c_last: int, inputs: int = 0
+    ) -> None:
         """Starts the kernel with these addresses, as `ForwardLaunch.run`; x is dense, so that its steps and rows are
         known. Several threads may do so at the same time."""
         memory = self.memory[:]
         memory[_X], memory[_H0], memory[_C0] = x, h0, c0
         memory[_YS], memory[_H], memory[_C] = ys, h_last, c_last
+        memory[_INPUTS] = inputs
         launch.start(self.schedule.kernel, self.schedule.threads, memory, _COUNTER, self.schedule.pace)
 
 
@@ -88,13 +95,16 @@ def unpacked_launch(
     w_ih: Tensor,
     w_hh: Tensor,
     biases: Sequence[Tensor],
+    parameters: Sequence[Tensor] = (),
     reverse: bool = False,
 ) -> UnpackedLaunch:
-    """A launch with these weights, which the caller keeps: (G·H, I), (G·H, H), and two (G·H,) or none; contiguous."""
+    """A launch with these weights, which the caller keeps: (Gx·H, I), (Gu·H, H), (Gx·H,) and (Gu·H,) or none, and the
+    cell's parameters, (H,) each; contiguous."""
     hidden, available = w_hh.shape[1], launch.available_threads()
     steps, batch, inputs = x_shape
     cut = schedule(cell, w_ih.dtype, steps, batch, inputs, hidden, reverse, available)
     b_ih, b_hh = biases or (None, None)
+    table = Table(map(address, parameters)) if parameters else None
     addresses = UnpackedAddresses(
         counter=0,
         x=0,
@@ -104,13 +114,15 @@ def unpacked_launch(
         w_hh=address(w_hh),
         bias_ih=address(b_ih),
         bias_hh=address(b_hh),
+        parameters=0 if table is None else table.address,
+        step_inputs=0,
         ys=0,
         h_last=0,
         c_last=0,
     )
     memory = launch.no_blocks()
     memory.extend((*cut.shape, *addresses))
-    return UnpackedLaunch(cut, memory)
+    return UnpackedLaunch(cut, memory, table)
 
 
 def pays(steps: int, batch: int, hidden: int) -> bool:
@@ -138,11 +150,13 @@ def forward(layer: Layer) -> Forward:
     """The output and the final states of a layer that `serves` approves."""
     x = layer.x.contiguous()
     w_ih, w_hh = layer.w_ih[0].contiguous(), layer.w_hh[0][0].contiguous()
-    biases = [bias.contiguous() for bias in layer.biases]
+    biases, parameters = ([tensor.contiguous() for tensor in group] for group in (layer.biases, layer.parameters))
     states0 = [state.contiguous() for state in layer.states0]
+    inputs = side_by_side(layer.inputs)
     ys = x.new_empty((*x.shape[:2], layer.hidden_size))
     last = [torch.empty_like(state) for state in states0]
-    places = [address(tensor) for tensor in (states0[0], states0[-1], ys, last[0], last[-1])]
-    bound = unpacked_launch(layer.cell_name, tuple(x.shape), w_ih, w_hh, biases, layer.reverse)
-    bound.run(address(x), x.stride(0), x.stride(1), *places)
+    (c0, _before), (c_last, _after) = others(states0), others(last)
+    bound = unpacked_launch(layer.cell_name, tuple(x.shape), w_ih, w_hh, biases, parameters, layer.reverse)
+    strides = x.stride(0), x.stride(1)
+    bound.run(address(x), *strides, address(states0[0]), c0, address(ys), address(last[0]), c_last, address(inputs))
     return Forward([ys], last, [])

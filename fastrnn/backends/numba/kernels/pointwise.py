@@ -8,14 +8,16 @@ from numba import carray
 
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt, StepAt
 from fastrnn.backends.numba.kernels.dots import stack_memory
-from fastrnn.backends.numba.kernels.simd import address, lanes, load, load_some, store, store_some, zeros
+from fastrnn.backends.numba.kernels.other_vectors import other_vectors
+from fastrnn.backends.numba.kernels.simd import address, lanes, load_some, store, store_some, zeros
 
 
 def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
     """The step of one cell and dtype, over a block of `Pointwise`."""
-    step, has_c, saves = cell.step, cell.states > 1, cell.saved
+    step, saves, inputs, others = cell.step, cell.saved, cell.inputs, cell.states - 1
     x_gates, u_gates = cell.x_gates, cell.u_gates
-    x_memory, u_memory, states_memory = stack_memory(x_gates), stack_memory(u_gates), stack_memory(2)
+    x_memory, u_memory, states_memory = stack_memory(x_gates), stack_memory(u_gates), stack_memory(1 + others)
+    other = other_vectors(cell.states)
 
     def pointwise(pointer: Any) -> None:
         like = zeros(dtype)
@@ -33,62 +35,63 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
                 for gate in range(u_gates):
                     store(gh, gate * width, load_some(like, a.gh, u_row + gate * a.hidden, some))
                 store(h, 0, load_some(like, a.h, at, some))
-                if has_c:
-                    store(c, 0, load_some(like, a.c, at, some))
+                other.fetch(like, a.c, at, c, some)
                 saved = address(like, a.saved, row * saves * a.hidden + unit) if saves > 0 else 0
                 places = StepAt(
                     gx=gx,
                     gh=gh,
                     h=h,
                     others=c,
-                    others_apart=0,
-                    parameters=0,
-                    inputs=0,
+                    others_apart=width,
+                    parameters=address(like, a.parameters, unit),
+                    inputs=address(like, a.inputs, row * inputs * a.hidden + unit),
                     saved=saved,
                     block=a.hidden,
                 )
                 store_some(a.h_new, at, step(like, places, some), some)
-                if has_c:
-                    store_some(a.c_new, at, load(like, c, 0), some)
+                other.put(like, c, a.c_new, at, some)
 
     return pointwise
 
 
 def pointwise_backward_kernel(cell: CellKernel, dtype: Any) -> Any:
     """Its derivative, over a block of `PointwiseBackward`."""
-    derivative, has_c, saves, blocks = cell.derivative, cell.states > 1, cell.saved, cell.blocks
-    dc_memory = stack_memory(1)
+    derivative, saves, blocks = cell.derivative, cell.saved, cell.blocks
+    inputs, others, other = cell.inputs, cell.states - 1, other_vectors(cell.states)
+    d_memory, before_memory, after_memory = stack_memory(others), stack_memory(others), stack_memory(others)
 
     def pointwise_backward(pointer: Any) -> None:
         like = zeros(dtype)
         a = carray(pointer, 1)[0]
-        dc = dc_memory(like)
+        dc = d_memory(like)
         width = lanes(like)
         for row in range(a.batch):
             for unit in range(0, a.hidden, width):
                 some = min(width, a.hidden - unit)
                 at = row * a.hidden + unit
                 dh = load_some(like, a.dh, at, some) if a.dh != 0 else like
-                if has_c:
-                    store(dc, 0, load_some(like, a.dc, at, some) if a.dc != 0 else like)
-                before, after = address(like, a.before, at), address(like, a.after, at)
+                other.receive(like, a.dc, at, dc, some)
+                c_before, c_after = address(like, a.c_before, at), address(like, a.c_after, at)
+                if others > 1:  # they lie anywhere, and a derivative looks for them at one distance
+                    c_before, c_after = before_memory(like), after_memory(like)
+                    other.receive(like, a.c_before, at, c_before, some)
+                    other.receive(like, a.c_after, at, c_after, some)
                 places = DerivativeAt(
                     saved=address(like, a.saved, row * saves * a.hidden + unit),
-                    h_before=before,
-                    h_after=after,
-                    others_before=before,
-                    before_apart=0,
-                    others_after=after,
-                    after_apart=0,
+                    h_before=address(like, a.h_before, at),
+                    h_after=address(like, a.h_after, at),
+                    others_before=c_before,
+                    before_apart=width,
+                    others_after=c_after,
+                    after_apart=width,
                     d_others=dc,
-                    d_apart=0,
-                    parameters=0,
-                    inputs=0,
+                    d_apart=width,
+                    parameters=address(like, a.parameters, unit),
+                    inputs=address(like, a.inputs, row * inputs * a.hidden + unit),
                     blocks=address(like, a.dgates, row * blocks * a.hidden + unit),
                     block=a.hidden,
                 )
                 store_some(a.dh0, at, derivative(like, dh, places, some), some)
-                if has_c:
-                    store_some(a.dc0, at, load(like, dc, 0), some)
+                other.put(like, dc, a.dc0, at, some)
 
     return pointwise_backward

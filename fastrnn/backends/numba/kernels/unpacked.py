@@ -13,7 +13,18 @@ from numba import carray, njit
 
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
 from fastrnn.backends.numba.kernels.dots import dots, stack_memory
-from fastrnn.backends.numba.kernels.simd import address, lanes, load, load_some, store, store_some, take_ticket, zeros
+from fastrnn.backends.numba.kernels.other_vectors import other_vectors
+from fastrnn.backends.numba.kernels.simd import (
+    address,
+    lanes,
+    load,
+    load_int,
+    load_some,
+    store,
+    store_some,
+    take_ticket,
+    zeros,
+)
 from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
 from fastrnn.backends.numba.kernels.tile import share
 
@@ -23,9 +34,11 @@ ROWS = 8
 
 def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
     """The kernel of one cell and dtype, over a block of `UnpackedShape` and `UnpackedAddresses`."""
-    step, has_c = cell.step, cell.states > 1
+    step, parameters, inputs, others = cell.step, cell.parameters, cell.inputs, cell.states - 1
     x_gates, u_gates = cell.x_gates, cell.u_gates
-    x_memory, u_memory, states_memory = stack_memory(ROWS * x_gates), stack_memory(ROWS * u_gates), stack_memory(2)
+    x_memory, u_memory = stack_memory(ROWS * x_gates), stack_memory(ROWS * u_gates)
+    states_memory, values_memory = stack_memory(1 + others), stack_memory(parameters + inputs)
+    other, meets = other_vectors(cell.states), u_gates > 0
 
     @njit(error_model="numpy")
     def products(
@@ -42,9 +55,10 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
 
     @njit(error_model="numpy")
     def run(a: Any, like: Any, member: int, members: int) -> None:
-        gx, gh, states = x_memory(like), u_memory(like), states_memory(like)
+        gx, gh, states, of_units = x_memory(like), u_memory(like), states_memory(like), values_memory(like)
         width = lanes(like)
         h, c = states, address(like, states, width)
+        of_step = address(like, of_units, parameters * width)
         all_blocks = (a.hidden + width - 1) // width
         uneven = a.batch * width * (x_gates * a.inputs + u_gates * a.hidden)
         since, waited = seconds(a.clock) if member == 0 and members > 1 else 0.0, 0.0
@@ -57,6 +71,9 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
             for block in range(first, first + blocks):
                 unit = block * width
                 some = min(width, a.hidden - unit)
+                if parameters > 0:
+                    for k in range(parameters):
+                        store(of_units, k * width, load_some(like, load_int(a.parameters, k), unit, some))
                 for start in range(0, a.batch, ROWS):
                     rows = min(ROWS, a.batch - start)
                     x = address(like, a.x, (t * a.batch + start) * a.inputs)
@@ -66,26 +83,28 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
                     for row in range(rows):
                         at = (start + row) * a.hidden + unit
                         store(h, 0, load_some(like, h_all, at, some))
-                        if has_c:
-                            store(c, 0, load_some(like, c_all, at, some))
+                        other.fetch(like, c_all, at, c, some)
+                        if inputs > 0:
+                            for k in range(inputs):
+                                value = ((t * a.batch + start + row) * inputs + k) * a.hidden + unit
+                                store(of_step, k * width, load_some(like, a.step_inputs, value, some))
                         places = StepAt(
                             gx=address(like, gx, row * x_gates * width),
                             gh=address(like, gh, row * u_gates * width),
                             h=h,
                             others=c,
-                            others_apart=0,
-                            parameters=0,
-                            inputs=0,
+                            others_apart=width,
+                            parameters=of_units,
+                            inputs=of_step,
                             saved=0,
-                            block=0,
+                            block=width,
                         )
                         new = step(like, places, some)
                         store_some(a.ys, t * a.batch * a.hidden + at, new, some)
-                        if has_c:
-                            store_some(a.c_last, at, load(like, c, 0), some)
+                        other.put(like, c, a.c_last, at, some)
                         if last:
                             store_some(a.h_last, at, new, some)
-            if members > 1 and not last:
+            if meets and members > 1 and not last:
                 stays, waited = stay(a, a.counter, s, uneven, member == 0, since, waited)
                 if not stays:
                     if member > 0:

@@ -1,0 +1,261 @@
+"""Single steps and streaming calls of cells that are not built in, and the plans around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastrnn.backends import module as backend_module
+from fastrnn.backends import numba
+from fastrnn.binding import door
+from fastrnn.binding.bind import bind, results
+from fastrnn.binding.configuration import Configuration
+from fastrnn.binding.launches import Launches
+from fastrnn.binding.training_step import TrainingStep
+from tests.cells.zoo import ZOO
+from tests.plans import plans_of
+from tests.selection import exhaustive
+from tests.torch_parity import assert_close
+
+pytestmark = pytest.mark.skipif(bool(backend_module("numba").ready()), reason="no Numba")
+USUAL = ("indrnn", "scaled_residual", "slstm", "zoneout_lstm")
+"""Between them: no product with the state, fewer gates with one, parameters whose gradients the recurrence tells and
+others, four states, inputs of the steps, a derivative that looks at h."""
+cells = pytest.mark.parametrize("name", [*USUAL, *exhaustive(*[name for name in ZOO if name not in USUAL])])
+INPUT, HIDDEN, BATCH, STEPS = 5, 19, 3, 4
+
+
+@pytest.fixture(autouse=True)
+def all_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba, "beyond_kernels", lambda cell: None)
+
+
+class Case:
+    """A cell with weights, and arguments of some steps or of a layer."""
+
+    def __init__(self, name: str, *, layers: int = 1, bias: bool = True, batch: Sequence[int] = (BATCH,)) -> None:
+        self.cell, cell = ZOO[name], ZOO[name]
+        of_x, of_u = len(cell.x_gates) * HIDDEN, len(cell.u_gates) * HIDDEN
+        self.weights = [
+            [
+                *(uniform(of_x, INPUT if index == 0 else HIDDEN), uniform(of_u, HIDDEN)),
+                *((uniform(of_x), uniform(of_u)) if bias else ()),
+                *(uniform(HIDDEN) for _ in cell.parameters),
+            ]
+            for index in range(layers)
+        ]
+        self.x = uniform(STEPS, *batch, INPUT)
+        self.states = [uniform(*batch, HIDDEN, low=0.5, high=1) for _ in cell.states]
+        self.inputs = [uniform(STEPS, *batch, HIDDEN, low=0) for _ in cell.inputs]
+
+    def configuration(self, backend: str, **options: Any) -> Configuration:
+        return Configuration("Other", self.cell.key, backend=backend, **options)
+
+    def tensors(self) -> list[Tensor]:
+        return [self.x, *self.states, *(w for group in self.weights for w in group), *self.inputs]
+
+    def step(self, backend: str, t: int, states: Any) -> tuple[Tensor, ...]:
+        configuration = self.configuration(backend, is_cell=True)
+        values = [value[t] for value in self.inputs]
+        found = results(configuration, self.weights, self.x[t], states, None, None, False, None, values)
+        return found[1]  # type: ignore[no-any-return]
+
+    def loop(self, backend: str, steps: int = STEPS) -> tuple[Tensor, ...]:
+        states: tuple[Tensor, ...] = tuple(self.states)
+        for t in range(steps):
+            states = self.step(backend, t, states)
+        return states
+
+    def by_autograd(self) -> tuple[Tensor, ...]:
+        """The loop by the cell's own step."""
+        cell, (weights,) = self.cell, self.weights
+        first = len(weights) - len(cell.parameters)
+        w_ih, w_hh, *biases = weights[:first]
+        b_ih, b_hh = biases or (None, None)
+        states: tuple[Tensor, ...] = tuple(self.states)
+        for t, x in enumerate(self.x):
+            gx = F.linear(x, w_ih, b_ih).unflatten(-1, (-1, HIDDEN))
+            gh = F.linear(states[0], w_hh, b_hh).unflatten(-1, (len(cell.u_gates), HIDDEN)) if cell.u_gates else x
+            states = cell.step(gx, gh, states, weights[first:], [value[t] for value in self.inputs])[0]
+        return states
+
+    def gradients(self, states: tuple[Tensor, ...], **options: Any) -> tuple[Tensor, ...]:
+        loss = sum(state.sin().sum() * (k + 1) for k, state in enumerate(states))
+        return torch.autograd.grad(loss, self.tensors(), materialize_grads=True, **options)  # type: ignore[arg-type]
+
+
+def uniform(*sizes: int, low: float = -0.5, high: float = 0.5) -> Tensor:
+    return torch.empty(sizes, dtype=torch.float64).uniform_(low, high).requires_grad_()
+
+
+@cells
+@pytest.mark.parametrize("options", [{}, {"bias": False, "batch": ()}], ids=["batched", "plain"])
+def test_a_loop_of_steps_that_is_trained(name: str, options: dict[str, Any]) -> None:
+    case = Case(name, **options)
+    got, expected = case.loop("numba"), case.by_autograd()
+    assert_close(got, expected, 1e-12)
+    assert_close(case.gradients(got), case.gradients(expected), 1e-11)
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_second_derivatives(name: str) -> None:
+    case = Case(name)
+    found = [case.gradients(states, create_graph=True) for states in (case.loop("numba", 2), case.loop("reference", 2))]
+    twice = [
+        torch.autograd.grad(sum(d.square().sum() for d in first), case.tensors(), materialize_grads=True)  # type: ignore[arg-type]
+        for first in found
+    ]
+    assert_close(twice[0], twice[1], 1e-10)
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_only_some_gradients_are_asked_for(name: str) -> None:
+    case = Case(name)
+    frozen = [case.weights[0][0], *case.weights[0][-1:], *case.inputs[:1]]
+    for tensor in frozen:
+        tensor.requires_grad_(False)
+    wanted = [tensor for tensor in case.tensors() if tensor.requires_grad]
+    found = [
+        torch.autograd.grad(states[0].sum(), wanted, materialize_grads=True)
+        for states in (case.loop("numba"), case.by_autograd())
+    ]
+    assert_close(found[0], found[1], 1e-11)
+
+
+def test_a_hook_that_changes_an_inputs_gradient_changes_no_other() -> None:
+    case = Case("zoneout_lstm")
+    expected = case.gradients(case.by_autograd())
+    states = case.loop("numba")
+    found = torch.autograd.grad(states[0].sum(), case.inputs, retain_graph=True)
+    for d in found:
+        d.zero_()
+    assert_close(case.gradients(states), expected, 1e-11)
+
+
+@cells
+@pytest.mark.parametrize("batch", [(BATCH,), ()], ids=["batched", "unbatched"])
+def test_streaming_calls(name: str, batch: Sequence[int]) -> None:
+    """Of two layers, by a plan that is run again, with states and without."""
+    case = Case(name, layers=2, batch=batch)
+    hx: Any = tuple(torch.stack([state, state + 0.25]) for state in case.states)
+    inputs = [torch.stack([value, 1 - value]) for value in case.inputs]
+    with torch.no_grad():
+        for given in (None, hx) if name != "slstm" else (hx,):
+            hx_of = given[0] if given and len(given) == 1 else given
+            arguments = (case.weights, case.x, hx_of, None, None, False, None, inputs)
+            expected = results(case.configuration("reference"), *arguments)
+            plan, stack = bind(case.configuration("numba"), *arguments)
+            assert type(plan) is Launches
+            for got in (plan.results(stack), plan.run(case.x, given, None, None, inputs)):
+                assert got is not None
+                assert_close([got[0], *got[1]], [expected[0], *expected[1]], 1e-12)
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_a_cells_step_without_gradients(name: str) -> None:
+    case = Case(name)
+    with torch.no_grad():
+        assert_close(case.loop("numba"), case.by_autograd(), 1e-12)
+
+
+def test_teams_do_not_meet_where_the_state_is_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("indrnn")
+    with torch.no_grad():
+        hx, arguments = case.states[0][None], (None, None, False, None, ())
+        alone = results(case.configuration("numba"), case.weights, case.x, hx, *arguments)
+        monkeypatch.setattr(numba.unpacked, "TEAM_PRODUCTS", 0)
+        monkeypatch.setattr(numba.launch, "available_threads", lambda: 2)
+        numba.unpacked.schedule.cache_clear()
+        together = results(case.configuration("numba"), case.weights, case.x, hx, *arguments)
+        numba.unpacked.schedule.cache_clear()
+    assert torch.equal(alone[0], together[0])
+
+
+class Stepped(nn.Module):
+    """A module of a cell, as the door takes it."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.backend, self.case = "numba", case
+        for index, tensor in enumerate(case.weights[0]):
+            self.register_parameter(f"w{index}", nn.Parameter(tensor.detach()))
+
+    def forward(self, x: Tensor, states: Any, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return door.call(self, x, states, states, None, None, False, None, inputs)[1]  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _attributes(module: Any) -> tuple[Any, ...]:
+        return ()
+
+    def _configuration(self) -> Configuration:
+        return self.case.configuration("numba", is_cell=True)
+
+    def _names(self) -> list[list[str]]:
+        return [[f"w{index}" for index in range(len(self.case.weights[0]))]]
+
+    def _checked_weights(self, *_: Any) -> list[list[Tensor]]:
+        return [[*self.parameters()]]
+
+
+@pytest.fixture(params=[False, True], ids=["inference", "training"])
+def with_gradients(request: pytest.FixtureRequest) -> Iterator[bool]:
+    with torch.set_grad_enabled(request.param):
+        yield request.param
+
+
+def test_plans_are_kept_of_calls_with_inputs(with_gradients: bool) -> None:
+    case = Case("zoneout_lstm")
+    module, x, states = Stepped(case), case.x[0].detach(), tuple(state.detach() for state in case.states)
+    inputs = [value[0].detach() for value in case.inputs]
+    for scale in (1, 0.5, 0.25):
+        given = [value * scale for value in inputs]
+        expected = results(
+            case.configuration("reference", is_cell=True), case.weights, x, states, None, None, False, None, given
+        )
+        assert_close(module(x, states, given), expected[1], 1e-12)
+    kept = plans_of(module)
+    assert [type(plan) for plan in kept] == [TrainingStep if with_gradients else Launches]
+    one = [inputs[0][:1], inputs[1]]  # of another form, which is checked
+    assert_close(module(x, states, one), module(x, states, [one[0].expand(BATCH, -1), one[1]]), 1e-12)
+    with pytest.raises(ValueError, match="keep_h must be broadcastable"):
+        module(x, states, [inputs[0][:2], inputs[1]])
+    if with_gradients:
+        wanted = inputs[1].clone().requires_grad_()
+        module.requires_grad_(False)
+        for _ in range(3):
+            (d,) = torch.autograd.grad(module(x, states, [inputs[0], wanted])[1].sum(), wanted)
+        assert d.abs().sum() > 0
+
+
+def test_what_was_freed_is_told(with_gradients: bool) -> None:
+    for name in ("zoneout_lstm", "slstm", "indrnn"):
+        count = len(Case(name).tensors())
+        for place in range(count):
+            case = Case(name)
+            module = Stepped(case)
+            given = [case.x[0], *case.states, *module.parameters(), *(value[0] for value in case.inputs)]
+            given = [tensor.detach().clone() if not isinstance(tensor, nn.Parameter) else tensor for tensor in given]
+            x, states = given[0], tuple(given[1 : 1 + len(case.states)])
+            inputs = given[len(given) - len(case.inputs) :]
+            for _ in range(2):
+                module(x, states, inputs)
+            if given[place].numel() == 0:
+                continue
+            given[place].untyped_storage().resize_(0)
+            with pytest.raises(RuntimeError, match="data is not allocated"):
+                module(x, states, inputs)
+
+
+def test_memory_that_is_freed_before_backward_is_an_error() -> None:
+    for freed in ("parameter", "input"):
+        case = Case("indrnn" if freed == "parameter" else "zoneout_lstm")
+        states = case.loop("numba")
+        tensor = case.weights[0][-1] if freed == "parameter" else case.inputs[0]
+        tensor.untyped_storage().resize_(0)
+        with pytest.raises(RuntimeError, match="data is not allocated"):
+            states[0].sum().backward()
