@@ -63,6 +63,15 @@ def _found(where: str) -> Cell:
     return cell
 
 
+RUNS = {
+    "numba": "on the CPU, all steps in one launch",
+    "triton": "on a GPU, a launch for each step",
+    "cuda": "no: its kernels are compiled ahead, for the built-in cells",
+    "reference": "everywhere, a loop of plain PyTorch",
+}
+"""Where a layer of any cell runs, by backend."""
+
+
 def described(cell: Cell) -> Iterator[str]:
     """What the command prints, by lines."""
     program = cell.program
@@ -90,6 +99,7 @@ def described(cell: Cell) -> Iterator[str]:
     width = max(map(len, summary))
     yield ""
     yield from (f"{title:{width}}  {_list(names)}" for title, names in summary.items())
+    yield from ("", "fastrnn.Recurrent runs it by", *(f"    {backend:10} {where}" for backend, where in RUNS.items()))
 
 
 def _list(names: Sequence[str]) -> str:
