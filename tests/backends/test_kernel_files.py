@@ -54,9 +54,9 @@ def test_kernels_that_root_has_put_there(
         assert places(public / "nowhere", FASTRNN_CACHE_DIR=base) == ((base / name(),), None)
         assert _build("", "pack", torch.float32).address
         assert capsys.readouterr().err == ""
-        assert KernelFile("a_kernel").load_overload(None, CONTEXT) is None
+        assert KernelFile("a_kernel", "a kernel").load_overload(None, CONTEXT) is None
         assert capsys.readouterr().err == "fastrnn: compiling the kernel a kernel, once; it is not kept\n"
-        KernelFile("a_kernel").save_overload(None, None)
+        KernelFile("a_kernel", "a kernel").save_overload(None, None)
 
 
 @as_root
@@ -178,10 +178,10 @@ def test_a_full_disk(
         kept.rmdir()
     try:
         with pytest.warns(UserWarning, match="fastrnn: cannot keep a compiled kernel: "):
-            KernelFile("a_kernel").save_overload(None, result)
+            KernelFile("a_kernel", "a kernel").save_overload(None, result)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            KernelFile("a_kernel").save_overload(None, result)
+            KernelFile("a_kernel", "a kernel").save_overload(None, result)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert capsys.readouterr().err.startswith("fastrnn: cannot keep a compiled kernel: ")

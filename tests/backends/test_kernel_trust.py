@@ -39,7 +39,7 @@ def plant(directory: Path) -> Path:
 
 
 def load() -> Any:
-    return KernelFile("pack_float32").load_overload(None, CONTEXT)
+    return KernelFile("pack_float32", "pack float32").load_overload(None, CONTEXT)
 
 
 # Whose directories. Each function gets an empty directory that is trusted, and makes what is not below it: it returns
@@ -195,7 +195,7 @@ def test_a_directory_that_another_has_made_since(places: Callable[..., Places], 
     with pytest.warns(UserWarning, match=f"{FILE} is not used: {kept} belongs to another user"):
         assert load() is None
     with pytest.warns(UserWarning, match=f"cannot keep a compiled kernel: {kept} belongs to another user"):
-        KernelFile("a_kernel").save_overload(None, SimpleNamespace(_reduce=tuple))
+        KernelFile("a_kernel", "a kernel").save_overload(None, SimpleNamespace(_reduce=tuple))
     assert [path.name for path in kept.iterdir()] == [FILE]
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from fastrnn.backends.numba.cell_code import cell_code
 from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Geometry, panel_units
 from fastrnn.backends.numba.kernel_files import KernelFile
 from fastrnn.cells import projection
 from fastrnn.first_use import undisturbed
+
+if TYPE_CHECKING:
+    from fastrnn.backends.numba.kernels.cell_kernel import CellKernel
 
 PARALLEL = "parallel"
 """The task whose kernel has no dtype either: it is asked for in float32."""
@@ -42,8 +46,28 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     from numba.core.ccallback import CFunc
 
     from fastrnn.backends.numba.kernels import record, simd, tile
+
+    number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
+    code = cell_code(cell) if cell else None
+    name = "_".join([*([code.file] if code else []), task, number.name])
+    title = " ".join([*([code.title] if code else []), task.replace("_", " "), number.name])
+    function, widths = _function(code.kernel if code else None, task, cell in projection.CELLS, number)
+    _name_apart(function, name)
+    compiled = CFunc(function, ([record.pointer_to_blocks(task)], numba.types.void), {}, {"error_model": "numpy"})
+    compiled._cache = KernelFile(name, title)
+    compiled.compile()
+    geometry = Geometry(
+        lanes=simd.register_bits() // number.bitwidth,
+        itemsize=number.bitwidth // 8,
+        rows=max(tile.tile_rows(width) for width in widths),
+        tile=max(tile.tile_rows(width) * width for width in widths),
+    )
+    return Kernel(compiled.address, geometry)
+
+
+def _function(cell: CellKernel | None, task: str, projects: bool, number: Any) -> tuple[Any, set[int]]:
+    """What is to be compiled, and the widths in vectors of the panels that it multiplies with."""
     from fastrnn.backends.numba.kernels.backward import backward_kernel
-    from fastrnn.backends.numba.kernels.cells import CELL_KERNELS
     from fastrnn.backends.numba.kernels.forward import forward_kernel
     from fastrnn.backends.numba.kernels.pack import pack_kernel
     from fastrnn.backends.numba.kernels.parallel import parallel_kernel
@@ -51,39 +75,19 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     from fastrnn.backends.numba.kernels.unpacked import unpacked_kernel
     from fastrnn.backends.numba.kernels.weights import weights_kernel
 
-    number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
-    name = "_".join(part for part in (cell, task, number.name) if part)
-    if task == PARALLEL:
-        function = parallel_kernel()
-    elif task == "pack":
-        function = pack_kernel(number)
-    elif task == "weights":
-        function = weights_kernel(PANEL_VECTORS, CHUNK_ROWS, number)
-    elif task == "forward":
-        units = panel_units(CELL_KERNELS[cell].x_gates)
-        function = forward_kernel(CELL_KERNELS[cell], units, PANEL_VECTORS, cell in projection.CELLS, number)
-    elif task == "unpacked":
-        function = unpacked_kernel(CELL_KERNELS[cell], number)
-    elif task == "pointwise":
-        function = pointwise_kernel(CELL_KERNELS[cell], number)
-    elif task == "pointwise_backward":
-        function = pointwise_backward_kernel(CELL_KERNELS[cell], number)
-    else:
-        function = backward_kernel(CELL_KERNELS[cell], PANEL_VECTORS, cell in projection.CELLS, number)
-    _name_apart(function, name)
-    compiled = CFunc(function, ([record.pointer_to_blocks(task)], numba.types.void), {}, {"error_model": "numpy"})
-    compiled._cache = KernelFile(name)
-    compiled.compile()
-    panel_widths = {PANEL_VECTORS}
+    widths = {PANEL_VECTORS}
+    if cell is None:
+        if task == PARALLEL:
+            return parallel_kernel(), widths
+        return (pack_kernel(number) if task == "pack" else weights_kernel(PANEL_VECTORS, CHUNK_ROWS, number)), widths
     if task == "forward":
-        panel_widths |= {gates * units for gates in (CELL_KERNELS[cell].x_gates, CELL_KERNELS[cell].u_gates)}
-    geometry = Geometry(
-        lanes=simd.register_bits() // number.bitwidth,
-        itemsize=number.bitwidth // 8,
-        rows=max(tile.tile_rows(width) for width in panel_widths),
-        tile=max(tile.tile_rows(width) * width for width in panel_widths),
-    )
-    return Kernel(compiled.address, geometry)
+        units = panel_units(cell.x_gates, cell.u_gates)
+        widths |= {gates * units for gates in (cell.x_gates, cell.u_gates) if gates}
+        return forward_kernel(cell, units, PANEL_VECTORS, projects, number), widths
+    if task == "backward":
+        return backward_kernel(cell, PANEL_VECTORS, projects, number), widths
+    others = {"unpacked": unpacked_kernel, "pointwise": pointwise_kernel}
+    return others.get(task, pointwise_backward_kernel)(cell, number), widths
 
 
 def _name_apart(function: Any, name: str) -> None:

@@ -50,7 +50,7 @@ def schedule(
 ) -> Schedule:
     steps, batch, inputs = x_shape
     x_gates, u_gates = len(KNOWN[cell].x_gates), len(KNOWN[cell].u_gates)
-    units = panel_units(x_gates)
+    units = panel_units(x_gates, u_gates)
     compiled, pack = kernel(cell, "forward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize
     recurrent, panels = u_gates * hidden * outputs, geometry.panels(hidden, units)

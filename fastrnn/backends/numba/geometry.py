@@ -11,9 +11,9 @@ CHUNK_ROWS = 128
 """Rows of gradients that are copied at a time where they are summed up: with a panel's vectors of each, 32 KB."""
 
 
-def panel_units(gates: int) -> int:
-    """How many vectors of hidden units a panel holds for each gate: LSTM and GRU 1, RNN 4."""
-    return max(1, PANEL_VECTORS // gates)
+def panel_units(x_gates: int, u_gates: int) -> int:
+    """How many vectors of hidden units a panel holds for each gate, of both products alike: LSTM and GRU 1, RNN 4."""
+    return max(1, PANEL_VECTORS // max(x_gates, u_gates))
 
 
 def divide_up(total: int, size: int) -> int:

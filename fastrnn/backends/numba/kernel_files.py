@@ -41,8 +41,8 @@ class Places(NamedTuple):
 class KernelFile:
     """One kernel's place on disk, in the shape of Numba's function cache."""
 
-    def __init__(self, name: str) -> None:
-        self._title = name.replace("_", " ")
+    def __init__(self, name: str, title: str) -> None:
+        self._title = title
         self._file = f"{name}.py{sys.version_info[0]}{sys.version_info[1]}"
         self._places = places()
 
