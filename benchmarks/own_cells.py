@@ -171,8 +171,8 @@ def task_of(layer: fastrnn.Recurrent, x: Tensor, dy: Tensor) -> CellTask:
 
 
 def check(runs: dict[str, Any], layer: fastrnn.Recurrent, x: Tensor, dy: Tensor) -> None:
-    """Raises ValueError unless everybody's results are the reference's: as near as the loop's error allows, the
-    loop's and JAX's as those of other peers."""
+    """Raises ValueError unless everybody's results are the reference's: fastrnn's as near as the loop's error allows,
+    the loop's and JAX's as those of other peers."""
     exact = fastrnn.Recurrent(layer.cell, layer.input_size, layer.hidden_size, dtype=torch.float64, backend="reference")
     exact.load_state_dict(layer.state_dict())
     wide = x.detach().double().requires_grad_()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 
 import torch
@@ -87,12 +88,11 @@ class Launches(Plan):
                 reading = unpacked.unpacked_launch(key, x_shape, w_ih[0], w_hh[0], biases, parameters)
                 made.append((reading.run, *self.strides[index]))
                 continue
-            laying_out = layer_forward.forward_launch(
-                key, x_shape, w_ih, w_hh, biases, (), False, *([parameters] if parameters else [])
-            )
+            laying_out = layer_forward.forward_launch(key, x_shape, w_ih, w_hh, biases, (), False)
             if keep_weights:
                 laying_out.keep_weights()
-            made.append((laying_out.run, *self.strides[index]))
+            run = partial(_run_with, laying_out.run, parameters) if parameters else laying_out.run
+            made.append((run, *self.strides[index]))
         return made
 
     def served_by(self, stack: Stack) -> list[str]:

@@ -30,11 +30,6 @@ cells = pytest.mark.parametrize("name", [*USUAL, *exhaustive(*[name for name in 
 INPUT, HIDDEN, BATCH, STEPS = 5, 19, 3, 4
 
 
-@pytest.fixture(autouse=True)
-def all_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numba, "beyond_kernels", lambda cell: None)
-
-
 class Case:
     """A cell with weights, and arguments of some steps or of a layer."""
 
