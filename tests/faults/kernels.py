@@ -272,6 +272,27 @@ FAULTS = (
         "a GRU's saved product may be infinite in float16",
     ),
     Fault(
+        "triton-dead-saved",
+        "fastrnn/backends/triton/kernels/steps.py",
+        "if not FINITE:",
+        "if False:",
+        "what a user's cell saves of a dead step may be infinite",
+    ),
+    Fault(
+        "triton-given",
+        "fastrnn/backends/triton/steps.py",
+        "tuple(d is not None for d in buffers.d_histories)",
+        "tuple(d is not None and k == 0 for k, d in enumerate(buffers.d_histories))",
+        "gradients of the histories of other states than h are not looked at",
+    ),
+    Fault(
+        "triton-parameters",
+        "fastrnn/backends/recurrence/buffers.py",
+        "torch.stack(layer.parameters_of(direction))",
+        "torch.stack(layer.parameters_of(0))",
+        "both directions have the first one's parameters",
+    ),
+    Fault(
         "cuda-one-step",
         "csrc/cluster/backward.cuh",
         "if (a.T > 0) receive(a.T - 1);",

@@ -31,7 +31,7 @@ def cell_constants(layer: Layer) -> dict[str, Any]:
         "PRE": gate_blocks(cell),
         "DGH": cell.dgh,
         "UNBOUNDED": tuple(name in cell.unbounded for name in cell.saved),
-        "FINITE": cell.program is None,  # of others nobody knows
+        "FINITE": cell.program is None,  # others may divide
         "READS_BEFORE": tuple(state in reads_before for state in cell.states),
         "READS_AFTER": tuple(state in cell.reads_after for state in cell.states),
         "APPROXIMATE": layer.x.dtype in (torch.float16, torch.bfloat16),

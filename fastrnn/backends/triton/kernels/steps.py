@@ -39,7 +39,7 @@ def forward_step_kernel(
     P: tl.constexpr,  # parameters
     S: tl.constexpr,  # saved values
     UNBOUNDED: tl.constexpr,  # which of them may be beyond float16
-    FINITE: tl.constexpr,  # whether all of them are finite where x is zero
+    FINITE: tl.constexpr,  # whether all of them are finite where x is zero, as it is made where a step is not live
     D: tl.constexpr,
     ROWS: tl.constexpr,  # sequences of a program
     UNITS: tl.constexpr,  # units of a program
@@ -78,7 +78,6 @@ def forward_step_kernel(
         length = tl.load(lengths + first + row, mask=row < B - first, other=0)
         live = masks.live(t, length)
         x = select(live, x, zeros_like(x))
-        fed = select(live, fed, zeros_like(fed))
     after, saved = STEP(PREACTIVATIONS(x, product), entering, own, fed, APPROXIMATE)
     y = after[0]
     if lengths is not None:
