@@ -13,21 +13,29 @@ from fastrnn.cells.contract import States
 def gradients(
     layer: Layer, direction: int, blocks: States, saved: States, before: States, after: States
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Of one direction's parameters, (H,) each, and of the inputs of its steps, (T, B, H) each, in the blocks' dtype.
+    """Of one direction's parameters, (H,) each, and of the inputs of its steps, (T, B, H) each, in the blocks' dtype;
+    arguments as those of `in_steps`."""
+    cell, found = layer.cell, dict(zip(layer.cell.blocks, blocks, strict=True))
+    if not found.keys() >= {*cell.parameters, *cell.inputs}:
+        found |= in_steps(layer, direction, blocks, saved, before, after)
+    return [found[name].sum((0, 1)) for name in cell.parameters], [found[name] for name in cell.inputs]
+
+
+def in_steps(
+    layer: Layer, direction: int, blocks: States, saved: States, before: States, after: States
+) -> dict[str, Tensor]:
+    """What `Cell.outside` names, step by step, in the blocks' dtype: of parameters each step's share.
 
     All are (T, B, H): the blocks as `Cell.blocks` names them and zero at t >= length, what was saved, and the states
     before and after each step.
     """
     cell, dtype = layer.cell, blocks[0].dtype
-    found = dict(zip(cell.blocks, blocks, strict=True))
-    if not found.keys() >= {*cell.parameters, *cell.inputs}:
-        parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
-        inputs = products.inputs_of(layer, direction, dtype)
-        others = cell.gradients_outside(blocks, saved, before, after, parameters, inputs)
-        live = products.live_steps(layer)
-        for name, d in zip(cell.outside, others, strict=True):
-            found[name] = d if live is None else torch.where(live[..., None], d, 0)
-    return [found[name].sum((0, 1)) for name in cell.parameters], [found[name] for name in cell.inputs]
+    parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
+    inputs = products.inputs_of(layer, direction, dtype)
+    found = cell.gradients_outside(blocks, saved, before, after, parameters, inputs)
+    live = products.live_steps(layer)
+    masked = (d if live is None else torch.where(live[..., None], d, 0) for d in found)
+    return dict(zip(cell.outside, masked, strict=True))
 
 
 def of_layer(
