@@ -5,24 +5,21 @@ Members are what vmap maps over, V of them.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastrnn.backends import products
+from fastrnn.backends import outside, products
 from fastrnn.backends.layer import Layer
 from fastrnn.cells import Cell
 from fastrnn.cells.contract import States
 
 Dims = Sequence[int | None]
 """Where tensors have their members, None where they have none."""
-
-_WITH_PRODUCTS = ("x", "w_ih", "w_hh", "biases", "states0", "lengths", "resets")
-"""The arguments with which `weight_gradients` gives all gradients of weights."""
 
 SMALL = 256
 """Sequences times units of a member: see `prefers_one_backward`."""
@@ -81,16 +78,17 @@ def prefers_one_backward(layer: Layer) -> bool:
     CPU, in float32, for 16 or 256 members of 16 to 512 units, it took 0.07 to 1.3 of the time of a backward for each
     where a member has one sequence or `SMALL` units in all, and 0.7 to 2.5 beyond. On a GPU each is several launches.
     """
-    others = [name for name, group in layer.groups().items() if group and name not in _WITH_PRODUCTS]
-    if others or not _told_by_input(layer.cell):
+    if layer.projected or not _told_by_input(layer.cell):
         return False
     batch = layer.x.shape[1]
     return layer.x.device.type != "cpu" or batch == 1 or batch * layer.hidden_size <= SMALL
 
 
 def _told_by_input(cell: Cell) -> bool:
-    """Whether dgh follows from dgx: each of its blocks is one of dgx, too, or one that the cell computes from them."""
-    return all(place in cell.dgx or cell.blocks[place] in cell.outside for place in cell.dgh)
+    """Whether all gradients of weights follow from dgx: each block of dgh is one of dgx, too, or, as the parameters,
+    one that the cell computes from these."""
+    known = {*cell.outside, *(cell.blocks[place] for place in cell.dgx)}
+    return known >= {*(cell.blocks[place] for place in cell.dgh), *cell.parameters}
 
 
 def cut_before_input(layer: Layer) -> Layer:
@@ -117,8 +115,9 @@ def input_gradient(layer: Layer, dgx: Tensor) -> Tensor:
 
 def weight_gradients(
     layer: Layer, x: Tensor, dgx: Tensor, histories: Sequence[Tensor]
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """The gradients of w_ih, w_hh and the biases of each of V members, whose batches the layer joins, (V, ...) each.
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+    """The gradients of w_ih, w_hh, the biases and the cell's parameters of each of V members, whose batches the layer
+    joins, (V, ...) each.
 
     x is (V, T, B, I), zero beyond the lengths, dgx (T, V·B, directions·Gx·H), and the histories are the layer's states
     of every step, (T, V·B, directions·H).
@@ -127,14 +126,14 @@ def weight_gradients(
         _of_direction(layer, direction, x.to(layer.state_dtype), part.to(layer.state_dtype), histories)
         for direction, part in enumerate(dgx.chunk(layer.directions, -1))
     ]
-    w_ih, w_hh, pairs = zip(*found, strict=True)
-    each = ([d.to(layer.x.dtype) for d in group] for group in (w_ih, w_hh, itertools.chain(*pairs)))
+    w_ih, w_hh, *lists = zip(*found, strict=True)
+    each = ([d.to(layer.x.dtype) for d in group] for group in (w_ih, w_hh, *(chain(*of_each) for of_each in lists)))
     return tuple(each)  # type: ignore[return-value]
 
 
 def _of_direction(
     layer: Layer, direction: int, x: Tensor, dgx: Tensor, histories: Sequence[Tensor]
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     cell, heads, members = layer.cell, layer.heads, x.shape[0]
 
     def by_member(rows: Tensor) -> Tensor:
@@ -142,31 +141,41 @@ def _of_direction(
         steps, sequences, width = rows.shape
         return rows.reshape(steps, members, sequences // members, width).transpose(0, 1).flatten(1, 2)
 
-    needed = histories[:1] if cell.adds_shares else histories
+    from_dgx = cell.adds_shares and not cell.parameters
+    needed = histories[:1] if from_dgx else histories
     own = [products.direction_slice(layer, direction, history).to(dgx.dtype) for history in needed]
     before = products.states_before(layer, direction, own)
+    named = {} if from_dgx else _blocks(layer, direction, dgx, before)
     dgx_rows, h_rows = by_member(dgx), by_member(before[0])
-    dgh_rows = dgx_rows if cell.adds_shares else by_member(_of_state(layer, direction, dgx, before))
+    dgh_rows = dgx_rows
+    if not cell.adds_shares:
+        dgh_rows = by_member(_side_by_side([named[cell.blocks[place]] for place in cell.dgh] or [dgx[..., :0]]))
     d_w_ih = dgx_rows.mT @ x.flatten(1, 2)
     if heads == 1:
         d_w_hh = (dgh_rows.mT @ h_rows).unsqueeze(1)
     else:
         by_head = dgh_rows.unflatten(-1, (len(cell.u_gates), heads, -1))
         d_w_hh = torch.einsum("vrgnk,vrnd->vngkd", by_head, h_rows.unflatten(-1, (heads, -1))).flatten(2, 3)
-    return d_w_ih, d_w_hh, [dgx_rows.sum(1), dgh_rows.sum(1)] if layer.biases else []
+    biases = [dgx_rows.sum(1), dgh_rows.sum(1)] if layer.biases else []
+    return d_w_ih, d_w_hh, biases, [by_member(named[name]).sum(1) for name in cell.parameters]
 
 
-def _of_state(layer: Layer, direction: int, dgx: Tensor, before: States) -> Tensor:
-    """dgh (T, B, Gu·H) from dgx (T, B, Gx·H), and the states (T, B, H) that entered each step.
+def _blocks(layer: Layer, direction: int, dgx: Tensor, before: States) -> dict[str, Tensor]:
+    """Those of dgx (T, B, Gx·H) by their names, and what `Cell.outside` names, (T, B, H) each; `before` are the states
+    that entered each step.
 
     What gradients outside the recurrence need is computed again, so that autograd can go through it.
     """
-    cell = layer.cell
-    of_gates = dgx.unflatten(-1, (len(cell.x_gates), -1))
-    blocks = tuple(of_gates.select(-2, gate) for _, gate in sorted(zip(cell.dgx, range(len(cell.dgx)), strict=True)))
-    named = dict(zip(cell.blocks, blocks, strict=False))
-    if any(place not in cell.dgx for place in cell.dgh):
-        gx = products.input_product(layer, direction, dgx.dtype)
-        after, saved = cell.step(gx, products.hidden_product(layer, direction, before[0]), before)
-        named |= zip(cell.outside, cell.gradients_outside(blocks, saved, before, after), strict=True)
-    return torch.cat([named[cell.blocks[place]] for place in cell.dgh], -1) if cell.dgh else dgx[..., :0]
+    cell, of_gates = layer.cell, dgx.unflatten(-1, (len(layer.cell.x_gates), -1))
+    named = {cell.blocks[place]: of_gates.select(-2, gate) for gate, place in enumerate(cell.dgx)}
+    if not cell.outside:
+        return named
+    parameters = tuple(p.to(dgx.dtype) for p in layer.parameters_of(direction))
+    inputs = products.inputs_of(layer, direction, dgx.dtype)
+    gx, gh = products.input_product(layer, direction, dgx.dtype), products.hidden_product(layer, direction, before[0])
+    after, saved = cell.step(gx, gh, before, parameters, inputs)
+    # Blocks of the state's share alone are told by those of x, parameters by both: once more for these.
+    for _ in range(2 if cell.parameters and len(cell.blocks) > len(cell.dgx) else 1):
+        blocks = tuple(named.get(block, before[0]) for block in cell.blocks)
+        named |= outside.in_steps(layer, direction, blocks, saved, before, after)
+    return named

@@ -20,6 +20,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from fastrnn import nn as layers
 from fastrnn.checks import _FLOATING
+from fastrnn.recurrent import Recurrent, RecurrentCell
 from fastrnn.subclasses import Twin, twin, why_none
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -27,6 +28,7 @@ Model = TypeVar("Model", bound=nn.Module)
 _NAMES = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
 _TORCH: dict[type, str] = {getattr(nn, name): f"torch.nn.{name}" for name in _NAMES}
 _FASTRNN: dict[type, str] = {getattr(layers, name): f"fastrnn.{name}" for name in _NAMES}
+_OF_CELLS: dict[type, str] = {Recurrent: "fastrnn.Recurrent", RecurrentCell: "fastrnn.RecurrentCell"}
 _OPTIONS = ("backend", "recompute", "prepacked")
 """What fastrnn's layers have and torch's have not."""
 
@@ -70,9 +72,10 @@ def accelerate(model: Model, report: Report | None = None) -> Model:
     be imported. To torch.compile they remain layers of torch's, which break its graphs. Those that override `forward`,
     or anything else that a call depends on, are left: derive them from fastrnn's layers.
 
-    Left as they are as well: layers whose `forward` was replaced on the instance; compiled, scripted and quantized
-    ones; those whose parameters are not yet initialised, of a tensor subclass, or of a dtype other than float32,
-    float64, bfloat16 and float16. Layers that the model does not hold as submodules, say in a plain list, are not seen.
+    Left as they are as well: `fastrnn.Recurrent` and `RecurrentCell`, which are fastrnn's already; layers whose
+    `forward` was replaced on the instance; compiled, scripted and quantized ones; those whose parameters are not yet
+    initialised, of a tensor subclass, or of a dtype other than float32, float64, bfloat16 and float16. Layers that the
+    model does not hold as submodules, say in a plain list, are not seen.
 
     Args:
         model: any module; a layer itself, too.
@@ -102,10 +105,11 @@ def to_torch(model: Model, report: Report | None = None) -> Model:
     """Makes every fastrnn.RNN, GRU, LSTM, RNNCell, GRUCell and LSTMCell in `model` torch.nn's, in place.
 
     The reverse of `accelerate`, under the same conditions: a model that went there and back is what it was. Left are
-    classes that were derived from fastrnn's layers, whose methods would be lost. The options `backend`, `recompute`
-    and `prepacked` are lost, which the report notes. Calls with `lengths`, `resets` or `return_states`, which torch's
-    layers do not take, remain for the caller to change. A model that is saved whole, by `torch.save(model, file)`,
-    can be loaded without fastrnn afterwards; a `state_dict` can in any case.
+    classes that were derived from fastrnn's layers, whose methods would be lost, and `fastrnn.Recurrent` and
+    `RecurrentCell`, since torch.nn has no layers of other cells. The options `backend`, `recompute` and `prepacked` are
+    lost, which the report notes. Calls with `lengths`, `resets` or `return_states`, which torch's layers do not take,
+    remain for the caller to change. A model that is saved whole, by `torch.save(model, file)`, can be loaded without
+    fastrnn afterwards; a `state_dict` can in any case.
 
     Args:
         model, report: as in `accelerate`. Without a report, what was lost is warned of, too.
@@ -201,7 +205,7 @@ def _is_recurrent(module: nn.Module) -> bool:
     """Whether one may expect a report on it."""
     if isinstance(module, torch.jit.ScriptModule):
         return getattr(module, "original_name", None) in _NAMES
-    return isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or (
+    return isinstance(module, (nn.RNNBase, nn.RNNCellBase, *_OF_CELLS)) or (
         _is_quantized(module) and type(module).__name__ in _NAMES
     )
 
@@ -218,6 +222,8 @@ def _why_foreign(
         return f"TorchScript of {module.original_name}"
     if _is_quantized(module):
         return "quantized"
+    if isinstance(module, (Recurrent, RecurrentCell)):
+        return "already" if sources is _TORCH else f"torch.nn has none of the cell {module.cell.name}"
     for cls in source.__mro__:
         if cls in targets:
             return "already" if cls is source else f"already: a subclass of {_title(cls)}"
@@ -273,7 +279,7 @@ def _warn(operator: str, changes: list[Change], targets: dict[type, str]) -> Non
     if not changes:
         warnings.warn(f"fastrnn.{operator}: the model has no recurrent layer to convert", stacklevel=4)
         return
-    done = tuple(targets)
+    done = (*targets, *(_OF_CELLS if targets is _FASTRNN else ()))
     noted = [change for change in changes if change.note and (change.after or not issubclass(change.before, done))]
     if noted:
         lines = "".join(f"\n  {change}" for change in noted)
@@ -283,4 +289,4 @@ def _warn(operator: str, changes: list[Change], targets: dict[type, str]) -> Non
 def _title(cls: type) -> str:
     if issubclass(cls, Twin):
         return f"{_title(cls.twin_of)} on {_title(cls.on)}"
-    return _TORCH.get(cls) or _FASTRNN.get(cls) or f"{cls.__module__}.{cls.__qualname__}"
+    return (_TORCH | _FASTRNN | _OF_CELLS).get(cls) or f"{cls.__module__}.{cls.__qualname__}"

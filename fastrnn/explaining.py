@@ -144,9 +144,9 @@ def _inputs(module: Any, given: dict[str, Any]) -> tuple[Any, ...]:
 def _of_cell(module: Any, input: Any, hx: Any = None, **inputs: Any) -> Explanation:
     states = hx if hx is None else (hx,)
     names = KNOWN[module._cell_name].states
-    if len(names) > 1 and hx is not None:
+    if hx is not None and (len(names) > 1 or isinstance(module, CellParameters)):
         checks.count_of_states(module._configuration().label, hx, names)
-        states = tuple(hx)
+        states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
     return _of_step(module, input, states, _inputs(module, inputs))
 
 

@@ -1,5 +1,7 @@
 """Models with fastrnn's modules as ONNX files, in which each layer is one of ONNX's own operators LSTM, GRU and RNN.
 
+Layers of other cells, for which ONNX has no operator, become its Scan for each direction, whose body is a step.
+
 `export` does what `torch.onnx.export(..., dynamo=True)` does and knows fastrnn's operators besides. The translation is
 made of torch's operators and `torch.onnx.ops.symbolic_multi_out`; `decompositions` gives it to who calls
 `torch.onnx.export` with a program of `torch.export.export`.
@@ -29,8 +31,10 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn.backends import use_backend
 from fastrnn.backends.layer import Forward, Layer
 from fastrnn.cells import CELLS
+from fastrnn.export import decompositions as core_operators
 from fastrnn.export import distinct, refuse_merged
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrnn.recurrent import Recurrent, RecurrentCell
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -64,7 +68,7 @@ _OPERATORS = {
     "lstm": _Operator("LSTM", (0, 3, 1, 2)),
     "gru": _Operator("GRU", (1, 0, 2), linear_before_reset=True),
 }
-_MODULES = (RNN, GRU, LSTM, RNNCell, GRUCell, LSTMCell)
+_MODULES = (RNN, GRU, LSTM, RNNCell, GRUCell, LSTMCell, Recurrent, RecurrentCell)
 _WEIGHTS, _STATES = range(1, 4), range(5, 7)
 """The inputs W, R and B of ONNX's operators, and initial_h and initial_c."""
 _COPIES = {"Cast", "CastLike", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
@@ -89,7 +93,9 @@ def export(
     """Exports a model to ONNX by `torch.onnx.export(..., dynamo=True)`, its fastrnn layers as LSTM, GRU and RNN.
 
     A module is exported as it computes in evaluation mode and without gradients, whatever its mode and its backends
-    are, and is left as it was. Each layer of a stack becomes one operator, and so does each call of a cell. `lengths`
+    are, and is left as it was. Each layer of a stack becomes one operator, and so does each call of a cell. Of another
+    cell (`fastrnn.Recurrent`) each layer and direction becomes a Scan, with all that it takes, and a single step its
+    operations. Else `lengths`
     become `sequence_lens`, initial states of zero are left out, and weights are stored once, in ONNX's order, under the
     name of the first parameter that they are made of, with ".onnx" after it.
 
@@ -183,7 +189,11 @@ def decompositions() -> dict[Any, Callable[..., Forward]]:
         >>> any("fastrnn" in str(node.target) for node in program.graph.nodes)
         False
     """
-    return {getattr(torch.ops.fastrnn, f"{name}_forward").default: partial(_decomposed, name) for name in _OPERATORS}
+    of_any_cell = torch.ops.fastrnn.cell_forward.default
+    return {
+        of_any_cell: core_operators()[of_any_cell],
+        **{getattr(torch.ops.fastrnn, f"{name}_forward").default: partial(_decomposed, name) for name in _OPERATORS},
+    }
 
 
 def _decomposed(cell_name: str, *arguments: Any) -> Forward:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from types import NoneType
 from typing import Any
 
@@ -131,7 +132,7 @@ def forward(layer: Layer, *, history: bool, recompute: bool, backend: str) -> Fo
         kept = torch.is_grad_enabled()
         return ops.forward(layer, history=history or kept, gates=kept and not recompute, backend=backend)
     outline, tensors = layer.parts()
-    if plain or _needs_reference(tensors):
+    if plain or _needs_reference([tensors[place] for place in outline.filled]):
         lengths = None if layer.lengths is None else _innermost(layer.lengths)
         _check_memory(layer.cell, tensors)
         if lengths is not None and lengths.is_cpu and type(lengths) in checks.PLAIN:
@@ -260,9 +261,9 @@ def _gradients(
     `arriving` are the gradients of states and final states, `kept` the states, the gates and the layer's tensors.
     """
     tensors = [*arriving, *kept]
-    if _needs_reference(tensors):
+    *others, of_layer = options.split(tensors)
+    if _needs_reference([*chain(*others), *[of_layer[place] for place in options.forward.outline.filled]]):
         _check_memory(options.forward.cell, tensors)
-        *_, of_layer = options.split(tensors)
         found = _by_reference(options, arriving, of_layer)
     else:
         found = _Backward.apply(options, *tensors)  # type: ignore[no-untyped-call]
@@ -334,13 +335,14 @@ def _gradients_of_each(options: _BackwardOptions, members: int, tensors: Sequenc
     with ops.autocast_off(layer.x):
         cut = batching.cut_before_input(layer)
         gates_only = replace(options, need_x=True, need_weights=False)
-        dgx, *d_states0 = _Backward.apply(gates_only, *d_states, *d_finals, *states, *saved, *cut.tensors())  # type: ignore[no-untyped-call]
+        found = _Backward.apply(gates_only, *d_states, *d_finals, *states, *saved, *cut.tensors())  # type: ignore[no-untyped-call]
+        (dgx,), d_states0, d_inputs = grouped(found, [1, len(layer.states0), len(layer.inputs)])
         d_x = [batching.input_gradient(layer, dgx)] if options.need_x else []
         x = products.masked_x(layer).unflatten(1, (members, -1)).movedim(1, 0)
-        w_ih, w_hh, biases = batching.weight_gradients(layer, x, dgx, states)
-    found = Backward(x=d_x, w_ih=w_ih, w_hh=w_hh, biases=biases, extras=[], states0=d_states0)
-    results = [tensor for group in found for tensor in group]
-    return batching.unfolded(members, results, options.results_batch())
+        w_ih, w_hh, biases, parameters = batching.weight_gradients(layer, x, dgx, states)
+    inputs = d_inputs if options.need_x else []
+    results = chain(*Backward(d_x, w_ih, w_hh, biases, [], d_states0, parameters, inputs))
+    return batching.unfolded(members, [*results], options.results_batch())
 
 
 def _by_reference(

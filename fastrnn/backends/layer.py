@@ -297,6 +297,17 @@ class Outline:
         rows = [row for row in ARGUMENTS if row.type != "bool"]
         return [row for row, count in zip(rows, self.counts, strict=True) for _ in range(count)]
 
+    @cached_property
+    def filled(self) -> list[int]:
+        """The places of tensors that hold something where no size is 0: of a cell without gates of the state not those
+        of its product."""
+        rows = self.rows
+        if KNOWN[self.cell_name].u_gates:
+            return [*range(len(rows))]
+        first = next((place for place, row in enumerate(rows) if row.name == "biases"), 0)
+        empty = {place for place, row in enumerate(rows) if row.name == "biases" and (place - first) % 2}
+        return [place for place, row in enumerate(rows) if row.name != "w_hh" and place not in empty]
+
     def needs(self, gradient: str, asked: Sequence[bool]) -> bool:
         """Whether one of the gradients that are asked for is of this kind; `asked` has a flag for every tensor."""
         return any(map(asked.__getitem__, self._places[gradient]))

@@ -37,20 +37,28 @@ def by_name(
 def gradients(
     layer: Layer, direction: int, blocks: States, saved: States, before: States, after: States
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Of one direction's parameters, (H,) each, and of the inputs of its steps, (T, B, H) each, in the blocks' dtype.
+    """Of one direction's parameters, (H,) each, and of the inputs of its steps, (T, B, H) each, in the blocks' dtype;
+    arguments as those of `in_steps`."""
+    cell, found = layer.cell, dict(zip(layer.cell.blocks, blocks, strict=True))
+    if not _are_blocks(cell):
+        found |= in_steps(layer, direction, blocks, saved, before, after)
+    return [found[name].sum((0, 1)) for name in cell.parameters], [found[name] for name in cell.inputs]
+
+
+def in_steps(
+    layer: Layer, direction: int, blocks: States, saved: States, before: States, after: States
+) -> dict[str, Tensor]:
+    """What `Cell.outside` names, step by step, in the blocks' dtype: of parameters each step's share.
 
     All are (T, B, H), as `by_name` has them, the blocks zero at t >= length.
     """
     cell, dtype = layer.cell, blocks[0].dtype
     parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
     inputs = products.inputs_of(layer, direction, dtype)
-    found = by_name(cell, blocks, saved, before, after, parameters, inputs)
+    found = cell.gradients_outside(blocks, saved, before, after, parameters, inputs)
     live = products.live_steps(layer)
-
-    def of_live_steps(name: str) -> Tensor:
-        return found[name] if live is None or name in cell.blocks else torch.where(live[..., None], found[name], 0)
-
-    return [of_live_steps(name).sum((0, 1)) for name in cell.parameters], [of_live_steps(name) for name in cell.inputs]
+    masked = (d if live is None else torch.where(live[..., None], d, 0) for d in found)
+    return dict(zip(cell.outside, masked, strict=True))
 
 
 def of_layer(

@@ -71,8 +71,8 @@ FAULTS = (
     Fault(
         "sample-reset-gate",
         "fastrnn/batching.py",
-        "zip(cell.outside, cell.gradients_outside(blocks, saved, before, after), strict=True)",
-        "zip(cell.outside, blocks, strict=False)",
+        "named |= outside.in_steps(layer, direction, blocks, saved, before, after)",
+        "named |= dict(zip(cell.outside, blocks, strict=False))",
         "a GRU's gradients of each sample lack the reset gate",
     ),
     Fault(

@@ -48,7 +48,7 @@ def states_of(module: Any, *sizes: int) -> States:
     return tuple((torch.rand(sizes, dtype=dtype) + 0.5).requires_grad_() for _ in module.cell.states)
 
 
-def as_hx(states: States) -> Any:
+def as_hx(states: tuple[Any, ...]) -> Any:
     """As a module takes them."""
     return states if len(states) > 1 else states[0]
 
