@@ -1,14 +1,17 @@
 """Random cells: each one's derivative against autograd, and what its contract promises.
 
 `python -m tests.cells.random_cells --cells 2000 --seed 0` tries as many as it is told. A failing one is shrunk by
-hypothesis and printed as the function that an author would have written.
+hypothesis and printed as the function that an author would have written. With --numba each is a layer by Numba's
+kernels, which takes some 10 seconds to compile; a failing one is printed as it was found.
 """
 
 from __future__ import annotations
 
 import argparse
 import linecache
+import os
 import re
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -17,7 +20,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, assume, given, seed, settings
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
 from fastrnn import cells
@@ -195,12 +198,18 @@ def _follows(wanted: list[Expression], known: set[Expression]) -> bool:
 repeatable = settings(derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-def run(count: int, number: int) -> Counter[str]:
+def run(count: int, number: int, check: Callable[[str], None] = check, shrinks: bool = True) -> Counter[str]:
     """Tries `count` cells; tells of what they were made."""
     met: Counter[str] = Counter()
 
     @seed(number)
-    @settings(repeatable, derandomize=False, max_examples=count, print_blob=False)
+    @settings(
+        repeatable,
+        derandomize=False,
+        max_examples=count,
+        print_blob=False,
+        phases=[Phase.generate, *([Phase.shrink] if shrinks else [])],
+    )
     @given(functions())
     def cells_keep_their_promises(source: str) -> None:
         check(source)
@@ -214,9 +223,17 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.cells.random_cells", description=__doc__)
     parser.add_argument("--cells", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--numba", action="store_true", help="layers by Numba's kernels")
     options = parser.parse_args()
     begin = time.perf_counter()
-    met = run(options.cells, options.seed)
+    if options.numba:
+        from tests.cells.numba_layers import check_layer
+
+        with tempfile.TemporaryDirectory() as directory:  # nobody needs these kernels again
+            os.environ["FASTRNN_CACHE_DIR"] = directory
+            met = run(options.cells, options.seed, check_layer, shrinks=False)
+    else:
+        met = run(options.cells, options.seed)
     print(f"{met.pop('cells')} cells, {time.perf_counter() - begin:.0f} s; of them with")
     print(", ".join(f"{op} {count}" for op, count in met.most_common()))
 

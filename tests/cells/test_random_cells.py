@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 
 from tests.cells.random_cells import check, functions, repeatable
@@ -11,3 +12,12 @@ from tests.cells.random_cells import check, functions, repeatable
 @given(functions())
 def test_random_cells_keep_their_promises(source: str) -> None:
     check(source)
+
+
+@settings(repeatable, max_examples=2)
+@given(functions())
+def test_random_cells_in_numbas_kernels(source: str) -> None:
+    pytest.importorskip("numba", exc_type=ImportError)
+    from tests.cells.numba_layers import check_layer
+
+    check_layer(source)

@@ -1,0 +1,54 @@
+"""Small layers of random cells: Numba's kernels against autograd through the PyTorch step."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import torch
+from hypothesis import assume
+
+from fastrnn.backends import numba, reference
+from fastrnn.backends.layer import Gradients, Residuals
+from fastrnn.cells.author import CellError
+from fastrnn.cells.cell import of_program
+from fastrnn.cells.known import known
+from tests.cells.random_cells import LARGE, program
+from tests.random_layers import Shape, cast, random_layer
+from tests.tolerances import relative_error
+
+CLOSE = 1e-8
+"""Of a tensor's norm: what a cell of 15 primitives makes of rounding in three steps, and far below any mistake."""
+
+
+def check_layer(source: str) -> None:
+    """Both directions of a layer of this function's cell, with lengths and resets: all states and all gradients."""
+    try:
+        cell = known(of_program(program(source), kept=False))
+    except CellError as error:  # x - x and the like may leave nothing of a gate
+        assume("is never used" not in str(error) and "no gate has a share" not in str(error))
+        raise
+    torch.manual_seed(0)
+    hidden = random.Random(source).randint(5, 19)
+    layer = cast(random_layer(cell.key, Shape(3, 3, 2, hidden, directions=2, lengths=True, resets=True)), torch.float64)
+    states0 = [(state.detach().abs() + 0.5).requires_grad_() for state in layer.states0]
+    layer = replace(layer, states0=states0)
+    truth = reference.forward(layer, history=True, gates=False)
+    outputs = [*truth.states, *truth.finals]
+    assume(all(bool((state.abs() < LARGE).all()) for state in outputs))
+    d_outputs = [torch.randn_like(state) for state in outputs]
+    floating = [tensor for tensor in layer.tensors() if tensor.is_floating_point()]
+    pairs = [(y, d) for y, d in zip(outputs, d_outputs, strict=True) if y.requires_grad]
+    of, d_of = zip(*pairs, strict=True)
+    wanted = torch.autograd.grad(of, floating, d_of, materialize_grads=True)
+    assume(all(bool((d.abs() < LARGE).all()) for d in wanted))
+    with torch.no_grad():
+        result = numba.forward(layer, history=True, gates=True)
+        grads = Gradients(d_outputs[: len(truth.states)], d_outputs[len(truth.states) :])
+        got = [d for group in numba.backward(layer, Residuals(result.states, result.saved), grads) for d in group]
+    live = torch.arange(3)[:, None] < layer.lengths if layer.lengths is not None else None
+    assert live is not None
+    found = [*(torch.where(live[..., None], state, 0) for state in result.states), *result.finals, *got]
+    for number, (one, other) in enumerate(zip(found, [*outputs, *wanted], strict=True)):
+        error = relative_error(one, other)
+        assert error <= CLOSE, f"number {number} of states, finals and gradients: {error:.1e}\n{source}"
