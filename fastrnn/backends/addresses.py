@@ -5,9 +5,6 @@ Whatever takes an address must keep the tensor until the kernel has returned.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
-
 from torch import Tensor
 
 from fastrnn import checks
@@ -25,21 +22,3 @@ def address(tensor: Tensor | None, offset: int = 0) -> int:
     if first == 0 and tensor.numel() > 0:
         raise checks.not_allocated(f"a tensor of shape {tuple(tensor.shape)}")
     return first + offset * tensor.itemsize if offset else first
-
-
-class Table:
-    """Addresses, one after another, for kernels that look them up. Whatever takes its address must keep it, too."""
-
-    __slots__ = ("address", "numbers")
-
-    def __init__(self, addresses: Iterable[int]) -> None:
-        self.numbers = array("q", addresses)
-        self.address = self.numbers.buffer_info()[0]
-
-
-def others(states: Sequence[Tensor | None]) -> tuple[int, Table | None]:
-    """What kernels take for a cell's states beside h: an address, of several that of a table, which is to be kept."""
-    if len(states) <= 2:
-        return address(states[-1]), None
-    table = Table(map(address, states[1:]))
-    return table.address, table

@@ -19,19 +19,19 @@ from tests.torch_parity import BATCH, HIDDEN, INPUT, TIME, assert_close, error_o
 
 ANY = torch.export.Dim.DYNAMIC
 every = pytest.mark.parametrize("name", ZOO)
-cells = pytest.mark.parametrize("name", ["peephole", "slstm", "indrnn", "zoneout", "scaled_residual"])
+cells = pytest.mark.parametrize("name", ["peephole_lstm", "slstm", "indrnn", "zoneout_lstm", "scaled_residual"])
 makes = pytest.mark.parametrize("make", [recurrent, single], ids=["layers", "step"])
 
 
 @makes
 def test_conversion_leaves_them_and_says_so(make: Any) -> None:
-    model, reports = nn.Sequential(nn.Linear(2, INPUT), make("peephole")), list[str]()
+    model, reports = nn.Sequential(nn.Linear(2, INPUT), make("peephole_lstm")), list[str]()
     before, kind = model[1], type(model[1]).__name__
     fastrnn.accelerate(model, report=lambda change: reports.append(str(change)))
     fastrnn.to_torch(model, report=lambda change: reports.append(str(change)))
     assert reports == [
         f"1: fastrnn.{kind} left (already)",
-        f"1: fastrnn.{kind} left (torch.nn has none of the cell peephole)",
+        f"1: fastrnn.{kind} left (torch.nn has none of the cell peephole_lstm)",
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -74,7 +74,7 @@ def test_probes_see_every_step(name: str) -> None:
         assert_close(figures.state_norms[state][0], torch.stack(norms).detach())
         assert_close(figures.gradient_norms[state][0], torch.stack(grads).double())
     assert figures.cell_name == name
-    assert name not in ("peephole", "zoneout") or [*figures.gate_means] == ["i", "f", "g", "o"]
+    assert name not in ("peephole_lstm", "zoneout_lstm") or [*figures.gate_means] == ["i", "f", "g", "o"]
     assert "Recurrent layer 0" in record.summary() or "Recurrent" in record.summary()
 
 
@@ -119,8 +119,8 @@ def test_explanations_take_what_calls_take(name: str) -> None:
 def test_explanations_refuse_what_calls_refuse() -> None:
     x = random(TIME, BATCH, INPUT)
     calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
-        (recurrent("zoneout"), (x,), {}),
-        (recurrent("peephole"), (x,), {"keep": x}),
+        (recurrent("zoneout_lstm"), (x,), {}),
+        (recurrent("peephole_lstm"), (x,), {"keep": x}),
         (single("indrnn"), (x[0], (x[0],)), {}),
         (single("slstm"), (x[0], x[0]), {}),
     ]
@@ -134,14 +134,14 @@ def test_explanations_refuse_what_calls_refuse() -> None:
 
 @makes
 def test_where_there_is_no_way(make: Any) -> None:
-    module = make("peephole")
+    module = make("peephole_lstm")
     with pytest.raises(TypeError, match=r"expected RNN, GRU or LSTM of fastrnn or torch.nn, got fastrnn.recurrent"):
         fastrnn.keras.get_weights(module)
     of_layers = "Opacus has no layer of other cells: torch.func gives"
     assert ("a cell's state: use a layer" if make is single else of_layers) in opacus_objection(module)
 
 
-@pytest.mark.parametrize("name", [*exhaustive("slstm", "indrnn"), "zoneout"])
+@pytest.mark.parametrize("name", [*exhaustive("slstm", "indrnn"), "zoneout_lstm"])
 def test_onnx_has_them_as_scans(name: str) -> None:
     """With all that a layer takes, for every T and B."""
     runtime = pytest.importorskip("onnxruntime")

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:`torch.jit.script` is deprecated"
 )  # rules of torch for jvp are scripted
 
-CELLS = ("peephole", "slstm", "indrnn", "star", "zoneout")
+CELLS = ("peephole_lstm", "slstm", "indrnn", "star", "zoneout_lstm")
 SMALL = Shape(steps=3, batch=2, inputs=2, hidden=3, directions=2, lengths=True, resets=True)
 
 cells = pytest.mark.parametrize("name", CELLS)
@@ -47,7 +47,7 @@ def forward(layer: Layer, *options: Any) -> Any:
     return torch.ops.fastrnn.cell_forward(layer.cell.program.text, *layer.arguments(), *options)
 
 
-@pytest.mark.parametrize("name", ["indrnn", "zoneout"])
+@pytest.mark.parametrize("name", ["indrnn", "zoneout_lstm"])
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
 def test_the_forward_operator_passes_opcheck(name: str, training: bool) -> None:
     layer = layer_of(name) if training else layer_of(name).with_tensors(torch.detach)
@@ -55,7 +55,7 @@ def test_the_forward_operator_passes_opcheck(name: str, training: bool) -> None:
     torch.library.opcheck(torch.ops.fastrnn.cell_forward.default, arguments)
 
 
-@pytest.mark.parametrize("name", ["indrnn", "zoneout"])
+@pytest.mark.parametrize("name", ["indrnn", "zoneout_lstm"])
 @pytest.mark.parametrize("needs", [(True, True), (False, True), (True, False)], ids=["both", "weights", "x"])
 def test_the_backward_operator_passes_opcheck(name: str, needs: tuple[bool, bool]) -> None:
     layer = layer_of(name).with_tensors(torch.detach)
@@ -66,7 +66,7 @@ def test_the_backward_operator_passes_opcheck(name: str, needs: tuple[bool, bool
     torch.library.opcheck(torch.ops.fastrnn.cell_backward.default, arguments)
 
 
-@pytest.mark.parametrize("name", ["peephole", "indrnn", "zoneout"])
+@pytest.mark.parametrize("name", ["peephole_lstm", "indrnn", "zoneout_lstm"])
 def test_first_and_second_derivatives(name: str) -> None:
     layer = layer_of(name, replace(SMALL, directions=1, steps=2))
 
@@ -92,14 +92,14 @@ PROGRAMS = {
 
 @pytest.mark.parametrize("text", PROGRAMS.values(), ids=PROGRAMS)
 def test_what_is_no_program_is_refused(text: str) -> None:
-    arguments = layer_of("peephole").arguments()
+    arguments = layer_of("peephole_lstm").arguments()
     with pytest.raises(ValueError, match="this is no program of a cell: "):
         torch.ops.fastrnn.cell_forward(text, *arguments, True, True, "reference")
     with pytest.raises(ValueError, match="this is no program of a cell: "):
         torch.ops.fastrnn.cell_backward(text, [], [], [], [], *arguments, True, True, "reference")
 
 
-@pytest.mark.parametrize("name", ["peephole", "zoneout"])
+@pytest.mark.parametrize("name", ["peephole_lstm", "zoneout_lstm"])
 def test_tensors_that_do_not_fit_are_refused(name: str) -> None:
     layer = layer_of(name, dtype=torch.float32)
     text = ZOO[name].program.text  # type: ignore[union-attr]

@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),  # checks of sizes are traced as constants
 ]
 
-cells = pytest.mark.parametrize("name", [*exhaustive("peephole", "slstm", "indrnn"), "zoneout"])
+cells = pytest.mark.parametrize("name", [*exhaustive("peephole_lstm", "slstm", "indrnn"), "zoneout_lstm"])
 """A case takes seconds: the short run has the cell with inputs of its steps and two states."""
 STACK: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
 SIZES = [(7, 2), (1, 3), (4, 6)]
@@ -107,7 +107,7 @@ def test_single_steps_in_a_compiled_loop(name: str, fresh_compiler: None) -> Non
 
 
 def test_what_is_wrong_is_found_in_compiled_code(fresh_compiler: None) -> None:
-    module = recurrent("zoneout")
+    module = recurrent("zoneout_lstm")
     compiled = torch.compile(module, backend="eager")
     with pytest.raises(TypeError, match=r"Recurrent.forward\(\) needs keep_h, keep_c"):
         compiled(random(TIME, BATCH, INPUT))
@@ -157,7 +157,7 @@ def test_as_torchs_own_operators(name: str) -> None:
 
 
 def test_unrolled_and_of_one_step() -> None:
-    model, cell = Model("zoneout", num_layers=1).eval(), single("zoneout").eval()
+    model, cell = Model("zoneout_lstm", num_layers=1).eval(), single("zoneout_lstm").eval()
     table = torch.export.default_decompositions()
     table.update(fastrnn.export.decompositions(unroll=True))
     given = arguments(model, 2, 3)
@@ -216,7 +216,7 @@ def test_another_process_needs_fastrnn_alone(tmp_path: Path) -> None:
 
 @pytest.mark.exhaustive
 def test_a_package_of_aotinductor(tmp_path: Path) -> None:
-    model = Model("zoneout").eval()
+    model = Model("zoneout_lstm").eval()
     with torch.no_grad():
         path = torch._inductor.aoti_compile_and_package(export(model), package_path=str(tmp_path / "package.pt2"))
         package = torch._inductor.aoti_load_package(path)

@@ -16,7 +16,7 @@ from tests.cells.zoo import ZOO
 from tests.layers.plain_loops import as_hx, inputs_of, recurrent, single, states_of
 from tests.torch_parity import BATCH, HIDDEN, INPUT, TIME, assert_close, random, tensors
 
-cells = pytest.mark.parametrize("name", ["peephole", "slstm", "indrnn", "star", "zoneout", "scaled_residual"])
+cells = pytest.mark.parametrize("name", ["peephole_lstm", "slstm", "indrnn", "star", "zoneout_lstm", "scaled_residual"])
 
 
 @pytest.fixture(params=["reference", "auto"], autouse=True)
@@ -117,7 +117,7 @@ def gated_product(x: Any, u: Any, h: Any, *, p: Any, q: Any, k: Step) -> Any:
 
 
 @pytest.mark.parametrize("lengths", [False, True], ids=["whole", "ragged"])
-@pytest.mark.parametrize("cell", [gated_product, ZOO["peephole"], ZOO["indrnn"]], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", [gated_product, ZOO["peephole_lstm"], ZOO["indrnn"]], ids=lambda cell: cell.name)
 def test_gradients_of_each_sample_take_one_backward(
     cell: Any, lengths: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
