@@ -37,9 +37,13 @@ class Table:
         self.address = self.numbers.buffer_info()[0]
 
 
-def others(states: Sequence[Tensor | None]) -> tuple[int, Table | None]:
-    """What kernels take for a cell's states beside h: an address, of several that of a table, which is to be kept."""
-    if len(states) <= 2:
-        return address(states[-1]), None
-    table = Table(map(address, states[1:]))
-    return table.address, table
+def others(*groups: Sequence[Tensor | None]) -> tuple[list[int], list[Table]]:
+    """What kernels take for a cell's states beside h, of each group: an address, of several states that of a table.
+
+    The tables are to be kept as long.
+    """
+    if len(groups[0]) <= 2:
+        last = [states[-1] for states in groups]
+        return [0 if state is None else state.data_ptr() for state in last], []
+    tables = [Table(map(address, states[1:])) for states in groups]
+    return [table.address for table in tables], tables

@@ -48,8 +48,9 @@ class TrainingStep(Plan):
         (self.weights,) = checked.weights
         self.hidden = self.weights[0].shape[0] // len(cell.x_gates)
         self.of_x, self.of_u = _columns(cell.x_runs, self.hidden), _columns(cell.u_runs, self.hidden)
-        self.counts = len(cell.states), len(self.weights), len(cell.inputs), sum(self.after), 1
-        """of each field of `_Kept`"""
+        self.inputs_at = len(cell.states) + len(self.weights)
+        self.after_at = self.inputs_at + len(cell.inputs)
+        """where these begin among what a step keeps for backward"""
 
     def run(
         self,
@@ -81,6 +82,11 @@ class TrainingStep(Plan):
 
     def _step(self, x: Tensor, states: States, inputs: Sequence[Tensor]) -> States:
         return _Step.apply(self, x, *states, *self.weights, *inputs)  # type: ignore[no-any-return, no-untyped-call]
+
+    def parted(self, values: Sequence[Any]) -> tuple[Any, Any, Any]:
+        """Values for the states, the weights and the inputs."""
+        states, end = len(self.before), self.inputs_at
+        return values[:states], values[states:end], values[end:]
 
     def served_by(self, stack: Stack) -> list[str]:
         """As `Plan.served_by`."""
@@ -196,7 +202,7 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: TrainingStep, x: Tensor, *tensors: Tensor) -> States:
         before = tensors[0].grad_fn
-        given, weights, inputs = grouped(tensors, plan.counts[:3])
+        given, weights, inputs = plan.parted(tensors)
         asked = [weight.requires_grad for weight in weights]
         loop = getattr(before, "loop", None) if type(before) is _Step._backward_cls else None
         ctx.is_first = loop is None or loop.plan is not plan or loop.asked != asked
@@ -219,7 +225,8 @@ class _Step(torch.autograd.Function):
         read = [x, *kept, *(() if again else grads)]
         if any_freed(*[tensor for tensor in read if tensor is not None]):
             raise checks.not_allocated(f"{plan.cell.name}: what backward reads")
-        of_step = _Kept(*grouped(kept, plan.counts))
+        given, weights, inputs = plan.parted(kept[: plan.after_at])
+        of_step = _Kept(given, weights, inputs, kept[plan.after_at : -1], kept[-1])
         if again:
             return None, *_differentiable(plan.cell, x, of_step, grads)
         # Their memory is read as it lies there.
@@ -236,23 +243,22 @@ class _Kept(NamedTuple):
     inputs: list[Tensor]
     after: list[Tensor]
     """of the states after the step those that the derivative looks at"""
-    saved: list[Tensor | None]
+    saved: Tensor | None
 
 
 def _gradients(
     ctx: Any, plan: TrainingStep, x: Tensor, kept: _Kept, grads: tuple[Tensor | None, ...]
 ) -> list[Tensor | None]:
     """Of x, the states, the weights and the inputs."""
-    cell, states, weights, (saved,) = plan.cell, kept.states, kept.weights, kept.saved
+    cell, states, weights, saved = plan.cell, kept.states, kept.weights, kept.saved
     _, need_x, *others = ctx.needs_input_grad
-    (need_h, *_), need_weights, need_inputs = grouped(others, plan.counts[:3])
-    after = iter(kept.after)
-    looked_at = (
-        [state.contiguous() if read else None for state, read in zip(states, plan.before, strict=True)],
-        [next(after) if read else None for read in plan.after],
-    )
+    (need_h, *_), need_weights, need_inputs = plan.parted(others)
+    left = iter(kept.after)
+    before = [state.contiguous() if read else None for state, read in zip(states, plan.before, strict=True)]
+    after = [next(left) if read else None for read in plan.after]
     parameters = weights[len(weights) - len(cell.parameters) :]
-    blocks, d_before = step.backward(cell.key, *looked_at, saved, grads, parameters, kept.inputs, states[0])
+    like = states[0].contiguous()
+    blocks, d_before = step.backward(cell.key, before, after, saved, grads, parameters, kept.inputs, like)
     dgx = dgh = blocks if plan.are_all else _taken(blocks, plan.of_x)
     if not plan.adds:
         dgh = _taken(blocks, plan.of_u)
@@ -262,8 +268,8 @@ def _gradients(
     named: dict[str, Tensor] = {}
     if (parameters and any(need_weights)) or any(need_inputs):
         values = () if saved is None else saved.chunk(len(cell.saved), 1)
-        named = outside.by_name(cell, blocks.chunk(len(cell.blocks), 1), values, *looked_at, parameters, kept.inputs)
-    # Copies: a hook may change a gradient where it lies, and other ones are still to come from the blocks.
+        named = outside.by_name(cell, blocks.chunk(len(cell.blocks), 1), values, before, after, parameters, kept.inputs)
+    # Copies: a hook may change a gradient where it lies, and others are still to come from the blocks.
     d_inputs = [named[name].clone() if need else None for name, need in zip(cell.inputs, need_inputs, strict=True)]
     if any(need_weights):
         rows = _Rows(dgx, dgh, x, states[0], [named[name] for name in cell.parameters])

@@ -39,7 +39,7 @@ def forward(
     saves = len(cell.saved)
     saved = h.new_empty((batch, saves * hidden)) if saves else None
     parameters, step_inputs = _rows(weights[first:]), side_by_side(inputs)
-    (c, _before), (c_new, _after) = others(states), others(after)
+    (c, c_new), _tables = others(states, after)
     block = Pointwise(
         batch=batch,
         hidden=hidden,
@@ -70,15 +70,14 @@ def backward(
     """dgates (B, W·H), and what reaches the states before the step directly, from what reaches those after it.
 
     `before` and `after` are the states, dense, where the derivative looks at them, else None; the others are those of
-    `forward`, and `like` looks as a state does.
+    `forward`, and `like` looks as dense states do.
     """
     batch, hidden = like.shape
     dense = [None if d is None else d.contiguous() for d in d_after]
     dgates = like.new_empty((batch, len(KNOWN[cell_name].blocks) * hidden))
-    d_before = [like.new_empty((batch, hidden)) for _ in d_after]
+    d_before = [torch.empty_like(like) for _ in d_after]
     rows, step_inputs, dh = _rows(parameters), side_by_side(inputs), dense[0]
-    (c_before, _before), (c_after, _after) = others(before), others(after)
-    (dc, _d), (dc0, _d0) = others(dense), others(d_before)
+    (c_before, c_after, dc, dc0), _tables = others(before, after, dense, d_before)
     block = PointwiseBackward(
         batch=batch,
         hidden=hidden,

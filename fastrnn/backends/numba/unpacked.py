@@ -155,7 +155,7 @@ def forward(layer: Layer) -> Forward:
     inputs = side_by_side(layer.inputs)
     ys = x.new_empty((*x.shape[:2], layer.hidden_size))
     last = [torch.empty_like(state) for state in states0]
-    (c0, _before), (c_last, _after) = others(states0), others(last)
+    (c0, c_last), _tables = others(states0, last)
     bound = unpacked_launch(layer.cell_name, tuple(x.shape), w_ih, w_hh, biases, parameters, layer.reverse)
     strides = x.stride(0), x.stride(1)
     bound.run(address(x), *strides, address(states0[0]), c0, address(ys), address(last[0]), c_last, address(inputs))
