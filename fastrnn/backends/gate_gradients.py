@@ -138,7 +138,7 @@ def _recurrent_weights(layer: Layer, direction: int, dgates: Tensor, ys: Tensor)
 def _bias_gradients(layer: Layer, rows: Tensor) -> list[Tensor]:
     """Those of b_ih and b_hh of one direction, from its dgates (T·B, W·H)."""
     cell, sums = layer.cell, _sum_rows(rows, layer.state_dtype).to(layer.x.dtype)
-    if cell.adds_shares:
+    if cell.dgx == cell.dgh == tuple(range(len(cell.blocks))):
         return [sums, sums.clone()]
     of_blocks = sums.unflatten(0, (len(cell.blocks), -1))
     return [cell.of_gates(of_blocks, places).clone().flatten() for places in (cell.dgx, cell.dgh)]
