@@ -137,7 +137,8 @@ def serves(layer: Layer) -> bool:
     """Whether the kernel can compute a layer's output and final states, and is faster than the one that lays out."""
     steps, batch, _ = layer.x.shape
     return (
-        layer.x.dtype in DTYPES
+        layer.cell.program is None
+        and layer.x.dtype in DTYPES
         and layer.directions == 1
         and not layer.projected
         and layer.lengths is None
