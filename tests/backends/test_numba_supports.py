@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 
 import fastrnn
 from fastrnn.backends import numba as backend
-from fastrnn.cells import CELLS, mix, sigmoid, tanh
+from fastrnn.cells import CELLS, Cell
 from tests.cells.zoo import ZOO
 from tests.random_layers import Shape, random_layer
 
 pytest.importorskip("numba", exc_type=ImportError)
-
-
-@fastrnn.cell(gates="nf")
-def swapped(x: Any, u: Any, h: Any) -> Any:
-    f = sigmoid(x.f + u.f)
-    return mix(f, tanh(x.n + f * u.n), h)
-
-
-@fastrnn.cell
-def memorable(x: Any, u: Any, h: Any, c: Any) -> Any:
-    f = sigmoid(x.f + u.f)
-    return mix(f, h, c), f * c
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -48,23 +35,9 @@ def test_reasons() -> None:
     assert backend.supports(replace(layer, x=layer.x.cfloat())) == "it does not compute in torch.complex64"
 
 
-def test_cells_beyond_the_kernels() -> None:
-    """What each would need, and that all others are served."""
-    needs = {
-        "peephole": "parameters or inputs of a step",
-        "indrnn": "parameters or inputs of a step",
-        "scaled_residual": "parameters or inputs of a step",
-        "zoneout": "parameters or inputs of a step",
-        "slstm": "4 states",
-        "star": "gates have shares of one product alone",
-        "mingru": "gates have shares of one product alone",
-        "swapped": "in another order than their gradients",
-        "memorable": "looks at another state than the last",
-    }
-    for name, cell in (CELLS | ZOO | {"swapped": swapped, "memorable": memorable}).items():
-        reason = backend.beyond_kernels(cell)
-        assert (needs[name] in reason) if reason else name not in needs, (name, reason)
-    assert set(needs) <= {*ZOO, "swapped", "memorable"}
+@pytest.mark.parametrize("cell", ZOO.values(), ids=lambda cell: cell.name)
+def test_cells_of_anyone(cell: Cell) -> None:
+    assert backend.supports(random_layer(cell.key, Shape(directions=2, lengths=True, resets=True))) is None
 
 
 def test_numba_missing_or_disabled(monkeypatch: pytest.MonkeyPatch) -> None:

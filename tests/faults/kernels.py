@@ -162,8 +162,8 @@ FAULTS = (
     Fault(
         "numba-team-clears-c",
         "fastrnn/backends/numba/kernels/forward.py",
-        "clear_row(like, address(like, c, row * c_row + own), own_units)",
-        "clear_row(like, address(like, c, row * c_row), own_units)",
+        "clear(like, address(like, c, row * c_row + own), c_apart, own_units)",
+        "clear(like, address(like, c, row * c_row), c_apart, own_units)",
         "a reset clears another team member's c",
     ),
     Fault(
@@ -225,8 +225,8 @@ FAULTS = (
     Fault(
         "numba-dc-cut",
         "fastrnn/backends/numba/kernels/backward.py",
-        "clear_row(like, address(like, base + a.dc_at, row * dc_row + own), own_hidden)",
-        "clear_row(like, address(like, base + a.dc_at, row * dc_row + own), own_outputs)",
+        "row * dc_row + own), a.dc_apart, own_hidden)",
+        "row * dc_row + own), a.dc_apart, own_outputs)",
         "with a projection, a reset clears the gradient of the first P units' c alone",
     ),
     Fault(

@@ -15,7 +15,6 @@ import torch
 
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
 from fastrnn.backends.numba import layer_backward, layer_forward
-from fastrnn.cells import Cell
 from fastrnn.first_use import undisturbed
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -45,25 +44,7 @@ def supports(layer: Layer) -> str | None:
         return f"it does not compute in {layer.x.dtype}"
     if layer.heads > 1:
         return f"it has no heads (N = {layer.heads}) yet"
-    return beyond_kernels(layer.cell) or ready()
-
-
-def beyond_kernels(cell: Cell) -> str | None:
-    """What of a cell the kernels around its step do not know yet, as a clause, or None if they can serve it.
-
-    All that they take for granted of cells is said here. `kernels/cells.py` can have the functions of any cell.
-    """
-    if cell.parameters or cell.inputs:
-        return "its kernels have no cells with parameters or inputs of a step yet"
-    if len(cell.states) > 2:
-        return f"its kernels have no cells with {len(cell.states)} states yet"
-    if cell.x_gates != cell.u_gates:
-        return "its kernels have no cells whose gates have shares of one product alone yet"
-    if len(cell.u_runs) > 1:
-        return "its kernels have no cells whose gates are in another order than their gradients yet"
-    if not {*cell.reads_before, *cell.reads_after} <= {cell.states[-1]}:
-        return "its kernels have no cells whose derivative looks at another state than the last yet"
-    return None
+    return ready()
 
 
 bind = layer_forward.bind

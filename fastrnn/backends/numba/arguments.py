@@ -6,6 +6,9 @@ new in every call, and a forward's by `ForwardArrays`, its tensors. Fields witho
 are in bytes, an address of 0 meaning "not there"; distances (`*_step` from one t to the next, `*_row` from one row of
 the batch to the next) count elements. Arrays are those of one direction, already offset to it, in the state dtype, and
 their last dimension is dense.
+
+The arguments of layers call a cell's states h and, all others, c. Where there are several others, an address of c is
+that of a table instead: of addresses, int64, one for each, all of the same distances.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ class ForwardShape(NamedTuple):
     tile_at: int  # a tile's results, for each member of a team `tile_size` bytes apart; at 0 lies a row of zeros
     tile_size: int
     h_at: int  # (2, rows, padded P or H)
-    c_at: int  # (rows, padded H)
+    c_at: int  # (other states, rows, padded H)
     m_at: int  # (rows, padded H): o tanh(c) before the projection
     gx_at: int  # (chunk, rows, panels, vectors of a panel, lanes)
 
@@ -92,6 +95,8 @@ class ForwardArrays(NamedTuple):
     saved: int  # (T, B, S·H)
     h_last: int  # (B, P or H)
     c_last: int  # (B, H)
+    parameters: int  # (P, H): the cell's, one after another
+    step_inputs: int  # (T, B, N·H): side by side
 
 
 class UnpackedShape(NamedTuple):
@@ -139,10 +144,10 @@ class BackwardShape(NamedTuple):
     thread_count: int
     barrier: int
     clock: int
-    products: int  # rows of w_hh, the K of the product with it
+    products: int  # rows of w_hh, the K of the product with it; they have the order of the blocks
     products_at: int  # at which element of a row of dgates dgh starts
     gates_row: int  # W·H
-    states_row: int
+    states_row: int  # of h and c
     w_hh_at: int  # in panels of columns, as w_hr
     w_hr_at: int
     scratch_at: int  # as in a forward
@@ -150,7 +155,8 @@ class BackwardShape(NamedTuple):
     tile_at: int
     tile_size: int
     carry_at: int  # (rows, padded P or H)
-    dc_at: int  # (rows, padded H)
+    dc_at: int  # (other states, rows, padded H)
+    dc_apart: int  # elements from one to the next
     dh_at: int  # (rows, padded P)
 
 
@@ -159,8 +165,12 @@ class BackwardAddresses(NamedTuple):
     memory: int
     lengths: int
     resets: int
-    states: int  # (T, B, H): the last of the cell's states after each step, the only one that its derivative looks at
-    state0: int  # (B, H): that state before the first step
+    parameters: int  # as in a forward
+    step_inputs: int
+    h: int  # (T, B, H): after each step, as c. What a derivative does not look at need not be there
+    c: int
+    h0: int  # (B, H): before the first step, as c0
+    c0: int
     saved: int  # (T, B, S·H)
     dgates: int  # (T, B, W·H): the blocks of gradients, written
     dys: int  # (T, B, P or H)

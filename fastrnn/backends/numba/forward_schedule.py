@@ -49,7 +49,8 @@ def schedule(
     available: int,
 ) -> Schedule:
     steps, batch, inputs = x_shape
-    x_gates, u_gates = len(KNOWN[cell].x_gates), len(KNOWN[cell].u_gates)
+    contract = KNOWN[cell]
+    x_gates, u_gates, others = len(contract.x_gates), len(contract.u_gates), len(contract.states) - 1
     units = panel_units(x_gates, u_gates)
     compiled, pack = kernel(cell, "forward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize
@@ -74,7 +75,7 @@ def schedule(
     offsets = {
         "tile_at": scratch.take(geometry.tile_bytes * team),
         "h_at": scratch.take(2 * rows * geometry.padded(outputs) * item),
-        "c_at": scratch.take(rows * padded * item),
+        "c_at": scratch.take(others * rows * padded * item),
         "m_at": scratch.take(rows * padded * item if projected else 0),
         "gx_at": scratch.take(chunk * step),
     }
@@ -102,8 +103,8 @@ def schedule(
             tile_size=geometry.tile_bytes,
             w_ih_at=laid_out.rows(hidden, inputs, x_gates, units),
             bias_ih_at=laid_out.rows(hidden, 1, x_gates, units),
-            w_hh_at=laid_out.rows(hidden, outputs, u_gates, units),
-            bias_hh_at=laid_out.rows(hidden, 1, u_gates, units),
+            w_hh_at=laid_out.rows(hidden, outputs, u_gates, units) if u_gates else 0,
+            bias_hh_at=laid_out.rows(hidden, 1, u_gates, units) if u_gates else 0,
             w_hr_at=laid_out.rows(outputs, hidden, 1, PANEL_VECTORS) if projected else 0,
             scratch_at=scratch_at,
             scratch_size=scratch.size,

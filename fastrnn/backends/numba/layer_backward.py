@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrnn.backends import gate_gradients, products
+from fastrnn.backends import gate_gradients, outside, products
 from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
 from fastrnn.backends.numba import launch, weight_gradients, workspace
@@ -16,14 +16,17 @@ from fastrnn.backends.numba.arguments import FIELDS, BackwardAddresses, Backward
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.forward_schedule import SCHEDULES
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up
+from fastrnn.backends.numba.other_states import place
 from fastrnn.backends.numba.panels import Panels, readable, source
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import split
-from fastrnn.backends.numba.tensors import dense, dense_rows, direction_address, masks
+from fastrnn.backends.numba.tensors import dense, dense_rows, direction_address, masks, step_inputs, unit_parameters
 from fastrnn.cells.known import KNOWN
 from fastrnn.cells.projection import unprojected_output
 
 _COUNTER = FIELDS["backward"].index("counter")
+POINTWISE = 16
+"""Multiplications that take as long as a unit's share of one block, where there is no product."""
 
 
 class _Schedule(NamedTuple):
@@ -60,7 +63,8 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
         _run(layer, states, saved, grads, dgates, dh_out, d_states0)
     dx = [gate_gradients.input_gradient(layer, dgates)] if grads.need_x else []
     weights = _weight_gradients(layer, states, saved, dgates, dh_out) if grads.need_weights else ([], [], [], [])
-    return Backward(dx, *weights, states0=[d.to(storage) for d in d_states0])
+    d_parameters, d_inputs = outside.of_layer(layer, dgates, saved[0] if saved else None, states, grads)
+    return Backward(dx, *weights, [d.to(storage) for d in d_states0], d_parameters, d_inputs)
 
 
 def _recomputed(layer: Layer, direction: int, states: list[Tensor]) -> tuple[Tensor, ...]:
@@ -93,14 +97,23 @@ def _run(
         layer.projected,
         launch.available_threads(),
     )
-    state0 = dense(layer.states0[-1], dtype)
+    states0 = [dense(state, dtype) for state in layer.states0]
     incoming = [None if d is None else dense_rows(d, dtype) for d in grads.states]
-    dys, dhistory = (incoming + [None] * 2)[:2]
+    incoming += [None] * (len(states) - len(incoming))
+    dys, dhistories = incoming[0], incoming[1:]
+    if len(dhistories) > 1:  # all of one distance
+        dhistories = [None if d is None else d.contiguous() for d in dhistories]
+    dhistory = next((d for d in dhistories if d is not None), None)
     d_last = [None if d is None else dense(d, dtype) for d in grads.finals]
     lengths, resets = masks(layer)
+    parameters, inputs = unit_parameters(layer), step_inputs(layer)
+    row = hidden * dtype.itemsize
+    c, dc_history = (place(tensors, directions, row) for tensors in (states[1:], dhistories))
+    c0, dc_last, dc0 = (place(tensors[1:], directions, batch * row) for tensors in (states0, d_last, d_states0))
     memory = workspace.take(cut.memory)
-    weights = readable([*(w[0] for w in layer.w_hh), *layer.extras], dtype)
-    cut.panels.launch(map(source, weights)).run(memory.data_ptr())
+    weights = readable([*_by_blocks(layer), *layer.extras], dtype)
+    if weights:
+        cut.panels.launch(map(source, weights)).run(memory.data_ptr())
     blocks = [
         shape
         + BackwardAddresses(
@@ -108,26 +121,38 @@ def _run(
             memory=memory.data_ptr(),
             lengths=address(lengths),
             resets=address(resets),
-            states=address(states[-1], direction * hidden),
-            state0=direction_address(state0, direction),
+            parameters=direction_address(parameters, direction),
+            step_inputs=direction_address(inputs, direction),
+            h=address(states[0], direction * outputs),
+            c=c.of(direction),
+            h0=direction_address(states0[0], direction),
+            c0=c0.of(direction),
             saved=direction_address(saved[0], direction) if saved else 0,
             dgates=direction_address(dgates, direction),
             dys=address(dys, direction * outputs),
             dys_step=0 if dys is None else dys.stride(0),
             dys_row=0 if dys is None else dys.stride(1),
-            dhistory=address(dhistory, direction * hidden),
+            dhistory=dc_history.of(direction),
             dhistory_step=0 if dhistory is None else dhistory.stride(0),
             dhistory_row=0 if dhistory is None else dhistory.stride(1),
             dh_last=direction_address(d_last[0], direction),
-            dc_last=direction_address(d_last[-1], direction),
+            dc_last=dc_last.of(direction),
             dh0=direction_address(d_states0[0], direction),
-            dc0=direction_address(d_states0[-1], direction),
+            dc0=dc0.of(direction),
             dh_out=direction_address(dh_out, direction),
         )
         for direction, shape in enumerate(cut.shapes)
     ]
     launch.run(cut.kernel, cut.threads, blocks, _COUNTER, cut.pace)
     workspace.give_back(memory)
+
+
+def _by_blocks(layer: Layer) -> list[Tensor]:
+    """Each direction's w_hh with its rows in the order of the gates' blocks, which follow one another."""
+    runs = layer.cell.u_runs
+    if len(runs) > 1:
+        return [torch.cat([w[0, run.rows(layer.hidden_size)] for run in runs]) for w in layer.w_hh]
+    return [w[0] for w in layer.w_hh] if runs else []
 
 
 @lru_cache(SCHEDULES)
@@ -144,11 +169,12 @@ def _schedule(
     available: int,
 ) -> _Schedule:
     contract = KNOWN[cell]
-    rows_of_w_hh = len(contract.u_gates) * hidden
+    rows_of_w_hh, others = len(contract.u_gates) * hidden, len(contract.states) - 1
     compiled, pack = kernel(cell, "backward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize
-    products, panels = rows_of_w_hh * outputs, geometry.panels(outputs, PANEL_VECTORS)
-    shared = 0 if projected else products
+    panels = geometry.panels(outputs, PANEL_VECTORS)
+    products = rows_of_w_hh * outputs or len(contract.blocks) * hidden * POINTWISE
+    shared = 0 if projected else rows_of_w_hh * outputs
     slices, team, threads = split(batch, directions, steps, products, shared, item, panels, available)
     rows = divide_up(batch, slices)
     scratch = Arena()
@@ -156,13 +182,13 @@ def _schedule(
     offsets = {
         "tile_at": scratch.take(geometry.tile_bytes * team),
         "carry_at": scratch.take(rows * geometry.padded(outputs) * item),
-        "dc_at": scratch.take(rows * geometry.padded(hidden) * item),
+        "dc_at": scratch.take(others * rows * geometry.padded(hidden) * item),
         "dh_at": scratch.take(rows * geometry.padded(outputs) * item if projected else 0),
     }
     arena = Arena()
     scratch_at = arena.take(directions * slices * scratch.size)
     laid_out = Panels(pack, arena, available)
-    w_hh = [laid_out.columns(rows_of_w_hh, outputs) for _ in range(directions)]
+    w_hh = [laid_out.columns(rows_of_w_hh, outputs) if rows_of_w_hh else 0 for _ in range(directions)]
     w_hr = [laid_out.columns(outputs, hidden) if projected else 0 for _ in range(directions)]
     shapes = [
         BackwardShape(
@@ -178,13 +204,14 @@ def _schedule(
             **launch.team_functions(),
             tile_size=geometry.tile_bytes,
             products=rows_of_w_hh,
-            products_at=contract.u_runs[0].block * hidden,
+            products_at=min(contract.dgh, default=0) * hidden,
             gates_row=len(contract.blocks) * hidden,
             states_row=directions * hidden,
             w_hh_at=w_hh[direction],
             w_hr_at=w_hr[direction],
             scratch_at=scratch_at,
             scratch_size=scratch.size,
+            dc_apart=rows * geometry.padded(hidden),
             **offsets,
         )
         for direction in range(directions)

@@ -14,17 +14,18 @@ from fastrnn.backends.layer import Forward, Layer, as_gates
 from fastrnn.backends.numba import launch, unpacked, workspace
 from fastrnn.backends.numba.arguments import FIELDS
 from fastrnn.backends.numba.forward_schedule import Schedule, schedule
+from fastrnn.backends.numba.other_states import apart, place
 from fastrnn.backends.numba.panels import PanelsLaunch, Source, readable, source
 from fastrnn.backends.numba.sharing import Pace
-from fastrnn.backends.numba.tensors import cast, dense, dense_rows, masks
+from fastrnn.backends.numba.tensors import cast, dense, dense_rows, masks, step_inputs, unit_parameters
 from fastrnn.cells.known import KNOWN
 
 _COUNTER, _MEMORY = FIELDS["forward"].index("counter"), launch.HEADER + FIELDS["forward"].index("memory")
-_LENGTHS, _RESETS, _X, _X_STEP, _X_ROW, _H0, _C0, _YS, _HISTORY, _SAVED, _H_LAST, _C_LAST = (
+_LENGTHS, _RESETS, _X, _X_STEP, _X_ROW, _H0, _C0, _YS, _HISTORY, _SAVED, _H_LAST, _C_LAST, _PARAMETERS, _INPUTS = (
     launch.HEADER + FIELDS["forward"].index(name)
     for name in (
         *("lengths", "resets", "x", "x_step", "x_row", "h0", "c0"),
-        *("ys", "history", "saved", "h_last", "c_last"),
+        *("ys", "history", "saved", "h_last", "c_last", "parameters", "step_inputs"),
     )
 )
 """Where in a launch's memory, for the first direction."""
@@ -40,6 +41,8 @@ class _Strides(NamedTuple):
     ys: int
     history: int
     saved: int
+    parameters: int
+    inputs: int
 
 
 class ForwardLaunch(NamedTuple):
@@ -76,14 +79,18 @@ class ForwardLaunch(NamedTuple):
         saved: int = 0,
         lengths: int = 0,
         resets: int = 0,
+        parameters: int = 0,
+        inputs: int = 0,
     ) -> None:
         """Computes everything, with these addresses. Several threads may do so at the same time.
 
         x (T, B, I) has dense rows, `x_step` and `x_row` elements apart. The states (directions, B, P or H) are dense,
         as are the output (T, B, directions·P or directions·H), every c, if asked for (T, B, directions·H), and what the
-        cell saves, if asked for (directions, T, B, S·H). Where the cell has no c, its addresses are those of h.
+        cell saves, if asked for (directions, T, B, S·H), its parameters (directions, P, H), and the inputs of its steps
+        (directions, T, B, N·H). Where the cell has no c, its addresses are of no account; where it has more states than
+        h and c, they are those of tables of addresses, int64 (directions, others).
         """
-        h_, c_, ys_, history_, saved_ = self.strides
+        h_, c_, ys_, history_, saved_, parameters_, inputs_ = self.strides
         launches = []
         for threads, shapes, pace in self.launches:
             blocks = shapes[:]
@@ -97,6 +104,8 @@ class ForwardLaunch(NamedTuple):
                 blocks[at + _HISTORY] = history and history + direction * history_
                 blocks[at + _SAVED] = saved and saved + direction * saved_
                 blocks[at + _H_LAST], blocks[at + _C_LAST] = h_last + direction * h_, c_last + direction * c_
+                blocks[at + _PARAMETERS] = parameters + direction * parameters_
+                blocks[at + _INPUTS] = inputs + direction * inputs_
         try:
             memory = self.kept.pop()
         except IndexError:
@@ -133,22 +142,32 @@ def forward_launch(
     """
     steps, batch, _ = x_shape
     dtype, directions, projected = w_ih[0].dtype, len(w_ih), len(extras) > 0
-    hidden, outputs = w_ih[0].shape[0] // len(KNOWN[cell].x_gates), w_hh[0].shape[1]
+    contract = KNOWN[cell]
+    hidden, outputs = w_ih[0].shape[0] // len(contract.x_gates), w_hh[0].shape[1]
     cut = schedule(cell, dtype, x_shape, hidden, outputs, directions, reverse, projected, launch.available_threads())
     no_bias = None if biases else torch.zeros(max(w_ih[0].shape[0], w_hh[0].shape[0]), dtype=dtype)
     sources: list[Source] = []
     for direction in range(directions):
         b_ih, b_hh = biases[2 * direction : 2 * direction + 2] if no_bias is None else (no_bias, no_bias)
         one_way = slice(direction, direction + 1)
-        sources += map(source, (w_ih[direction], b_ih, w_hh[direction], b_hh, *extras[one_way]))
+        of_u = (w_hh[direction], b_hh) if contract.u_gates else ()
+        sources += map(source, (w_ih[direction], b_ih, *of_u, *extras[one_way]))
     launches = []
     for threads, shapes, pace in cut.launches:
         blocks = launch.no_blocks()
         for shape in shapes:
             blocks.extend((*shape, *[0] * (_BLOCK - len(shape))))
         launches.append((threads, blocks, pace))
-    h, c = outputs * dtype.itemsize, hidden * dtype.itemsize
-    strides = _Strides(batch * h, batch * c, h, c, steps * batch * len(KNOWN[cell].saved) * c)
+    others, rows, h, c = len(contract.states) - 1, steps * batch, outputs * dtype.itemsize, hidden * dtype.itemsize
+    strides = _Strides(
+        h=batch * h,
+        c=apart(others, batch * c),
+        ys=h,
+        history=apart(others, c),
+        saved=rows * len(contract.saved) * c,
+        parameters=len(contract.parameters) * c,
+        inputs=rows * len(contract.inputs) * c,
+    )
     return ForwardLaunch(cut, cut.panels.launch(sources), launches, strides, range(directions), no_bias, [])
 
 
@@ -160,7 +179,7 @@ class BoundForward:
         dtype, directions, hidden = layer.state_dtype, layer.directions, layer.hidden_size
         self.dtype, self.shape = dtype, tuple(layer.x.shape)
         self.output = (steps, batch, directions * layer.output_size)
-        self.history = (steps, batch, directions * hidden) if history and len(layer.states0) > 1 else None
+        self.histories = [(steps, batch, directions * hidden)] * (len(layer.states0) - 1 if history else 0)
         saves = len(layer.cell.saved)
         self.saved = (directions, steps, batch, saves * hidden) if gates and saves else None
         self.is_empty = batch == 0 or steps == 0
@@ -180,7 +199,7 @@ class BoundForward:
         """The results for a layer of this signature, with the weights that it was bound with."""
         dtype, storage = self.dtype, layer.x.dtype
         ys = workspace.empty(self.output, dtype)
-        c_history = None if self.history is None else workspace.empty(self.history, dtype)
+        histories = [workspace.empty(sizes, dtype) for sizes in self.histories]
         saved = None if self.saved is None else workspace.empty(self.saved, dtype)
         if self.is_empty:
             finals = [state.clone(memory_format=torch.contiguous_format) for state in layer.states0]
@@ -189,23 +208,30 @@ class BoundForward:
             last = [torch.empty_like(state) for state in states0]
             lengths, resets = masks(layer)
             bound, _weights = (self.launch, None) if self.launch is not None else self._launch(layer)
+            parameters, inputs = unit_parameters(layer), step_inputs(layer)
+            size = states0[0].stride(0) * dtype.itemsize if len(states0) > 2 else 0
+            c0, c_last = (place(states[1:], layer.directions, size) for states in (states0, last))
+            c = place(histories, layer.directions, layer.hidden_size * dtype.itemsize)
             bound.run(
                 address(x),
                 x.stride(0),
                 x.stride(1),
                 address(states0[0]),
-                address(states0[-1]),
+                c0.address,
                 ys.data_ptr(),
                 last[0].data_ptr(),
-                last[-1].data_ptr(),
-                0 if c_history is None else c_history.data_ptr(),
+                c_last.address,
+                c.address,
                 0 if saved is None else saved.data_ptr(),
                 address(lengths),
                 address(resets),
+                address(parameters),
+                address(inputs),
             )
             finals = last if dtype is storage else [cast(state, storage) for state in last]
-        histories = [cast(ys, storage)] if c_history is None else [cast(ys, storage), c_history]
-        return Forward(histories, finals, [] if saved is None else [as_gates(saved, layer.gate_dtype)])
+        return Forward(
+            [cast(ys, storage), *histories], finals, [] if saved is None else [as_gates(saved, layer.gate_dtype)]
+        )
 
 
 def _weights(layer: Layer) -> list[Tensor]:

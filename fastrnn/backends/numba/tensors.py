@@ -41,6 +41,21 @@ def masks(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
     return lengths, None if layer.resets is None else layer.resets.contiguous()
 
 
+def unit_parameters(layer: Layer) -> Tensor | None:
+    """The cell's parameters (directions, P, H) in the state dtype; None if it has none."""
+    if not layer.parameters:
+        return None
+    stacked = torch.stack([cast(p, layer.state_dtype) for p in layer.parameters])
+    return stacked.view(layer.directions, -1, layer.hidden_size)
+
+
+def step_inputs(layer: Layer) -> Tensor | None:
+    """The inputs of a layer's steps side by side, (directions, T, B, N·H) in the state dtype; None if it has none."""
+    if len(layer.inputs) > 1:
+        return torch.cat([cast(value, layer.state_dtype) for value in layer.inputs], -1)
+    return dense(layer.inputs[0], layer.state_dtype) if layer.inputs else None
+
+
 def direction_address(tensor: Tensor | None, direction: int) -> int:
     """Of one direction's part of a contiguous (directions, ...) tensor; as `address`."""
     return address(tensor, direction * tensor.stride(0) if tensor is not None and direction else 0)

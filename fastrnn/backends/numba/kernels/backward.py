@@ -11,6 +11,7 @@ from typing import Any
 from numba import carray, njit
 
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt
+from fastrnn.backends.numba.kernels.dots import stack_memory
 from fastrnn.backends.numba.kernels.masks import cut, live, starts
 from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, fetch_row
 from fastrnn.backends.numba.kernels.simd import (
@@ -23,6 +24,7 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
+from fastrnn.backends.numba.kernels.states import other_states
 from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
 from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
@@ -32,8 +34,10 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
 
     Panels hold `units` vectors. `projects`: whether the cell may have a projection.
     """
-    derivative, has_c, saves = cell.derivative, cell.states > 1, cell.saved
-    like_blocks = saves in (0, cell.blocks)
+    derivative, others, inputs, saves = cell.derivative, other_states(cell.states), cell.inputs, cell.saved
+    fetch, give, clear, add, vectors = others.fetch, others.give, others.clear, others.add, others.vectors
+    memory_before, memory_after = stack_memory(cell.states), stack_memory(cell.states)
+    like_blocks, has_product = saves in (0, cell.blocks), cell.u_gates > 0
     tile, tile_most = product(units), tile_rows(units)
 
     @njit(error_model="numpy")
@@ -42,32 +46,34 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
         width = units * lanes(like)
         some = a.hidden - unit
         dc = address(like, base + a.dc_at, row * ((a.hidden + width - 1) // width * width) + unit)
-        if has_c and a.dhistory != 0:
-            more = load_some(like, a.dhistory, t * a.dhistory_step + b * a.dhistory_row + unit, some)
-            store(dc, 0, load(like, dc, 0) + more)
-        before_t = t + 1 if a.reverse else t - 1
+        if a.dhistory != 0:
+            add(like, a.dhistory, t * a.dhistory_step + b * a.dhistory_row + unit, dc, a.dc_apart, some)
+        number, before_t = t * a.batch + b, t + 1 if a.reverse else t - 1
+        memory = memory_before(like)
         if cut(a, t, b):
-            before = base
+            h_before, c_before, before_apart = base, base, 0
         elif starts(a, t, b):
-            before = address(like, a.state0, b * a.hidden + unit)
+            before, before_apart = b * a.hidden + unit, lanes(like)
+            h_before, c_before = address(like, a.h0, before), vectors(like, a.c0, before, memory, some)
         else:
-            before = address(like, a.states, (before_t * a.batch + b) * a.states_row + unit)
-        after = address(like, a.states, (t * a.batch + b) * a.states_row + unit)
-        at = (t * a.batch + b) * a.gates_row + unit
+            before, before_apart = (before_t * a.batch + b) * a.states_row + unit, lanes(like)
+            h_before, c_before = address(like, a.h, before), vectors(like, a.c, before, memory, some)
+        after = number * a.states_row + unit
+        at = number * a.gates_row + unit
         # Saved values lie as the blocks do where there are as many of them; where there are none, nobody looks.
-        saved = at if like_blocks else (t * a.batch + b) * saves * a.hidden + unit
+        saved = at if like_blocks else number * saves * a.hidden + unit
         places = DerivativeAt(
             saved=address(like, a.saved, saved),
-            h_before=before,
-            h_after=after,
-            others_before=before,
-            before_apart=0,
-            others_after=after,
-            after_apart=0,
+            h_before=h_before,
+            h_after=address(like, a.h, after),
+            others_before=c_before,
+            before_apart=before_apart,
+            others_after=vectors(like, a.c, after, memory_after(like), some),
+            after_apart=lanes(like),
             d_others=dc,
-            d_apart=0,
-            parameters=0,
-            inputs=0,
+            d_apart=a.dc_apart,
+            parameters=address(like, a.parameters, unit),
+            inputs=address(like, a.step_inputs, number * inputs * a.hidden + unit),
             blocks=address(like, a.dgates, at),
             block=a.hidden,
         )
@@ -97,7 +103,8 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                 begin, count = share(rows, blocks, block)
                 soon, soon_step = part_of_panel(like, following, a.products, width, blocks, block)
                 dgh = address(like, a.dgates, (later * a.batch + first + begin) * a.gates_row + a.products_at)
-                tile(like, count, base, dgh, a.gates_row, w, k, out, width, soon, soon_step)
+                if has_product:
+                    tile(like, count, base, dgh, a.gates_row, w, k, out, width, soon, soon_step)
                 for r in range(count):
                     row = begin + r
                     b = first + row
@@ -110,7 +117,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                             continue
                         carry = address(like, base + a.carry_at, row * carry_row + unit)
                         dh = load(like, carry, 0)
-                        if linked:
+                        if has_product and linked:
                             dh = dh + load(like, out, r * width + u * lane_count)
                         if alive and a.dys != 0:
                             dh = dh + load_some(like, a.dys, t * a.dys_step + b * a.dys_row + unit, some)
@@ -172,9 +179,8 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
             b = first + row
             source = address(like, a.dh_last, b * a.outputs + own) if a.dh_last != 0 else 0
             fetch_row(like, source, address(like, base + a.carry_at, row * carry_row + own), own_outputs)
-            if has_c:
-                source = address(like, a.dc_last, b * a.hidden + own) if a.dc_last != 0 else 0
-                fetch_row(like, source, address(like, base + a.dc_at, row * dc_row + own), own_hidden)
+            dc = address(like, base + a.dc_at, row * dc_row + own)
+            fetch(like, a.dc_last, b * a.hidden + own, dc, a.dc_apart, own_hidden)
         later = -1
         for s in range(a.steps):
             t = s if a.reverse else a.steps - 1 - s
@@ -189,8 +195,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                         clear_row(like, address(like, a.dh_out, (t * a.batch + b) * a.outputs), a.outputs)
                 if cut(a, t, b):
                     clear_row(like, address(like, base + a.carry_at, row * carry_row + own), own_outputs)
-                    if has_c:
-                        clear_row(like, address(like, base + a.dc_at, row * dc_row + own), own_hidden)
+                    clear(like, address(like, base + a.dc_at, row * dc_row + own), a.dc_apart, own_hidden)
             if members > 1:
                 stays, waited = stay(a, counter, s, rows * width * a.products, decides, since, waited)
                 if not stays:
@@ -203,9 +208,8 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
             b = first + row
             carry = address(like, base + a.carry_at, row * carry_row + own)
             copy_row(like, carry, address(like, a.dh0, b * a.outputs + own), own_outputs)
-            if has_c:
-                dc = address(like, base + a.dc_at, row * dc_row + own)
-                copy_row(like, dc, address(like, a.dc0, b * a.hidden + own), own_hidden)
+            dc = address(like, base + a.dc_at, row * dc_row + own)
+            give(like, dc, a.dc_apart, a.dc0, b * a.hidden + own, own_hidden)
 
     def backward(pointer: Any) -> None:
         like = zeros(dtype)

@@ -25,6 +25,7 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
+from fastrnn.backends.numba.kernels.states import other_states
 from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
 from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
@@ -35,7 +36,8 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
     A panel of weights holds `units` vectors of hidden units for each gate, one of a projection, if the cell has any,
     `plain_units`.
     """
-    step, has_c, saves = cell.step, cell.states > 1, cell.saved
+    step, others, inputs, saves = cell.step, other_states(cell.states), cell.inputs, cell.saved
+    take, give, clear, clear_out, put = others.take, others.give, others.clear, others.clear_out, others.put
     x_gates, u_gates = cell.x_gates, cell.u_gates
     x_vecs, u_vecs = units * x_gates, units * u_gates
     x_tile, x_most, u_tile, u_most = product(x_vecs), tile_rows(x_vecs), product(u_vecs), tile_rows(u_vecs)
@@ -97,6 +99,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         lane_count = lanes(like)
         width = u_vecs * lane_count
         c_row = a.panels * units * lane_count
+        c_apart = rows * c_row
         c, m, out = base + a.c_at, base + a.m_at, base + a.tile_at + member * a.tile_size
         blocks = (rows + u_most - 1) // u_most
         first_panel, panels = share(a.panels, members, member)
@@ -109,7 +112,8 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                 begin, count = share(rows, blocks, block)
                 soon, soon_step = part_of_panel(like, following, a.outputs, width, blocks, block)
                 h_block = address(like, h, begin * h_row)
-                u_tile(like, count, bias, h_block, h_row, w, a.outputs, out, width, soon, soon_step)
+                if u_gates > 0:
+                    u_tile(like, count, bias, h_block, h_row, w, a.outputs, out, width, soon, soon_step)
                 for r in range(count):
                     row = begin + r
                     b = first + row
@@ -121,23 +125,23 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                         if some <= 0:
                             continue
                         c_at = address(like, c, row * c_row + unit)
-                        saved = 0
+                        saved, number = 0, t * a.batch + b
                         if saves > 0 and a.saved != 0:
-                            saved = address(like, a.saved, (t * a.batch + b) * saves * a.hidden + unit)
+                            saved = address(like, a.saved, number * saves * a.hidden + unit)
                         places = StepAt(
                             gx=address(like, gx, ((row * a.panels + panel) * units + u) * x_gates * lane_count),
                             gh=address(like, out, (r * units + u) * u_gates * lane_count),
                             h=address(like, h, row * h_row + unit),
                             others=c_at,
-                            others_apart=0,
-                            parameters=0,
-                            inputs=0,
+                            others_apart=c_apart,
+                            parameters=address(like, a.parameters, unit),
+                            inputs=address(like, a.step_inputs, number * inputs * a.hidden + unit),
                             saved=saved,
                             block=a.hidden,
                         )
                         new = step(like, places, some)
-                        if has_c and a.history != 0:
-                            store_some(a.history, (t * a.batch + b) * a.history_row + unit, load(like, c_at, 0), some)
+                        if a.history != 0:
+                            put(like, c_at, c_apart, a.history, number * a.history_row + unit, some)
                         if projects and a.projected:
                             store(m, row * c_row + unit, new)
                         else:
@@ -176,8 +180,8 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         copy_row(like, h, h_new, a.outputs)
         at = t * a.batch + b
         clear_row(like, address(like, a.ys, at * a.ys_row), a.outputs)
-        if has_c and a.history != 0:
-            clear_row(like, address(like, a.history, at * a.history_row), a.hidden)
+        if a.history != 0:
+            clear_out(like, a.history, at * a.history_row, a.hidden)
         if saves > 0 and a.saved != 0:
             clear_row(like, address(like, a.saved, at * saves * a.hidden), saves * a.hidden)
 
@@ -192,6 +196,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         first, rows = share(a.batch, a.slices, row_slice)
         lane_count = lanes(like)
         c_row = a.panels * units * lane_count
+        c_apart = rows * c_row
         plain_width = plain_units * lane_count
         h_row = (a.outputs + plain_width - 1) // plain_width * plain_width
         h, h_new = base + a.h_at, address(like, base + a.h_at, rows * h_row)
@@ -210,9 +215,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                 clear_row(like, address(like, h, row * h_row), a.outputs)
             else:
                 copy_row(like, address(like, a.h0, b * a.outputs), address(like, h, row * h_row), a.outputs)
-            if has_c:
-                c0 = address(like, a.c0, b * a.hidden + own)
-                copy_row(like, c0, address(like, c, row * c_row + own), own_units)
+            take(like, a.c0, b * a.hidden + own, address(like, c, row * c_row + own), c_apart, own_units)
         for start in range(0, a.steps, a.chunk):
             steps = min(a.chunk, a.steps - start)
             t = a.steps - 1 - start if a.reverse else start
@@ -222,8 +225,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                 for row in range(rows):
                     if cut(a, t, first + row):
                         clear_row(like, address(like, h, row * h_row), a.outputs)
-                        if has_c:
-                            clear_row(like, address(like, c, row * c_row + own), own_units)
+                        clear(like, address(like, c, row * c_row + own), c_apart, own_units)
                 gx_step = address(like, gx, s * rows * a.panels * x_vecs * lane_count)
                 state_step(a, like, t, first, rows, member, members, gx_step, h, h_new, h_row, base)
                 if projects and a.projected:
@@ -245,9 +247,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         for row in range(rows):
             b = first + row
             copy_row(like, address(like, h, row * h_row), address(like, a.h_last, b * a.outputs), a.outputs)
-            if has_c:
-                c_last = address(like, a.c_last, b * a.hidden + own)
-                copy_row(like, address(like, c, row * c_row + own), c_last, own_units)
+            give(like, address(like, c, row * c_row + own), c_apart, a.c_last, b * a.hidden + own, own_units)
 
     @njit(error_model="numpy")
     def run_part(a: Any, like: Any, row_slice: int, part: int, base: int) -> None:

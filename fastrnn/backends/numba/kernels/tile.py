@@ -44,10 +44,11 @@ ROWS_WIDE = 8
 def tile_rows(vecs: int) -> int:
     """How many rows of a tile keep its accumulators, one row of weights and one broadcast number in registers.
 
-    Where multiplication and addition are two instructions, the product between them takes a register more.
+    Where multiplication and addition are two instructions, the product between them takes a register more. A panel that
+    is too wide for that, of a cell with many gates, goes row by row; a product that is never computed has none.
     """
     others = vecs + 1 if fuses_multiply_add() else vecs + 2
-    return min(ROWS_WIDE, (register_count() - others) // vecs)
+    return max(1, min(ROWS_WIDE, (register_count() - others) // max(1, vecs)))
 
 
 def _add_products(builder: Any, vector: Vector, number: Any, weights: list[Any], sums: list[Any]) -> None:
