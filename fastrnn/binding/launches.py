@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor
 
-from fastrnn.backends.addresses import Table
 from fastrnn.backends.numba import layer_forward, unpacked
+from fastrnn.backends.numba.other_states import Place, place
 from fastrnn.backends.numba.tensors import side_by_side
 from fastrnn.backends.stack import Stack
 from fastrnn.binding.checked import Checked
@@ -58,10 +59,10 @@ class Launches(Plan):
         self.bytes = self.batch * self.hidden * x.itemsize
         self.h_bytes = self.c_bytes = self.directions * self.bytes
         """between what launches take of one layer and of the next: of h, and of all other states"""
-        self.zeros_table: Table | None = None
+        self.zeros_place: Place | None = None
         if self.states > 2:
-            self.zeros_table = self._table([zeros] * self.states)
-            self.c_bytes = self.directions * (self.states - 1) * self.zeros_table.numbers.itemsize
+            self.zeros_place = self._place([zeros] * self.states)
+            self.c_bytes = self.directions * self.zeros_place.apart
         self.inputs_bytes = self.steps * self.h_bytes * len(self.cell.inputs)
         self.output_shape = (self.steps, self.batch, width) if layout.batched else (self.steps, width)
         self.like_output = self.like_state.new_empty(self.output_shape) if prod(self.output_shape) <= SMALL else None
@@ -87,12 +88,11 @@ class Launches(Plan):
                 reading = unpacked.unpacked_launch(key, x_shape, w_ih[0], w_hh[0], biases, parameters)
                 made.append((reading.run, *self.strides[index]))
                 continue
-            laying_out = layer_forward.forward_launch(
-                key, x_shape, w_ih, w_hh, biases, (), False, *([parameters] if parameters else [])
-            )
+            laying_out = layer_forward.forward_launch(key, x_shape, w_ih, w_hh, biases, (), False)
             if keep_weights:
                 laying_out.keep_weights()
-            made.append((laying_out.run, *self.strides[index]))
+            run = partial(_run_with, laying_out.run, parameters) if parameters else laying_out.run
+            made.append((run, *self.strides[index]))
         return made
 
     def served_by(self, stack: Stack) -> list[str]:
@@ -112,7 +112,7 @@ class Launches(Plan):
         inputs: Sequence[Tensor] = (),
     ) -> Results | None:
         """As `Plan.run`."""
-        table = self.zeros_table
+        others = self.zeros_place
         try:
             x = input.data_ptr()
             if states is None:
@@ -125,12 +125,12 @@ class Launches(Plan):
             return None
         if freed or (inputs and any_freed(*inputs)):
             return None
-        if table is not None:
+        if others is not None:
             if states is not None:
                 if any_freed(*states):
                     return None
-                table = self._table(states)
-            c0 = table.address
+                others = self._place(states)
+            c0 = others.address
         of_steps = None
         if inputs:
             of_steps = side_by_side(self.checked.step_inputs(inputs, self.inputs[0]))
@@ -147,18 +147,17 @@ class Launches(Plan):
     def results(self, stack: Stack) -> Results:
         """As `Plan.results`."""
         self.launches = self.launches or self._launches(keep_weights=False)
-        x, states, table = stack.x, stack.states0, None
+        x, states, others = stack.x, stack.states0, None
         c0 = states[-1].data_ptr()
-        if self.zeros_table is not None:
-            table = self._table(states)
-            c0 = table.address
+        if self.zeros_place is not None:
+            others = self._place(states)
+            c0 = others.address
         places = x.data_ptr(), states[0].data_ptr(), c0, side_by_side(stack.inputs)
         return self._masked(*places, stack.lengths, stack.resets) if self.masked else self._start(*places)
 
-    def _table(self, states: Sequence[Tensor]) -> Table:
+    def _place(self, states: Sequence[Tensor]) -> Place:
         """Of the states but h, for each layer and direction."""
-        first = [state.data_ptr() for state in states[1:]]
-        return Table([one + group * self.bytes for group in range(len(self.checked.weights)) for one in first])
+        return place(states[1:], len(self.checked.weights), self.bytes)
 
     def _masked(
         self, x: int, h0: int, c0: int, inputs: Tensor | None, lengths: Tensor | None, resets: Tensor | None
@@ -176,10 +175,10 @@ class Launches(Plan):
         """`inputs` (layers·directions, T, B, N·H) are those of the steps; `optional` a launch's last arguments, none
         where there are no masks."""
         after = tuple([torch.empty_like(self.like_state) for _ in range(self.states)])
-        h, c, table = after[0].data_ptr(), after[-1].data_ptr(), None
-        if self.zeros_table is not None:
-            table = self._table(after)
-            c = table.address
+        h, c, others = after[0].data_ptr(), after[-1].data_ptr(), None
+        if self.zeros_place is not None:
+            others = self._place(after)
+            c = others.address
         of_steps = {} if inputs is None else {"inputs": inputs.data_ptr()}
         if self.is_cell:
             one, x_step, x_row = self.launches[0]

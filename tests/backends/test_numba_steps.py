@@ -17,29 +17,24 @@ from fastrnn.binding.bind import bind, results
 from fastrnn.binding.configuration import Configuration
 from fastrnn.binding.launches import Launches
 from fastrnn.binding.training_step import TrainingStep
-from tests.cells.zoo import ZOO
+from tests.backends.test_numba_other_cells import CELLS
 from tests.plans import plans_of
 from tests.selection import exhaustive
 from tests.torch_parity import assert_close
 
 pytestmark = pytest.mark.skipif(bool(backend_module("numba").ready()), reason="no Numba")
-USUAL = ("indrnn", "scaled_residual", "slstm", "zoneout")
-"""Between them: no product with the state, fewer gates with one, parameters whose gradients the recurrence tells and
-others, four states, inputs of the steps, a derivative that looks at h."""
-cells = pytest.mark.parametrize("name", [*USUAL, *exhaustive(*[name for name in ZOO if name not in USUAL])])
+USUAL = ("everything", "indrnn")
+"""Between them: one state and several, no product with the state and gates of all kinds, parameters and inputs of the
+steps, a derivative that looks at h."""
+cells = pytest.mark.parametrize("name", [*USUAL, *exhaustive(*[name for name in CELLS if name not in USUAL])])
 INPUT, HIDDEN, BATCH, STEPS = 5, 19, 3, 4
-
-
-@pytest.fixture(autouse=True)
-def all_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numba, "beyond_kernels", lambda cell: None)
 
 
 class Case:
     """A cell with weights, and arguments of some steps or of a layer."""
 
     def __init__(self, name: str, *, layers: int = 1, bias: bool = True, batch: Sequence[int] = (BATCH,)) -> None:
-        self.cell, cell = ZOO[name], ZOO[name]
+        self.cell, cell = CELLS[name], CELLS[name]
         of_x, of_u = len(cell.x_gates) * HIDDEN, len(cell.u_gates) * HIDDEN
         self.weights = [
             [
@@ -128,7 +123,7 @@ def test_only_some_gradients_are_asked_for(name: str) -> None:
 
 
 def test_a_hook_that_changes_an_inputs_gradient_changes_no_other() -> None:
-    case = Case("zoneout")
+    case = Case("everything")
     expected = case.gradients(case.by_autograd())
     states = case.loop("numba")
     found = torch.autograd.grad(states[0].sum(), case.inputs, retain_graph=True)
@@ -154,6 +149,25 @@ def test_streaming_calls(name: str, batch: Sequence[int]) -> None:
             for got in (plan.results(stack), plan.run(case.x, given, None, None, inputs)):
                 assert got is not None
                 assert_close([got[0], *got[1]], [expected[0], *expected[1]], 1e-12)
+
+
+@cells
+def test_calls_whose_weights_are_laid_out(name: str) -> None:
+    """In two directions, with lengths, by a plan that is run again, before and after a parameter changes."""
+    case = Case(name, batch=(2,))
+    weights = [case.weights[0], Case(name).weights[0]]
+    hx: Any = tuple(torch.stack([state, state + 0.25]) for state in case.states)
+    inputs = [torch.stack([value, 1 - value]) for value in case.inputs]
+    arguments = (weights, case.x, hx if len(hx) > 1 else hx[0], torch.tensor([2, STEPS]), None, False, None, inputs)
+    with torch.no_grad():
+        plan, stack = bind(case.configuration("numba", bidirectional=True), *arguments)
+        assert type(plan) is Launches
+        plan.results(stack)
+        weights[1][-1].mul_(0.5)
+        expected = results(case.configuration("reference", bidirectional=True), *arguments)
+        got = plan.run(case.x, hx, arguments[3], None, inputs)
+        assert got is not None
+        assert_close([got[0], *got[1]], [expected[0], *expected[1]], 1e-12)
 
 
 @pytest.mark.parametrize("name", USUAL)
@@ -209,7 +223,7 @@ def with_gradients(request: pytest.FixtureRequest) -> Iterator[bool]:
 
 
 def test_plans_are_kept_of_calls_with_inputs(with_gradients: bool) -> None:
-    case = Case("zoneout")
+    case = Case("everything")
     module, x, states = Stepped(case), case.x[0].detach(), tuple(state.detach() for state in case.states)
     inputs = [value[0].detach() for value in case.inputs]
     for scale in (1, 0.5, 0.25):
@@ -222,18 +236,18 @@ def test_plans_are_kept_of_calls_with_inputs(with_gradients: bool) -> None:
     assert [type(plan) for plan in kept] == [TrainingStep if with_gradients else Launches]
     one = [inputs[0][:1], inputs[1]]  # of another form, which is checked
     assert_close(module(x, states, one), module(x, states, [one[0].expand(BATCH, -1), one[1]]), 1e-12)
-    with pytest.raises(ValueError, match="keep_h must be broadcastable"):
+    with pytest.raises(ValueError, match="k must be broadcastable"):
         module(x, states, [inputs[0][:2], inputs[1]])
     if with_gradients:
         wanted = inputs[1].clone().requires_grad_()
         module.requires_grad_(False)
         for _ in range(3):
-            (d,) = torch.autograd.grad(module(x, states, [inputs[0], wanted])[1].sum(), wanted)
+            (d,) = torch.autograd.grad(module(x, states, [inputs[0], wanted])[0].sum(), wanted)
         assert d.abs().sum() > 0
 
 
 def test_what_was_freed_is_told(with_gradients: bool) -> None:
-    for name in ("zoneout", "slstm", "indrnn"):
+    for name in ("everything", "indrnn"):
         count = len(Case(name).tensors())
         for place in range(count):
             case = Case(name)
@@ -253,7 +267,7 @@ def test_what_was_freed_is_told(with_gradients: bool) -> None:
 
 def test_memory_that_is_freed_before_backward_is_an_error() -> None:
     for freed in ("parameter", "input"):
-        case = Case("indrnn" if freed == "parameter" else "zoneout")
+        case = Case("indrnn" if freed == "parameter" else "everything")
         states = case.loop("numba")
         tensor = case.weights[0][-1] if freed == "parameter" else case.inputs[0]
         tensor.untyped_storage().resize_(0)

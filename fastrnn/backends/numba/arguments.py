@@ -7,8 +7,8 @@ are in bytes, an address of 0 meaning "not there"; distances (`*_step` from one 
 the batch to the next) count elements. Arrays are those of one direction, already offset to it, in the state dtype, and
 their last dimension is dense.
 
-The arguments of layers call a cell's states h and, all others, c. Where there are several others, an address of c is
-that of a table instead: of addresses, int64, one for each, all of the same distances.
+Arguments call a cell's states h and, all others, c. Where there are several others, an address of c is that of a table
+instead: of addresses, int64, one for each, all of the same distances.
 """
 
 from __future__ import annotations

@@ -40,3 +40,12 @@ def place(tensors: Sequence[Tensor | None], directions: int, size: int) -> Place
     firsts = [address(tensor) for tensor in tensors]
     table = array("q", (first and first + direction * size for direction in range(directions) for first in firsts))
     return Place(table.buffer_info()[0], between, table)
+
+
+def of_steps(*groups: Sequence[Tensor | None]) -> tuple[list[int], list[Place]]:
+    """The addresses for groups of all of a cell's states, h included, in one direction, and what is to be kept."""
+    if len(groups[0]) <= 2:  # in less time; of one state the address is of no account
+        last = [states[-1] for states in groups]
+        return [0 if state is None else state.data_ptr() for state in last], []
+    places = [place(states[1:], 1, 0) for states in groups]
+    return [one.address for one in places], places

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastrnn.backends.addresses import others
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import Pointwise, PointwiseBackward
 from fastrnn.backends.numba.compile import kernel
+from fastrnn.backends.numba.other_states import of_steps
 from fastrnn.backends.numba.tensors import side_by_side
 from fastrnn.cells.known import KNOWN
 
@@ -39,7 +39,7 @@ def forward(
     saves = len(cell.saved)
     saved = h.new_empty((batch, saves * hidden)) if saves else None
     parameters, step_inputs = _rows(weights[first:]), side_by_side(inputs)
-    (c, c_new), _tables = others(states, after)
+    (c, c_new), _kept = of_steps(states, after)
     block = Pointwise(
         batch=batch,
         hidden=hidden,
@@ -77,7 +77,7 @@ def backward(
     dgates = like.new_empty((batch, len(KNOWN[cell_name].blocks) * hidden))
     d_before = [torch.empty_like(like) for _ in d_after]
     rows, step_inputs, dh = _rows(parameters), side_by_side(inputs), dense[0]
-    (c_before, c_after, dc, dc0), _tables = others(before, after, dense, d_before)
+    (c_before, c_after, dc, dc0), _kept = of_steps(before, after, dense, d_before)
     block = PointwiseBackward(
         batch=batch,
         hidden=hidden,

@@ -51,9 +51,7 @@ def unit_parameters(layer: Layer) -> Tensor | None:
 
 def step_inputs(layer: Layer) -> Tensor | None:
     """The inputs of a layer's steps side by side, (directions, T, B, N·H) in the state dtype; None if it has none."""
-    if len(layer.inputs) > 1:
-        return torch.cat([cast(value, layer.state_dtype) for value in layer.inputs], -1)
-    return dense(layer.inputs[0], layer.state_dtype) if layer.inputs else None
+    return side_by_side([cast(value, layer.state_dtype) for value in layer.inputs])
 
 
 def direction_address(tensor: Tensor | None, direction: int) -> int:

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrnn.backends.addresses import Table, address, others
+from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Forward, Layer
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, UnpackedAddresses, UnpackedShape
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.geometry import divide_up
+from fastrnn.backends.numba.other_states import of_steps
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.tensors import side_by_side
 from fastrnn.cells.known import KNOWN
@@ -52,8 +53,8 @@ class UnpackedLaunch(NamedTuple):
 
     schedule: Schedule
     memory: array[int]
-    parameters: Table | None
-    """where the cell's lie, if it has any"""
+    parameters: array[int]
+    """the addresses of the cell's"""
 
     def run(
         self, x: int, x_step: int, x_row: int, h0: int, c0: int, ys: int, h_last: int, c_last: int, inputs: int = 0
@@ -104,7 +105,7 @@ def unpacked_launch(
     steps, batch, inputs = x_shape
     cut = schedule(cell, w_ih.dtype, steps, batch, inputs, hidden, reverse, available)
     b_ih, b_hh = biases or (None, None)
-    table = Table(map(address, parameters)) if parameters else None
+    table = array("q", map(address, parameters))
     addresses = UnpackedAddresses(
         counter=0,
         x=0,
@@ -114,7 +115,7 @@ def unpacked_launch(
         w_hh=address(w_hh),
         bias_ih=address(b_ih),
         bias_hh=address(b_hh),
-        parameters=0 if table is None else table.address,
+        parameters=table.buffer_info()[0],
         step_inputs=0,
         ys=0,
         h_last=0,
@@ -137,8 +138,7 @@ def serves(layer: Layer) -> bool:
     """Whether the kernel can compute a layer's output and final states, and is faster than the one that lays out."""
     steps, batch, _ = layer.x.shape
     return (
-        layer.cell.program is None
-        and layer.x.dtype in DTYPES
+        layer.x.dtype in DTYPES
         and layer.directions == 1
         and not layer.projected
         and layer.lengths is None
@@ -156,7 +156,7 @@ def forward(layer: Layer) -> Forward:
     inputs = side_by_side(layer.inputs)
     ys = x.new_empty((*x.shape[:2], layer.hidden_size))
     last = [torch.empty_like(state) for state in states0]
-    (c0, c_last), _tables = others(states0, last)
+    (c0, c_last), _kept = of_steps(states0, last)
     bound = unpacked_launch(layer.cell_name, tuple(x.shape), w_ih, w_hh, biases, parameters, layer.reverse)
     strides = x.stride(0), x.stride(1)
     bound.run(address(x), *strides, address(states0[0]), c0, address(ys), address(last[0]), c_last, address(inputs))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fastrnn.backends.numba.kernels.activations import forced
 from fastrnn.backends.numba.kernels.simd import lanes, load, load_int, load_some, store, store_some
+from fastrnn.backends.numba.kernels.states import for_each
 
 
 class OtherVectors(NamedTuple):
@@ -33,7 +34,9 @@ def other_vectors(states: int) -> OtherVectors:
 
     @forced
     def receive(number: int, like: Any, argument: int, at: int, vectors: int, some: int) -> None:
-        base = load_int(argument, number) if is_table else argument
+        base = argument
+        if is_table and argument != 0:
+            base = load_int(argument, number)
         store(vectors, number * lanes(like), load_some(like, base, at, some) if base != 0 else like)
 
     @forced
@@ -41,31 +44,4 @@ def other_vectors(states: int) -> OtherVectors:
         base = load_int(argument, number) if is_table else argument
         store_some(base, at, load(like, vectors, number * lanes(like)), some)
 
-    return OtherVectors(*(_for_each(states - 1, function) for function in (fetch, receive, put)))
-
-
-def _for_each(count: int, do: Any) -> Any:
-    """A function of some arguments that calls `do` with a number before them, for each of so many.
-
-    Without a loop where there is one at most: LLVM finds that out too late.
-    """
-    if count == 0:
-
-        @forced
-        def each(*arguments: Any) -> None:
-            pass
-
-    elif count == 1:
-
-        @forced
-        def each(*arguments: Any) -> None:
-            do(0, *arguments)
-
-    else:
-
-        @forced
-        def each(*arguments: Any) -> None:
-            for number in range(count):
-                do(number, *arguments)
-
-    return each
+    return OtherVectors(*(for_each(states - 1, function) for function in (fetch, receive, put)))

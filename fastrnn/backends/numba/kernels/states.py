@@ -88,10 +88,10 @@ def other_states(states: int) -> OtherStates:
         return address(like, argument, at)
 
     functions = (take, fetch, give, clear, clear_out, put, add)
-    return OtherStates(*[*(_for_each(states - 1, function) for function in functions), vectors])
+    return OtherStates(*[*(for_each(states - 1, function) for function in functions), vectors])
 
 
-def _for_each(count: int, do: Any) -> Any:
+def for_each(count: int, do: Any) -> Any:
     """A function of some arguments that calls `do` with a number before them, for each of so many.
 
     Without a loop where there is one at most: LLVM would find that out too late.
