@@ -92,14 +92,17 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
         width = units * lane_count
         carry_row = (a.outputs + width - 1) // width * width
         out = base + a.tile_at + member * a.tile_size
-        blocks = (rows + tile_most - 1) // tile_most
         k = a.products if later >= 0 else 0
         first_panel, panels = share(carry_row // width, members, member)
         weights = address(like, a.memory + a.w_hh_at, first_panel * a.products * width)
-        for panel in range(first_panel, first_panel + panels):
-            w = address(like, a.memory + a.w_hh_at, panel * a.products * width)
-            following = next_panel(like, weights, panel - first_panel, panels, a.products, width)
-            for block in range(blocks):
+        blocks = (rows + tile_most - 1) // tile_most if has_product else rows
+        # Weights stay in the cache from one block of rows to the next; without any, memory is read as it lies.
+        outer, inner = (panels, blocks) if has_product else (blocks, panels)
+        for o in range(outer):
+            for i in range(inner):
+                panel, block = (first_panel + o, i) if has_product else (first_panel + i, o)
+                w = address(like, a.memory + a.w_hh_at, panel * a.products * width)
+                following = next_panel(like, weights, panel - first_panel, panels, a.products, width)
                 begin, count = share(rows, blocks, block)
                 soon, soon_step = part_of_panel(like, following, a.products, width, blocks, block)
                 dgh = address(like, a.dgates, (later * a.batch + first + begin) * a.gates_row + a.products_at)

@@ -41,6 +41,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
     x_gates, u_gates = cell.x_gates, cell.u_gates
     x_vecs, u_vecs = units * x_gates, units * u_gates
     x_tile, x_most, u_tile, u_most = product(x_vecs), tile_rows(x_vecs), product(u_vecs), tile_rows(u_vecs)
+    most = u_most if u_gates > 0 else 1  # rows at a time
     plain_tile, plain_most = product(plain_units), tile_rows(plain_units)
 
     @njit(error_model="numpy")
@@ -101,14 +102,17 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         c_row = a.panels * units * lane_count
         c_apart = rows * c_row
         c, m, out = base + a.c_at, base + a.m_at, base + a.tile_at + member * a.tile_size
-        blocks = (rows + u_most - 1) // u_most
+        blocks = (rows + most - 1) // most
         first_panel, panels = share(a.panels, members, member)
         weights = address(like, a.memory + a.w_hh_at, first_panel * a.outputs * width)
-        for panel in range(first_panel, first_panel + panels):
-            bias = address(like, a.memory + a.bias_hh_at, panel * width)
-            w = address(like, a.memory + a.w_hh_at, panel * a.outputs * width)
-            following = next_panel(like, weights, panel - first_panel, panels, a.outputs, width)
-            for block in range(blocks):
+        # Weights stay in the cache from one block of rows to the next; without any, memory is read as it lies.
+        outer, inner = (panels, blocks) if u_gates > 0 else (blocks, panels)
+        for o in range(outer):
+            for i in range(inner):
+                panel, block = (first_panel + o, i) if u_gates > 0 else (first_panel + i, o)
+                bias = address(like, a.memory + a.bias_hh_at, panel * width)
+                w = address(like, a.memory + a.w_hh_at, panel * a.outputs * width)
+                following = next_panel(like, weights, panel - first_panel, panels, a.outputs, width)
                 begin, count = share(rows, blocks, block)
                 soon, soon_step = part_of_panel(like, following, a.outputs, width, blocks, block)
                 h_block = address(like, h, begin * h_row)
