@@ -33,10 +33,7 @@ class CellParameters(nn.Module):
     ) -> None:
         """`sizes` are suffixes, each with the size of the input there; `like` are `device` and `dtype`."""
         label = type(self).__name__
-        if not isinstance(cell, Cell):
-            got = type(cell).__name__
-            hint = ": write @fastrnn.cell above it" if callable(cell) else ""
-            raise TypeError(f"{label}: cell must be what fastrnn.cell makes of a function, got {got}{hint}")
+        _check_cell(label, cell)
         checks.types(int, input_size=sizes[0][1], hidden_size=hidden_size)
         checks.types(bool, bias=bias)
         if init is not None and not isinstance(init, Mapping):
@@ -49,7 +46,6 @@ class CellParameters(nn.Module):
         super().__init__()
         self.cell: Cell = cell
         self.input_size, self.hidden_size, self.bias = sizes[0][1], hidden_size, bias
-        self._cell_name = known(cell).key
         self.init = dict(init or {})
         wrong = [name for name in self.init if name not in self._each()]
         if wrong:
@@ -149,6 +145,12 @@ class CellParameters(nn.Module):
             )
         return tuple(given[name] for name in names)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "cell":
+            _check_cell(type(self).__name__, value)
+            self._cell_name = known(value).key
+        super().__setattr__(name, value)
+
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._cell_name = known(self.cell).key
@@ -161,3 +163,9 @@ class CellParameters(nn.Module):
         """The cell, the sizes, and what is not as by default."""
         sizes = f"{self.input_size}, {self.hidden_size}"
         return ", ".join([self.cell.name, sizes, *["bias=False"] * (not self.bias), *self._options()])
+
+
+def _check_cell(label: str, cell: Any) -> None:
+    if not isinstance(cell, Cell):
+        hint = ": write @fastrnn.cell above it" if callable(cell) else ""
+        raise TypeError(f"{label}: cell must be what fastrnn.cell makes of a function, got {type(cell).__name__}{hint}")

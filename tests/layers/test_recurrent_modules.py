@@ -159,6 +159,31 @@ def test_two_cells_of_one_name_are_two() -> None:
     assert all(torch.equal(a, b) for a, b in zip(again, results, strict=True))
 
 
+def test_another_cell_takes_effect() -> None:
+    """Of the same parameters; and what is no cell is refused."""
+
+    @fastrnn.cell
+    def elman(x: Any, u: Any, h: Any) -> Any:
+        return tanh(x.a + u.a)
+
+    @fastrnn.cell
+    def bounded(x: Any, u: Any, h: Any) -> Any:
+        return sigmoid(x.a + u.a)
+
+    module, x = fastrnn.Recurrent(elman, INPUT, HIDDEN, dtype=torch.float64, backend="reference"), random(5, 3, INPUT)
+    for _ in range(2):
+        for cell in (elman, bounded):
+            module.cell = cell
+            with torch.no_grad():
+                for _ in range(3):
+                    assert_by_loops(module, x)
+    with pytest.raises(TypeError, match=r"Recurrent: cell must be what fastrnn\.cell makes of a function, got str"):
+        module.cell = "lstm"
+    module.cell = ZOO["cifg"]
+    with pytest.raises(RuntimeError, match=r"need a weight_ih of shape \(18, 4\), got \(6, 4\)"):
+        module(x)
+
+
 def test_repr() -> None:
     assert repr(recurrent("peephole_lstm")) == "Recurrent(peephole_lstm, 4, 6, backend='reference')"
     module = recurrent("star", num_layers=2, bias=False, batch_first=True, dropout=0.5, bidirectional=True)

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fastrnn
 from fastrnn.binding import bind
+from tests.cells.zoo import peephole
 from tests.selection import parameters_of_run
 from tests.torch_parity import assert_close
 
@@ -33,7 +34,7 @@ EVALUATIONS = 3  # of one batch after each step: the first of a kind is remember
 PATIENCE = 300  # seconds; all takes some ten
 EXACT = 1e-12
 
-CLASSES = ["RNN", "GRU", "LSTM"]
+CLASSES = ["RNN", "GRU", "LSTM", "Recurrent"]
 WAYS: dict[str, dict[str, Any]] = {
     "ddp": {},
     "ddp, bucket views": {"gradient_as_bucket_view": True},
@@ -50,9 +51,9 @@ CASES = [
     pytest.param(name, way, marks=pytest.mark.exhaustive if name == "RNN" or "compiled" in way else ())
     for name in CLASSES
     for way in WAYS
-    if name == "GRU" or "compiled" not in way
+    if name == "GRU" or ("compiled" not in way and (name != "Recurrent" or way in ("ddp", "fsdp")))
 ]
-"""Compilation takes longer than all else: one class shows it."""
+"""Compilation takes longer than all else: one class shows it. What another cell adds are parameters."""
 
 
 class Model(nn.Module):
@@ -60,7 +61,11 @@ class Model(nn.Module):
 
     def __init__(self, name: str, unused: bool) -> None:
         super().__init__()
-        self.rnn = getattr(fastrnn, name)(3, 5, num_layers=2, bidirectional=True, dtype=torch.float64)
+        options: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "dtype": torch.float64}
+        if name == "Recurrent":
+            self.rnn: nn.Module = fastrnn.Recurrent(peephole, 3, 5, backend="reference", **options)
+        else:
+            self.rnn = getattr(fastrnn, name)(3, 5, **options)
         self.head = nn.Linear(10, 1, dtype=torch.float64)
         self.unused = nn.Linear(2, 2, dtype=torch.float64) if unused else None
 
