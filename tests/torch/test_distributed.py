@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import fastrnn
 from fastrnn.binding import bind
-from tests.cells.zoo import peephole
+from tests.cells.zoo import peephole_lstm
 from tests.selection import parameters_of_run
 from tests.torch_parity import assert_close
 
@@ -63,7 +63,7 @@ class Model(nn.Module):
         super().__init__()
         options: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "dtype": torch.float64}
         if name == "Recurrent":
-            self.rnn: nn.Module = fastrnn.Recurrent(peephole, 3, 5, backend="reference", **options)
+            self.rnn: nn.Module = fastrnn.Recurrent(peephole_lstm, 3, 5, backend="reference", **options)
         else:
             self.rnn = getattr(fastrnn, name)(3, 5, **options)
         self.head = nn.Linear(10, 1, dtype=torch.float64)
