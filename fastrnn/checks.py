@@ -325,7 +325,8 @@ def broadcastable(operator: str, name: str, value: Tensor, shape: tuple[int, ...
     """That a tensor broadcasts to `shape`, whose sizes are called `names`; N are layers times directions."""
     sizes = value.shape
     fits = len(sizes) <= len(shape)
-    if not fits or any(size not in (1, of) for size, of in zip(sizes[::-1], shape[::-1], strict=False)):
+    # Not by `in`: a compiler that does not know the sizes finds them in no tuple.
+    if not fits or any(size != of and size != 1 for size, of in zip(sizes[::-1], shape[::-1], strict=False)):
         expected = _named(shape, names).replace("N=", "layers·directions=")
         raise ValueError(f"{operator}: {name} must be broadcastable to {expected}, got {tuple(sizes)}")
 

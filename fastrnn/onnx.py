@@ -116,9 +116,9 @@ def export(
         The program, whose `model_proto` is the ONNX model.
 
     Raises:
-        CannotExport: for what ONNX's operators do not have: `proj_size`, `resets`, block-diagonal recurrent weights, an
-            LSTM's c of every step (`return_states`), bfloat16 before opset 22; and for a PackedSequence, whose size
-            depends on data.
+        CannotExport: for what ONNX's LSTM, GRU and RNN do not have: `proj_size`, `resets`, block-diagonal recurrent
+            weights, an LSTM's c of every step (`return_states`), bfloat16 before opset 22; and for a PackedSequence,
+            whose size depends on data.
         TypeError: the file was named by `f`, as torch.onnx.export calls it, instead of `path`.
         ValueError: a program was captured with one tensor as several inputs, which torch.export makes one of (a module
             may be given one: its inputs stay apart); `dynamo=False` was asked for. The exporter that is based on
@@ -172,7 +172,7 @@ def export(
 
 
 def decompositions() -> dict[Any, Callable[..., Forward]]:
-    """What turns fastrnn's operators into ONNX's in a program of `torch.export.export`.
+    """What turns fastrnn's operators into ONNX's in a program of `torch.export.export`, other cells' into torch's.
 
     `export` takes such programs as they are; this is for who calls `torch.onnx.export` with them. Large weights are
     then in the file as torch has them, and laid out by nodes, which a runtime computes once when it loads the file.

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 import fastrnn
 import fastrnn.export
+from fastrnn import ops
 from fastrnn.cells import tanh
 from tests.layers.plain_loops import as_hx, groups, inputs_of, recurrent, single, states_of
 from tests.selection import exhaustive
@@ -104,6 +106,19 @@ def test_single_steps_in_a_compiled_loop(name: str, fresh_compiler: None) -> Non
     compiled = torch.compile(loop, fullgraph=True, backend="aot_eager")
     given = random(3, BATCH, INPUT, grad=True), as_hx(states_of(cell, BATCH, HIDDEN)), inputs_of(cell, BATCH, HIDDEN)
     assert_close(results(compiled, cell.parameters(), given), results(loop, cell.parameters(), given))
+
+
+def test_a_compiled_vmap(fresh_compiler: None) -> None:
+    """Over the input and the steps' inputs, and over one of these alone."""
+    module = recurrent("zoneout", bidirectional=True, backend="auto")
+    x, inputs = random(3, TIME, BATCH, INPUT).detach(), inputs_of(module, 3, 2, TIME, BATCH, HIDDEN)
+    keep = inputs["keep_h"].detach()
+    for dims in ((0, 0), (None, 0)):
+        function = torch.func.vmap(lambda x, keep: module(x, keep_h=keep, keep_c=keep)[0], dims)
+        given = x if dims[0] == 0 else x[0], keep
+        compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+        with mock.patch.object(ops, "operator_backend", return_value="reference"):
+            assert_close(compiled(*given), function(*given))
 
 
 def test_what_is_wrong_is_found_in_compiled_code(fresh_compiler: None) -> None:
