@@ -54,7 +54,7 @@ class Launches(Plan):
         self.cell, self.states = stack.cell, len(stack.cell.states)
         width = self.directions * self.hidden
         above = [(self.steps, self.batch, width)] * (stack.num_layers - 1)
-        self.inputs = [(self.steps, self.batch, inputs), *above]
+        self.x_shapes = [(self.steps, self.batch, inputs), *above]
         self.strides = [(x.stride(0), x.stride(1)), *[(self.batch * width, width)] * len(above)]
         self.dense = x.is_contiguous()
         zeros = torch.zeros((len(stack.weights), self.batch, self.hidden), dtype=x.dtype, device=x.device)
@@ -79,7 +79,7 @@ class Launches(Plan):
     def _launches(self, keep_weights: bool) -> list[tuple[Callable[..., None], int, int]]:
         groups, key = self.checked.weights, self.cell.key
         made: list[tuple[Callable[..., None], int, int]] = []
-        for index, x_shape in enumerate(self.inputs):
+        for index, x_shape in enumerate(self.x_shapes):
             weights = groups[index * self.directions : (index + 1) * self.directions]
             w_ih, w_hh, *lists = zip(*[parted(self.cell, each) for each in weights], strict=True)
             biases, _, parameters = ([*chain(*each)] for each in lists)
@@ -134,7 +134,7 @@ class Launches(Plan):
             c0 = others.address
         of_steps = None
         if inputs:
-            of_steps = side_by_side(self.checked.step_inputs(inputs, self.inputs[0]))
+            of_steps = side_by_side(self.checked.step_inputs(inputs, self.x_shapes[0]))
         if not self.masked:
             return self._start(x, h0, c0, of_steps)
         layout = self.checked.layout
