@@ -170,10 +170,8 @@ def _blocks(layer: Layer, direction: int, dgx: Tensor, before: States) -> dict[s
     named = {cell.blocks[place]: of_gates.select(-2, gate) for gate, place in enumerate(cell.dgx)}
     if not cell.outside:
         return named
-    parameters = tuple(p.to(dgx.dtype) for p in layer.parameters_of(direction))
-    inputs = products.inputs_of(layer, direction, dgx.dtype)
     gx, gh = products.input_product(layer, direction, dgx.dtype), products.hidden_product(layer, direction, before[0])
-    after, saved = cell.step(gx, gh, before, parameters, inputs)
+    after, saved = cell.step(gx, gh, before, *products.own_values(layer, direction, dgx.dtype))
     # Blocks of the state's share alone are told by those of x, parameters by both: once more for these.
     for _ in range(2 if cell.parameters and len(cell.blocks) > len(cell.dgx) else 1):
         blocks = tuple(named.get(block, before[0]) for block in cell.blocks)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.cells import Cell
+from fastrnn.cells.weights import parted
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -199,9 +200,9 @@ def dtype_and_size(input: Tensor, weight_ih: Tensor) -> None:
 
 def state_shapes(cell: Cell, weights: Sequence[Sequence[Tensor]], batch: int) -> list[tuple[int, ...]]:
     """(layers·directions, B, P or H) for h, (layers·directions, B, H) for the others; weights as in `weight_shapes`."""
-    hidden = weights[0][0].shape[0] // len(cell.x_gates)
-    of_products = len(weights[0]) - len(cell.parameters)
-    output = weights[0][of_products - 1].shape[0] if of_products % 2 else hidden
+    first = parted(cell, weights[0])
+    hidden = first.w_ih.shape[0] // len(cell.x_gates)
+    output = first.extras[0].shape[0] if first.extras else hidden
     return [(len(weights), batch, output if index == 0 else hidden) for index in range(len(cell.states))]
 
 
@@ -259,21 +260,19 @@ def weight_shapes(operator: str, cell: Cell, directions: int, inputs: int, weigh
     weight_ih (Gx·H, I or directions·P or directions·H), weight_hh (Gu·H, P or H) or by heads (N, Gu·D, D), of a single
     one also (1, Gu·H, P), biases (Gx·H,) and (Gu·H,), weight_hr (P, H), and the cell's parameters (H,).
     """
-    first, parameters = weights[0][: len(weights[0]) - len(cell.parameters)], len(cell.parameters)
-    hidden, projected = first[0].shape[0] // len(cell.x_gates), len(first) % 2 == 1
+    first = parted(cell, weights[0])
+    hidden, projected = first.w_ih.shape[0] // len(cell.x_gates), len(first.extras) > 0
     of_x, of_u = len(cell.x_gates) * hidden, len(cell.u_gates) * hidden
-    outputs = first[-1].shape[0] if projected else hidden
+    outputs = first.extras[0].shape[0] if projected else hidden
     if hidden == 0 or outputs == 0:
         raise RuntimeError(f"{operator}: there must be at least one hidden unit and output, got {hidden} and {outputs}")
     for index, group in enumerate(weights):
-        w_hh, rest = group[1], len(group) - 2 - parameters
+        _, w_hh, biases, *_ = parted(cell, group)
         width = inputs if index < directions else directions * outputs
         heads = w_hh.shape[0] if w_hh.dim() == 3 else 1
         by_head = (heads, of_u // max(1, heads), outputs // max(1, heads)) if w_hh.dim() == 3 else (of_u, outputs)
-        expected = [(of_x, width), by_head, *[(of_x,), (of_u,)] * (rest // 2)]
-        if projected:
-            expected.append((outputs, hidden))
-        expected += [(hidden,)] * parameters
+        expected = [(of_x, width), by_head, *[(of_x,), (of_u,)] * (len(biases) // 2)]
+        expected += [(outputs, hidden)] * projected + [(hidden,)] * len(cell.parameters)
         wrong = heads == 0 or hidden % heads or (projected and heads > 1)
         if wrong or [tensor.shape for tensor in group] != expected:
             got = [tuple(tensor.shape) for tensor in group]

@@ -203,9 +203,8 @@ def _whole_gradients(
 ) -> tuple[Tensor, ...]:
     """What reaches each state after its step, (T, B, F): an LSTM's c gets its share of h's, projected or not."""
     unprojected = reference.unprojected(layer, direction, tuple(arriving))
-    parameters = tuple(p.to(layer.state_dtype) for p in layer.parameters_of(direction))
-    inputs = products.inputs_of(layer, direction, layer.state_dtype)
-    whole = layer.cell.d_states(unprojected, kept.saved, kept.before, tuple(kept.histories), parameters, inputs)
+    own = products.own_values(layer, direction, layer.state_dtype)
+    whole = layer.cell.d_states(unprojected, kept.saved, kept.before, tuple(kept.histories), *own)
     return (arriving[0], *whole[1:]) if layer.projected else whole
 
 

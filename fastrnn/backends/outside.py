@@ -53,9 +53,7 @@ def in_steps(
     All are (T, B, H), as `by_name` has them, the blocks zero at t >= length.
     """
     cell, dtype = layer.cell, blocks[0].dtype
-    parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
-    inputs = products.inputs_of(layer, direction, dtype)
-    found = cell.gradients_outside(blocks, saved, before, after, parameters, inputs)
+    found = cell.gradients_outside(blocks, saved, before, after, *products.own_values(layer, direction, dtype))
     live = products.live_steps(layer)
     masked = (d if live is None else torch.where(live[..., None], d, 0) for d in found)
     return dict(zip(cell.outside, masked, strict=True))

@@ -40,6 +40,11 @@ def inputs_of(layer: Layer, direction: int, dtype: torch.dtype) -> States:
     return tuple(value if live is None else torch.where(live[..., None], value, 0) for value in own)
 
 
+def own_values(layer: Layer, direction: int, dtype: torch.dtype) -> tuple[States, States]:
+    """What a cell's functions take last, in `dtype`: its parameters (H,), and `inputs_of` one direction's steps."""
+    return tuple(p.to(dtype) for p in layer.parameters_of(direction)), inputs_of(layer, direction, dtype)
+
+
 def cuts(layer: Layer, direction: int) -> Tensor | None:
     """(T, B) bool: `masks.cut` of what lies between each step and the one before it; None where there are no resets."""
     if layer.resets is None:
@@ -112,9 +117,7 @@ def recomputed_gates(layer: Layer, direction: int, states: list[Tensor]) -> tupl
     dtype = layer.state_dtype
     before = states_before(layer, direction, [history.to(dtype) for history in states])
     gx, gh = input_product(layer, direction, dtype), hidden_product(layer, direction, before[0])
-    parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
-    inputs = inputs_of(layer, direction, dtype)
-    return layer.cell.step(gx, gh, before, parameters, inputs)[1]
+    return layer.cell.step(gx, gh, before, *own_values(layer, direction, dtype))[1]
 
 
 def direction_slice(layer: Layer, direction: int, history: Tensor) -> Tensor:

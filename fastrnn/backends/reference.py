@@ -208,8 +208,7 @@ def backward_recurrence(
         for d, state0 in zip(grads.finals, layer.states0, strict=True)
     )
     live, cut = products.live_steps(layer), products.cuts(layer, direction)
-    parameters = tuple(p.to(dtype) for p in layer.parameters_of(direction))
-    inputs = products.inputs_of(layer, direction, dtype)
+    parameters, inputs = products.own_values(layer, direction, dtype)
     for t in _order(layer, not layer.reversed(direction)):
         d_after = tuple(d + more[t] if isinstance(more, Tensor) else d for d, more in zip(carry, incoming, strict=True))
         d_states = unprojected(layer, direction, d_after)

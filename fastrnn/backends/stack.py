@@ -10,6 +10,7 @@ from torch import Tensor
 from fastrnn.backends.layer import Layer
 from fastrnn.cells import Cell
 from fastrnn.cells.known import KNOWN
+from fastrnn.cells.weights import parted
 
 
 @dataclass  # frozen ones take longer to make
@@ -23,7 +24,7 @@ class Stack:
     """(layers·directions, B, P or H) for h, (layers·directions, B, H) for each other state"""
     weights: Sequence[Sequence[Tensor]]
     """for each layer and direction: weight_ih, weight_hh, bias_ih and bias_hh if any, weight_hr if any, and the cell's
-    parameters"""
+    parameters; `parted` tells them apart"""
     bidirectional: bool = False
     dropout: float = 0.0
     training: bool = False
@@ -72,34 +73,28 @@ class Stack:
 
     @property
     def projected(self) -> bool:
-        return self._products % 2 == 1
+        return len(parted(self.cell, self.weights[0]).extras) > 0
 
     @property
     def biased(self) -> bool:
-        return self._products > 3
-
-    @property
-    def _products(self) -> int:
-        """How many tensors of a layer and direction are no parameters of the cell."""
-        return len(self.weights[0]) - len(self.cell.parameters)
+        return len(parted(self.cell, self.weights[0]).biases) > 0
 
     def layer(self, index: int, x: Tensor) -> Layer:
         """The layer number `index`, fed with x (T, B, ·)."""
-        directions, last_bias, last = self.directions, 4 if self.biased else 2, self._products
-        first = index * directions
-        own = slice(first, first + directions)
-        weights = self.weights[own]
+        cell, directions = self.cell, self.directions
+        own = slice(index * directions, (index + 1) * directions)
+        weights = [parted(cell, each) for each in self.weights[own]]
         return Layer(
             cell_name=self.cell_name,
             x=x,
-            w_ih=[w[0] for w in weights],
-            w_hh=[w[1] if w[1].dim() == 3 else w[1].unsqueeze(0) for w in weights],
-            biases=[bias for w in weights for bias in w[2:last_bias]],
-            extras=[extra for w in weights for extra in w[last_bias:last]],
+            w_ih=[w.w_ih for w in weights],
+            w_hh=[w.w_hh if w.w_hh.dim() == 3 else w.w_hh.unsqueeze(0) for w in weights],
+            biases=[bias for w in weights for bias in w.biases],
+            extras=[extra for w in weights for extra in w.extras],
             states0=[state[own] for state in self.states0] if directions < len(self.weights) else list(self.states0),
             lengths=self.lengths,
             resets=self.resets,
             reverse=False,
-            parameters=[parameter for w in weights for parameter in w[last:]],
+            parameters=[parameter for w in weights for parameter in w.parameters],
             inputs=[value[own] for value in self.inputs],
         )

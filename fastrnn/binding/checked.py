@@ -92,7 +92,8 @@ class Checked:
     def step_inputs(self, inputs: Sequence[Tensor], x_shape: Sequence[int]) -> list[Tensor]:
         """Those of the steps as `Stack.inputs`, beside x (T, B, I)."""
         sizes = (len(self.weights), *x_shape[:2], self.state_shapes[-1][-1])
-        return _step_inputs(self.configuration, self.layout, inputs, sizes)
+        named = zip(self.configuration.cell.inputs, inputs, strict=True)
+        return [self.layout.step_input(name, value, sizes) for name, value in named]
 
 
 def check(
@@ -134,14 +135,13 @@ def check(
             checks.state_sizes(states, expected)
         ready_states = layout.states(states)
         checks.state_sizes(ready_states, expected)
-    hidden = expected[-1][-1]
-    ready_inputs = _step_inputs(configuration, layout, inputs, (len(weights), *x.shape[:2], hidden))
     checks.weight_shapes(configuration.operator, configuration.cell, configuration.directions, x.shape[-1], weights)
     checks.same_device_and_dtype(x, ready_states or (), [tensor for tensors in weights for tensor in tensors])
-    checks.step_inputs(configuration.operator, configuration.cell, ready_inputs, x)
     backend = requested(configuration.backend and check_name(configuration.backend))
     dtype = checks.autocast_dtype(x)
     checked = Checked(configuration, layout, weights, expected, backend, dtype, return_states)
+    ready_inputs = checked.step_inputs(inputs, x.shape)
+    checks.step_inputs(configuration.operator, configuration.cell, ready_inputs, x)
     return checked, checked.stack(x, ready_states, ready_lengths, ready_resets, ready_inputs)
 
 
@@ -157,13 +157,6 @@ def _layout(configuration: Configuration, weights: Weights, input: Any, states: 
         checks.state_dims(input, states)
     checks.dtype_and_size(input, weights[0][0])
     return Layout(configuration, input.dim())
-
-
-def _step_inputs(
-    configuration: Configuration, layout: Layout, inputs: Sequence[Tensor], sizes: tuple[int, ...]
-) -> list[Tensor]:
-    named = zip(configuration.cell.inputs, inputs, strict=True)
-    return [layout.step_input(name, value, sizes) for name, value in named]
 
 
 def _as_states(configuration: Configuration, hx: Any) -> States | None:

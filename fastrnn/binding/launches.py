@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from math import prod
 
 import torch
 from torch import Tensor
 
+from fastrnn.backends.addresses import address
 from fastrnn.backends.numba import layer_forward, unpacked
 from fastrnn.backends.numba.other_states import Place, place
 from fastrnn.backends.numba.tensors import side_by_side
@@ -16,6 +18,7 @@ from fastrnn.backends.stack import Stack
 from fastrnn.binding.checked import Checked
 from fastrnn.binding.layouts import PackedLayout, States
 from fastrnn.binding.plans import Plan, Results
+from fastrnn.cells.weights import parted
 from fastrnn.lengths import Lengths, in_range
 from fastrnn.watched_weights import any_freed, is_freed
 
@@ -51,7 +54,7 @@ class Launches(Plan):
         self.cell, self.states = stack.cell, len(stack.cell.states)
         width = self.directions * self.hidden
         above = [(self.steps, self.batch, width)] * (stack.num_layers - 1)
-        self.inputs = [(self.steps, self.batch, inputs), *above]
+        self.x_shapes = [(self.steps, self.batch, inputs), *above]
         self.strides = [(x.stride(0), x.stride(1)), *[(self.batch * width, width)] * len(above)]
         self.dense = x.is_contiguous()
         zeros = torch.zeros((len(stack.weights), self.batch, self.hidden), dtype=x.dtype, device=x.device)
@@ -76,12 +79,10 @@ class Launches(Plan):
     def _launches(self, keep_weights: bool) -> list[tuple[Callable[..., None], int, int]]:
         groups, key = self.checked.weights, self.cell.key
         made: list[tuple[Callable[..., None], int, int]] = []
-        for index, x_shape in enumerate(self.inputs):
+        for index, x_shape in enumerate(self.x_shapes):
             weights = groups[index * self.directions : (index + 1) * self.directions]
-            w_ih, w_hh = [w[0] for w in weights], [w[1] for w in weights]
-            first = len(weights[0]) - len(self.cell.parameters)
-            biases = [bias for w in weights for bias in w[2:first]]
-            parameters = [parameter for w in weights for parameter in w[first:]]
+            w_ih, w_hh, *lists = zip(*[parted(self.cell, each) for each in weights], strict=True)
+            biases, _, parameters = ([*chain(*each)] for each in lists)
             rows = self.steps * self.batch
             few = rows <= unpacked.KEPT_ROWS if keep_weights else unpacked.pays(self.steps, self.batch, self.hidden)
             if few and self.directions == 1 and not self.masked and (self.dense or index):
@@ -133,7 +134,7 @@ class Launches(Plan):
             c0 = others.address
         of_steps = None
         if inputs:
-            of_steps = side_by_side(self.checked.step_inputs(inputs, self.inputs[0]))
+            of_steps = side_by_side(self.checked.step_inputs(inputs, self.x_shapes[0]))
         if not self.masked:
             return self._start(x, h0, c0, of_steps)
         layout = self.checked.layout
@@ -205,5 +206,5 @@ class Launches(Plan):
 
 def _run_with(run: Callable[..., None], parameters: Sequence[Tensor], *places: int, **named: int) -> None:
     """A launch of these parameters, (H,) each, direction by direction, as they are now."""
-    rows = torch.stack(list(parameters))
-    run(*places, parameters=rows.data_ptr(), **named)
+    rows = side_by_side(parameters)
+    run(*places, parameters=address(rows), **named)

@@ -21,6 +21,7 @@ from fastrnn.binding.layouts import States
 from fastrnn.binding.plans import Plan, Results
 from fastrnn.cells import Cell
 from fastrnn.cells.contract import Run
+from fastrnn.cells.weights import parted
 from fastrnn.lengths import Lengths
 from fastrnn.watched_weights import any_freed
 
@@ -256,7 +257,7 @@ def _gradients(
     left = iter(kept.after)
     before = [state.contiguous() if read else None for state, read in zip(states, plan.before, strict=True)]
     after = [next(left) if read else None for read in plan.after]
-    parameters = weights[len(weights) - len(cell.parameters) :]
+    parameters = parted(cell, weights).parameters
     like = states[0].contiguous()
     blocks, d_before = step.backward(cell.key, before, after, saved, grads, parameters, kept.inputs, like)
     dgx = dgh = blocks if plan.are_all else _taken(blocks, plan.of_x)
@@ -299,20 +300,19 @@ def _weight_gradients(rows: _Rows, needed: list[bool]) -> list[Tensor | None]:
 
 def _differentiable(cell: Cell, x: Tensor, kept: _Kept, grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
     """The gradients as functions that can be differentiated or batched again, through the reference."""
-    first = len(kept.weights) - len(cell.parameters)
-    w_ih, w_hh, *biases = kept.weights[:first]
+    w_ih, w_hh, biases, _, parameters = parted(cell, kept.weights)
     layer = Layer(
         cell_name=cell.key,
         x=x.unsqueeze(0),
         w_ih=[w_ih],
         w_hh=[w_hh.unsqueeze(0)],
-        biases=biases,
+        biases=[*biases],
         extras=[],
         states0=[state.unsqueeze(0) for state in kept.states],
         lengths=None,
         resets=None,
         reverse=False,
-        parameters=kept.weights[first:],
+        parameters=[*parameters],
         inputs=[value[None, None] for value in kept.inputs],
     )
     d_finals = [None if d is None else d.unsqueeze(0) for d in grads]

@@ -17,16 +17,12 @@ from fastrnn.binding.bind import bind, results
 from fastrnn.binding.configuration import Configuration
 from fastrnn.binding.launches import Launches
 from fastrnn.binding.training_step import TrainingStep
-from tests.backends.test_numba_other_cells import CELLS
+from tests.backends.test_numba_other_cells import CELLS, OFTEN, names
 from tests.plans import plans_of
-from tests.selection import exhaustive
 from tests.torch_parity import assert_close
 
 pytestmark = pytest.mark.skipif(bool(backend_module("numba").ready()), reason="no Numba")
-USUAL = ("everything", "indrnn")
-"""Between them: one state and several, no product with the state and gates of all kinds, parameters and inputs of the
-steps, a derivative that looks at h."""
-cells = pytest.mark.parametrize("name", [*USUAL, *exhaustive(*[name for name in CELLS if name not in USUAL])])
+often = pytest.mark.parametrize("name", OFTEN)
 INPUT, HIDDEN, BATCH, STEPS = 5, 19, 3, 4
 
 
@@ -88,7 +84,7 @@ def uniform(*sizes: int, low: float = -0.5, high: float = 0.5) -> Tensor:
     return torch.empty(sizes, dtype=torch.float64).uniform_(low, high).requires_grad_()
 
 
-@cells
+@names
 @pytest.mark.parametrize("options", [{}, {"bias": False, "batch": ()}], ids=["batched", "plain"])
 def test_a_loop_of_steps_that_is_trained(name: str, options: dict[str, Any]) -> None:
     case = Case(name, **options)
@@ -97,7 +93,7 @@ def test_a_loop_of_steps_that_is_trained(name: str, options: dict[str, Any]) -> 
     assert_close(case.gradients(got), case.gradients(expected), 1e-11)
 
 
-@pytest.mark.parametrize("name", USUAL)
+@often
 def test_second_derivatives(name: str) -> None:
     case = Case(name)
     found = [case.gradients(states, create_graph=True) for states in (case.loop("numba", 2), case.loop("reference", 2))]
@@ -108,7 +104,7 @@ def test_second_derivatives(name: str) -> None:
     assert_close(twice[0], twice[1], 1e-10)
 
 
-@pytest.mark.parametrize("name", USUAL)
+@often
 def test_only_some_gradients_are_asked_for(name: str) -> None:
     case = Case(name)
     frozen = [case.weights[0][0], *case.weights[0][-1:], *case.inputs[:1]]
@@ -132,7 +128,7 @@ def test_a_hook_that_changes_an_inputs_gradient_changes_no_other() -> None:
     assert_close(case.gradients(states), expected, 1e-11)
 
 
-@cells
+@names
 @pytest.mark.parametrize("batch", [(BATCH,), ()], ids=["batched", "unbatched"])
 def test_streaming_calls(name: str, batch: Sequence[int]) -> None:
     """Of two layers, by a plan that is run again, with states and without."""
@@ -151,7 +147,7 @@ def test_streaming_calls(name: str, batch: Sequence[int]) -> None:
                 assert_close([got[0], *got[1]], [expected[0], *expected[1]], 1e-12)
 
 
-@cells
+@names
 def test_calls_whose_weights_are_laid_out(name: str) -> None:
     """In two directions, with lengths, by a plan that is run again, before and after a parameter changes."""
     case = Case(name, batch=(2,))
@@ -170,7 +166,7 @@ def test_calls_whose_weights_are_laid_out(name: str) -> None:
         assert_close([got[0], *got[1]], [expected[0], *expected[1]], 1e-12)
 
 
-@pytest.mark.parametrize("name", USUAL)
+@often
 def test_a_cells_step_without_gradients(name: str) -> None:
     case = Case(name)
     with torch.no_grad():
@@ -247,7 +243,7 @@ def test_plans_are_kept_of_calls_with_inputs(with_gradients: bool) -> None:
 
 
 def test_what_was_freed_is_told(with_gradients: bool) -> None:
-    for name in ("everything", "indrnn"):
+    for name in OFTEN:
         count = len(Case(name).tensors())
         for place in range(count):
             case = Case(name)

@@ -14,7 +14,8 @@ def test_random_cells_keep_their_promises(source: str) -> None:
     check(source)
 
 
-@settings(repeatable, max_examples=2)
+@pytest.mark.exhaustive  # the cell `everything` of tests.backends.test_numba_other_cells finds most of it sooner
+@settings(repeatable, max_examples=4)
 @given(functions())
 def test_random_cells_in_numbas_kernels(source: str) -> None:
     pytest.importorskip("numba", exc_type=ImportError)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 import fastrnn
-from fastrnn import ops, transforms
+from fastrnn import backends, ops, transforms
+from fastrnn.binding import bind
 from fastrnn.cells import Step, mix, sigmoid, tanh
 from tests.cells.zoo import ZOO
 from tests.layers.plain_loops import as_hx, inputs_of, recurrent, single, states_of
@@ -23,7 +24,8 @@ cells = pytest.mark.parametrize("name", ["peephole_lstm", "slstm", "indrnn", "st
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """By the reference's operations, which transforms take apart; or by operators, whatever computes these: here it is
     the reference, so that no kernel needs to be compiled."""
-    monkeypatch.setattr(ops, "operator_backend", lambda *_: "reference")
+    for place in (backends, bind, ops):
+        monkeypatch.setattr(place, "operator_backend", lambda *_: "reference")
     return str(request.param)
 
 

@@ -18,6 +18,7 @@ from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.other_states import of_steps
 from fastrnn.backends.numba.tensors import side_by_side
 from fastrnn.cells.known import KNOWN
+from fastrnn.cells.weights import parted
 
 States = tuple[Tensor, ...]
 
@@ -30,15 +31,14 @@ def forward(
     `weights` are weight_ih, weight_hh, the biases if any, and the cell's parameters; `inputs` (B, H) those of the step.
     """
     cell, h = KNOWN[cell_name], states[0]
-    first = len(weights) - len(cell.parameters)
-    w_ih, w_hh, *biases = weights[:first]
+    w_ih, w_hh, biases, _, own = parted(cell, weights)
     b_ih, b_hh = biases or (None, None)
     gx, gh = F.linear(x, w_ih, b_ih), F.linear(h, w_hh, b_hh) if cell.u_gates else None
     batch, hidden = h.shape
     after = tuple([torch.empty_like(h) for _ in states])
     saves = len(cell.saved)
     saved = h.new_empty((batch, saves * hidden)) if saves else None
-    parameters, step_inputs = _rows(weights[first:]), side_by_side(inputs)
+    parameters, step_inputs = side_by_side(own), side_by_side(inputs)
     (c, c_new), _kept = of_steps(states, after)
     block = Pointwise(
         batch=batch,
@@ -76,7 +76,7 @@ def backward(
     dense = [None if d is None else d.contiguous() for d in d_after]
     dgates = like.new_empty((batch, len(KNOWN[cell_name].blocks) * hidden))
     d_before = [torch.empty_like(like) for _ in d_after]
-    rows, step_inputs, dh = _rows(parameters), side_by_side(inputs), dense[0]
+    of_units, step_inputs, dh = side_by_side(parameters), side_by_side(inputs), dense[0]
     (c_before, c_after, dc, dc0), _kept = of_steps(before, after, dense, d_before)
     block = PointwiseBackward(
         batch=batch,
@@ -86,7 +86,7 @@ def backward(
         c_before=c_before,
         h_after=0 if after[0] is None else after[0].data_ptr(),
         c_after=c_after,
-        parameters=0 if rows is None else rows.data_ptr(),
+        parameters=0 if of_units is None else of_units.data_ptr(),
         inputs=0 if step_inputs is None else step_inputs.data_ptr(),
         dh=0 if dh is None else dh.data_ptr(),
         dc=dc,
@@ -96,10 +96,3 @@ def backward(
     )
     launch.alone(kernel(cell_name, "pointwise_backward", like.dtype).address, block)
     return dgates, d_before
-
-
-def _rows(parameters: Sequence[Tensor]) -> Tensor | None:
-    """(P, H), if there are any."""
-    if len(parameters) < 2:
-        return parameters[0].contiguous() if parameters else None
-    return torch.stack(list(parameters))

@@ -28,11 +28,11 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def side_by_side(inputs: Sequence[Tensor]) -> Tensor | None:
-    """The inputs of steps, (..., H) each, as one (..., N·H), contiguous; None where there are none."""
-    if len(inputs) < 2:
-        return inputs[0].contiguous() if inputs else None
-    return torch.cat(list(inputs), -1)
+def side_by_side(values: Sequence[Tensor]) -> Tensor | None:
+    """Parameters of a cell or inputs of its steps, (..., H) each, as one (..., N·H), contiguous; None without any."""
+    if len(values) < 2:
+        return values[0].contiguous() if values else None
+    return torch.cat(list(values), -1)
 
 
 def masks(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
@@ -42,11 +42,9 @@ def masks(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
 
 
 def unit_parameters(layer: Layer) -> Tensor | None:
-    """The cell's parameters (directions, P, H) in the state dtype; None if it has none."""
-    if not layer.parameters:
-        return None
-    stacked = torch.stack([cast(p, layer.state_dtype) for p in layer.parameters])
-    return stacked.view(layer.directions, -1, layer.hidden_size)
+    """The cell's parameters side by side, (directions, P·H) in the state dtype; None if it has none."""
+    found = side_by_side([cast(p, layer.state_dtype) for p in layer.parameters])
+    return None if found is None else found.view(layer.directions, -1)
 
 
 def step_inputs(layer: Layer) -> Tensor | None:

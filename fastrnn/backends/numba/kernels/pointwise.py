@@ -8,16 +8,15 @@ from numba import carray
 
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt, StepAt
 from fastrnn.backends.numba.kernels.dots import stack_memory
-from fastrnn.backends.numba.kernels.other_vectors import other_vectors
 from fastrnn.backends.numba.kernels.simd import address, lanes, load_some, store, store_some, zeros
+from fastrnn.backends.numba.kernels.states import other_states
 
 
 def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
     """The step of one cell and dtype, over a block of `Pointwise`."""
-    step, saves, inputs, others = cell.step, cell.saved, cell.inputs, cell.states - 1
+    step, saves, inputs, others = cell.step, cell.saved, cell.inputs, other_states(cell.states)
     x_gates, u_gates = cell.x_gates, cell.u_gates
-    x_memory, u_memory, states_memory = stack_memory(x_gates), stack_memory(u_gates), stack_memory(1 + others)
-    other = other_vectors(cell.states)
+    x_memory, u_memory, states_memory = stack_memory(x_gates), stack_memory(u_gates), stack_memory(cell.states)
 
     def pointwise(pointer: Any) -> None:
         like = zeros(dtype)
@@ -35,7 +34,7 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
                 for gate in range(u_gates):
                     store(gh, gate * width, load_some(like, a.gh, u_row + gate * a.hidden, some))
                 store(h, 0, load_some(like, a.h, at, some))
-                other.fetch(like, a.c, at, c, some)
+                others.take_vector(like, a.c, at, c, width, some)
                 saved = address(like, a.saved, row * saves * a.hidden + unit) if saves > 0 else 0
                 places = StepAt(
                     gx=gx,
@@ -49,7 +48,7 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
                     block=a.hidden,
                 )
                 store_some(a.h_new, at, step(like, places, some), some)
-                other.put(like, c, a.c_new, at, some)
+                others.put(like, c, width, a.c_new, at, some)
 
     return pointwise
 
@@ -57,8 +56,8 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
 def pointwise_backward_kernel(cell: CellKernel, dtype: Any) -> Any:
     """Its derivative, over a block of `PointwiseBackward`."""
     derivative, saves, blocks = cell.derivative, cell.saved, cell.blocks
-    inputs, others, other = cell.inputs, cell.states - 1, other_vectors(cell.states)
-    d_memory, before_memory, after_memory = stack_memory(others), stack_memory(others), stack_memory(others)
+    inputs, others = cell.inputs, other_states(cell.states)
+    d_memory, before_memory, after_memory = (stack_memory(cell.states - 1) for _ in range(3))
 
     def pointwise_backward(pointer: Any) -> None:
         like = zeros(dtype)
@@ -70,19 +69,14 @@ def pointwise_backward_kernel(cell: CellKernel, dtype: Any) -> Any:
                 some = min(width, a.hidden - unit)
                 at = row * a.hidden + unit
                 dh = load_some(like, a.dh, at, some) if a.dh != 0 else like
-                other.receive(like, a.dc, at, dc, some)
-                c_before, c_after = address(like, a.c_before, at), address(like, a.c_after, at)
-                if others > 1:  # they lie anywhere, and a derivative looks for them at one distance
-                    c_before, c_after = before_memory(like), after_memory(like)
-                    other.receive(like, a.c_before, at, c_before, some)
-                    other.receive(like, a.c_after, at, c_after, some)
+                others.fetch_vector(like, a.dc, at, dc, width, some)
                 places = DerivativeAt(
                     saved=address(like, a.saved, row * saves * a.hidden + unit),
                     h_before=address(like, a.h_before, at),
                     h_after=address(like, a.h_after, at),
-                    others_before=c_before,
+                    others_before=others.vectors(like, a.c_before, at, before_memory(like), some),
                     before_apart=width,
-                    others_after=c_after,
+                    others_after=others.vectors(like, a.c_after, at, after_memory(like), some),
                     after_apart=width,
                     d_others=dc,
                     d_apart=width,
@@ -92,6 +86,6 @@ def pointwise_backward_kernel(cell: CellKernel, dtype: Any) -> Any:
                     block=a.hidden,
                 )
                 store_some(a.dh0, at, derivative(like, dh, places, some), some)
-                other.put(like, dc, a.dc0, at, some)
+                others.put(like, dc, width, a.dc0, at, some)
 
     return pointwise_backward

@@ -14,7 +14,8 @@ from fastrnn.backends.numba.kernels.simd import address, lanes, load, load_int, 
 
 
 class OtherStates(NamedTuple):
-    """Functions of all of them. `at` is where in each argument, in elements, `apart` how far scratch memories lie."""
+    """Functions of all of them. `at` is where in each argument, in elements, `apart` how far scratch memories lie; a
+    row has `count` units, and of a vector `some` exist."""
 
     take: Any
     """`take(like, argument, at, scratch, apart, count)` copies a row of each into scratch memory"""
@@ -26,13 +27,17 @@ class OtherStates(NamedTuple):
     """`clear(like, scratch, apart, count)`, a row of each"""
     clear_out: Any
     """`clear_out(like, argument, at, count)`"""
+    take_vector: Any
+    """`take_vector(like, argument, at, scratch, apart, some)`"""
+    fetch_vector: Any
+    """as `take_vector`, with zeros for what is not there"""
     put: Any
-    """`put(like, scratch, apart, argument, at, some)`: a vector of each, of which `some` units exist"""
+    """`put(like, scratch, apart, argument, at, some)` copies a vector of each the other way"""
     add: Any
     """`add(like, argument, at, scratch, apart, some)` adds a vector to each"""
     vectors: Any
     """`vectors(like, argument, at, memory, some)` -> where a vector of each is, side by side: in the memory if there
-    are several"""
+    are several, zeros of what is not there"""
 
 
 def other_states(states: int) -> OtherStates:
@@ -40,24 +45,29 @@ def other_states(states: int) -> OtherStates:
     is_table = states > 2
 
     @forced
-    def place(like: Any, argument: Any, number: int, at: int) -> Any:
-        base = load_int(argument, number) if is_table else argument
-        return address(like, base, at)
+    def base(argument: Any, number: int) -> Any:
+        return load_int(argument, number) if is_table else argument
+
+    @forced
+    def base_or_zero(argument: Any, number: int) -> Any:
+        found = argument
+        if is_table and argument != 0:
+            found = load_int(argument, number)
+        return found
 
     @forced
     def take(number: int, like: Any, argument: Any, at: int, scratch: int, apart: int, count: int) -> None:
-        copy_row(like, place(like, argument, number, at), address(like, scratch, number * apart), count)
+        copy_row(like, address(like, base(argument, number), at), address(like, scratch, number * apart), count)
 
     @forced
     def fetch(number: int, like: Any, argument: Any, at: int, scratch: int, apart: int, count: int) -> None:
-        base = argument
-        if is_table and argument != 0:
-            base = load_int(argument, number)
-        fetch_row(like, address(like, base, at) if base != 0 else 0, address(like, scratch, number * apart), count)
+        source = base_or_zero(argument, number)
+        source = address(like, source, at) if source != 0 else 0
+        fetch_row(like, source, address(like, scratch, number * apart), count)
 
     @forced
     def give(number: int, like: Any, scratch: int, apart: int, argument: Any, at: int, count: int) -> None:
-        copy_row(like, address(like, scratch, number * apart), place(like, argument, number, at), count)
+        copy_row(like, address(like, scratch, number * apart), address(like, base(argument, number), at), count)
 
     @forced
     def clear(number: int, like: Any, scratch: int, apart: int, count: int) -> None:
@@ -65,29 +75,38 @@ def other_states(states: int) -> OtherStates:
 
     @forced
     def clear_out(number: int, like: Any, argument: Any, at: int, count: int) -> None:
-        clear_row(like, place(like, argument, number, at), count)
+        clear_row(like, address(like, base(argument, number), at), count)
+
+    @forced
+    def take_vector(number: int, like: Any, argument: Any, at: int, scratch: int, apart: int, some: int) -> None:
+        store(scratch, number * apart, load_some(like, base(argument, number), at, some))
+
+    @forced
+    def fetch_vector(number: int, like: Any, argument: Any, at: int, scratch: int, apart: int, some: int) -> None:
+        source = base_or_zero(argument, number)
+        store(scratch, number * apart, load_some(like, source, at, some) if source != 0 else like)
 
     @forced
     def put(number: int, like: Any, scratch: int, apart: int, argument: Any, at: int, some: int) -> None:
-        store_some(place(like, argument, number, at), 0, load(like, scratch, number * apart), some)
+        store_some(base(argument, number), at, load(like, scratch, number * apart), some)
 
     @forced
     def add(number: int, like: Any, argument: Any, at: int, scratch: int, apart: int, some: int) -> None:
-        base = load_int(argument, number) if is_table else argument
-        if not is_table or base != 0:
-            more = load_some(like, base, at, some)
+        source = base(argument, number)
+        if not is_table or source != 0:
+            more = load_some(like, source, at, some)
             store(scratch, number * apart, load(like, scratch, number * apart) + more)
+
+    fetch_vectors = for_each(states - 1, fetch_vector)
 
     @forced
     def vectors(like: Any, argument: Any, at: int, memory: int, some: int) -> Any:
         if is_table:
-            for number in range(states - 1):
-                value = load_some(like, place(like, argument, number, at), 0, some)
-                store(memory, number * lanes(like), value)
+            fetch_vectors(like, argument, at, memory, lanes(like), some)
             return memory
         return address(like, argument, at)
 
-    functions = (take, fetch, give, clear, clear_out, put, add)
+    functions = (take, fetch, give, clear, clear_out, take_vector, fetch_vector, put, add)
     return OtherStates(*[*(for_each(states - 1, function) for function in functions), vectors])
 
 

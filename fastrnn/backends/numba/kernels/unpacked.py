@@ -13,7 +13,6 @@ from numba import carray, njit
 
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
 from fastrnn.backends.numba.kernels.dots import dots, stack_memory
-from fastrnn.backends.numba.kernels.other_vectors import other_vectors
 from fastrnn.backends.numba.kernels.simd import (
     address,
     lanes,
@@ -25,6 +24,7 @@ from fastrnn.backends.numba.kernels.simd import (
     take_ticket,
     zeros,
 )
+from fastrnn.backends.numba.kernels.states import other_states
 from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
 from fastrnn.backends.numba.kernels.tile import share
 
@@ -34,11 +34,11 @@ ROWS = 8
 
 def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
     """The kernel of one cell and dtype, over a block of `UnpackedShape` and `UnpackedAddresses`."""
-    step, parameters, inputs, others = cell.step, cell.parameters, cell.inputs, cell.states - 1
+    step, parameters, inputs, others = cell.step, cell.parameters, cell.inputs, other_states(cell.states)
     x_gates, u_gates = cell.x_gates, cell.u_gates
     x_memory, u_memory = stack_memory(ROWS * x_gates), stack_memory(ROWS * u_gates)
-    states_memory, values_memory = stack_memory(1 + others), stack_memory(parameters + inputs)
-    other, meets = other_vectors(cell.states), u_gates > 0
+    states_memory, values_memory = stack_memory(cell.states), stack_memory(parameters + inputs)
+    meets = u_gates > 0
 
     @njit(error_model="numpy")
     def products(
@@ -83,7 +83,7 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
                     for row in range(rows):
                         at = (start + row) * a.hidden + unit
                         store(h, 0, load_some(like, h_all, at, some))
-                        other.fetch(like, c_all, at, c, some)
+                        others.take_vector(like, c_all, at, c, width, some)
                         if inputs > 0:
                             for k in range(inputs):
                                 value = ((t * a.batch + start + row) * inputs + k) * a.hidden + unit
@@ -101,7 +101,7 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
                         )
                         new = step(like, places, some)
                         store_some(a.ys, t * a.batch * a.hidden + at, new, some)
-                        other.put(like, c, a.c_last, at, some)
+                        others.put(like, c, width, a.c_last, at, some)
                         if last:
                             store_some(a.h_last, at, new, some)
             if meets and members > 1 and not last:
