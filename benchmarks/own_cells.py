@@ -53,6 +53,8 @@ CELLS: dict[str, Cell] = {
     cell.name: cell for cell in (library.peephole_lstm, library.mgu, library.indrnn, library.mingru)
 }
 SHAPES = ("100x1x64x64", "100x32x256x256")
+COPIED = 1 << 24
+"""Numbers: 64 MB, more than caches hold."""
 LOOP, JAX = "eager loop", "jax.lax.scan"
 FORMAT = 1
 """Of the JSON."""
@@ -68,7 +70,8 @@ class Result:
     ratios: dict[str, timing.Summary]
     """Each other's time over fastrnn's."""
     floor: float | None
-    """fastrnn's time beyond the input's products, over that of copying as many bytes; None of cells with a product."""
+    """Of cells without a product of the state: fastrnn's time with a single input, beyond that input's products, over
+    what its bytes take at the bandwidth of a copy, which reads and writes each."""
 
 
 def layer_of(cell: Cell, shape: Shape) -> tuple[fastrnn.Recurrent, Tensor, Tensor]:
@@ -110,18 +113,24 @@ def loop(layer: fastrnn.Recurrent) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def floor(layer: fastrnn.Recurrent, x: Tensor, dy: Tensor) -> tuple[Callable[[], object], Callable[[], object]]:
-    """What computes the input's products, forward and backward, and what copies the bytes that a pass over the steps
-    reads and writes beside them: forward the shares of the input, the states and what is saved, backward these, the
-    output's gradient and the blocks. A copy reads and writes each byte, so that half of them is copied."""
-    cell, (T, B, _), H = layer.cell, x.shape, layer.hidden_size
+def floor(cell: Cell, shape: Shape) -> tuple[Callable[[], object], ...]:
+    """What trains a layer of a single input, so that next to nothing is multiplied; what computes its input's products,
+    forward and backward; and what copies `COPIED` numbers."""
+    T, B, _, H = shape
+    layer, x, dy = layer_of(cell, Shape(T, B, 1, H))
     rows, w = x.detach().flatten(0, 1), layer.weight_ih_l0.detach()
     d = torch.randn(T * B, w.shape[0])
-    states, saved, blocks = len(cell.states), len(cell.saved), len(cell.blocks)
-    values = (len(cell.x_gates) + states + saved) + (1 + states + saved + blocks)
-    source = torch.randn(values * T * B * H // 2)
+    source = torch.randn(COPIED)
     target = torch.empty_like(source)
-    return lambda: (rows @ w.T, d @ w, d.T @ rows), lambda: target.copy_(source)
+    narrow = trained(lambda x: layer(x)[0], x, list(layer.parameters()), dy)
+    return narrow, lambda: (rows @ w.T, d @ w, d.T @ rows), lambda: target.copy_(source)
+
+
+def numbers(cell: Cell, shape: Shape) -> int:
+    """How many a pass over the steps reads and writes beside the products: forward the shares of the input, the states
+    and what is saved, backward the last two, the output's gradient and the blocks."""
+    kept = len(cell.states) + len(cell.saved)
+    return (len(cell.x_gates) + kept + kept + 1 + len(cell.blocks)) * shape.T * shape.B * shape.H
 
 
 def measure(name: str, shape: Shape, jax: PeerProcess | None, budget: float) -> Result:
@@ -137,17 +146,16 @@ def measure(name: str, shape: Shape, jax: PeerProcess | None, budget: float) -> 
         jax.ask("build", task_of(layer, x, dy))
         runs[JAX] = InAProcess(jax)
     check(runs, layer, x, dy)
-    bounds = () if cell.u_gates else floor(layer, x, dy)
+    bounds = () if cell.u_gates else floor(cell, shape)
     times = timing.interleave([*runs.values(), *bounds], budget)
     named = dict(zip(runs, times, strict=False))
-    products, copy = ([timing.summarize(one.seconds).median for one in times[len(runs) :]] or [None, None])[:2]
-    fast = timing.summarize(named["fastrnn"].seconds).median
+    narrow, products, copy = ([timing.summarize(one.seconds).median for one in times[len(runs) :]] or [0.0] * 3)[:3]
     return Result(
         name,
         shape,
         {one: timing.summarize(t.seconds) for one, t in named.items()},
         {one: timing.ratio(t, named["fastrnn"]) for one, t in named.items() if one != "fastrnn"},
-        None if products is None or copy is None else (fast - products) / copy,
+        (narrow - products) / (copy * numbers(cell, shape) / (2 * COPIED)) if bounds else None,
     )
 
 

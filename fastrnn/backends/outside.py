@@ -93,6 +93,12 @@ def of_layer(
     return d_parameters if grads.need_weights else [], stacked if grads.need_x else []
 
 
+def of_inputs(layer: Layer, dgates: Tensor, saved: Tensor | None, histories: list[Tensor]) -> list[Tensor]:
+    """`Backward.inputs` alone, of the same arguments as `of_layer`."""
+    wanted = Gradients([], [], need_x=True, need_weights=False)
+    return of_layer(layer, dgates, saved, histories, wanted)[1] if layer.inputs else []
+
+
 def _are_blocks(cell: Cell) -> bool:
     """Whether the gradients of all parameters and inputs are among the blocks."""
     return {*cell.blocks} >= {*cell.parameters, *cell.inputs}

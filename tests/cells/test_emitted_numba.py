@@ -13,6 +13,7 @@ numba = pytest.importorskip("numba", exc_type=ImportError)
 from numba import njit  # noqa: E402
 
 import fastrnn  # noqa: E402
+from fastrnn.backends import outside  # noqa: E402
 from fastrnn.backends.numba.kernels import simd  # noqa: E402
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt, StepAt  # noqa: E402
 from fastrnn.cells import CELLS, Cell, Step, exp, maximum, mix, relu, sigmoid, tanh, where  # noqa: E402
@@ -90,6 +91,8 @@ def compiled(kernel: CellKernel) -> tuple[Any, Any]:
                 inputs=simd.address(like, at.inputs, unit),
                 blocks=simd.address(like, at.blocks, unit),
                 block=at.block,
+                d_parameters=simd.address(like, at.d_parameters, unit),
+                d_parameters_apart=at.d_parameters_apart,
             )
             d = derivative(like, simd.load(like, dh, unit), places, hidden - unit)
             simd.store_some(dh, unit, d, hidden - unit)
@@ -122,6 +125,15 @@ def side_by_side(shares: torch.Tensor, padded: int) -> np.ndarray:
     return room.reshape(gates, padded // LANES, LANES).transpose(1, 0, 2).copy()
 
 
+def of_parameters(cell: Cell, arguments: list[torch.Tensor], d_blocks: torch.Tensor) -> np.ndarray:
+    """(P, H): a step's share of the gradients."""
+    gx, gh, *others = arguments
+    before, parameters, inputs, _ = (tuple(group) for group in others)
+    after, saved = cell.step(gx, gh, before, parameters, inputs)
+    found = outside.by_name(cell, tuple(d_blocks), saved, before, after, parameters, inputs)
+    return np.array([found[name].numpy() for name in cell.parameters]).reshape(-1, gx.shape[1])
+
+
 def assert_same(cell: Cell, program: Program) -> None:
     run_step, run_derivative = compiled(kernel_of(program))
     for hidden in (1, LANES, 2 * LANES + 3):
@@ -149,12 +161,14 @@ def assert_same(cell: Cell, program: Program) -> None:
             Rows(states, hidden, more) for states, more in ((before[:1], 0), (before[1:], 1), (after[1:], 2))
         )
         dh, d_others = Rows(d_after[:1], hidden, pad), Rows(d_after[1:], hidden, pad + 8)
+        d_parameters = Rows([1] * len(cell.parameters), hidden, pad + 8)
         places = DerivativeAt(
             *(kept.at, h_before.at, h_after.at, others_before.at, others_before.apart),
             *(others_after.at, others_after.apart, d_others.at, d_others.apart),
-            *(parameters.at, step_inputs.at, blocks.at, hidden),
+            *(parameters.at, step_inputs.at, blocks.at, hidden, d_parameters.at, d_parameters.apart),
         )
         run_derivative(places, dh.at, hidden)
+        np.testing.assert_allclose(d_parameters.values, 1 + of_parameters(cell, arguments, d_blocks), **CLOSE)
         blocks.check(d_blocks)
         dh.check(d_before[:1])
         np.testing.assert_allclose(d_others.values, d_before[1:], **CLOSE)

@@ -110,7 +110,7 @@ def test_single_steps_in_a_compiled_loop(name: str, fresh_compiler: None) -> Non
 
 def test_a_compiled_vmap(fresh_compiler: None) -> None:
     """Over the input and the steps' inputs, and over one of these alone."""
-    module = recurrent("zoneout", bidirectional=True, backend="auto")
+    module = recurrent("zoneout_lstm", bidirectional=True, backend="auto")
     x, inputs = random(3, TIME, BATCH, INPUT).detach(), inputs_of(module, 3, 2, TIME, BATCH, HIDDEN)
     keep = inputs["keep_h"].detach()
     for dims in ((0, 0), (None, 0)):

@@ -157,6 +157,7 @@ class BackwardShape(NamedTuple):
     carry_at: int  # (rows, padded P or H)
     dc_at: int  # (other states, rows, padded H)
     dc_apart: int  # elements from one to the next
+    d_parameters_at: int  # (rows, P, padded H)
     dh_at: int  # (rows, padded P)
 
 
@@ -183,6 +184,7 @@ class BackwardAddresses(NamedTuple):
     dc_last: int  # (B, H)
     dh0: int  # (B, P or H), written
     dc0: int  # (B, H), written
+    d_parameters: int  # (B, P, H), written: each sequence's share, so that threads share no sum
     dh_out: int  # (T, B, P): the gradient of every projected h, written
 
 

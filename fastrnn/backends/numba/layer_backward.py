@@ -56,15 +56,20 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     dgates = workspace.empty((directions, steps, batch, width * hidden), dtype)
     dh_out = torch.empty((directions, steps, batch, layer.output_size), dtype=dtype) if layer.projected else None
     d_states0 = [torch.zeros(state.shape, dtype=dtype) for state in layer.states0]
+    own = layer.cell.parameters
+    d_parameters = torch.zeros((directions, batch, len(own), hidden), dtype=dtype) if own else None
     if batch == 0 or steps == 0:
         finals = zip(grads.finals, d_states0, strict=True)
         d_states0 = [zero if d is None else zero.copy_(d) for d, zero in finals]
     else:
-        _run(layer, states, saved, grads, dgates, dh_out, d_states0)
+        _run(layer, states, saved, grads, dgates, dh_out, d_states0, d_parameters)
     dx = [gate_gradients.input_gradient(layer, dgates)] if grads.need_x else []
     weights = _weight_gradients(layer, states, saved, dgates, dh_out) if grads.need_weights else ([], [], [], [])
-    d_parameters, d_inputs = outside.of_layer(layer, dgates, saved[0] if saved else None, states, grads)
-    return Backward(dx, *weights, [d.to(storage) for d in d_states0], d_parameters, d_inputs)
+    of_parameters = []
+    if d_parameters is not None and grads.need_weights:
+        of_parameters = [*d_parameters.sum(1).to(storage).flatten(0, 1).unbind()]
+    d_inputs = outside.of_inputs(layer, dgates, saved[0] if saved else None, states) if grads.need_x else []
+    return Backward(dx, *weights, [d.to(storage) for d in d_states0], of_parameters, d_inputs)
 
 
 def _recomputed(layer: Layer, direction: int, states: list[Tensor]) -> tuple[Tensor, ...]:
@@ -80,8 +85,10 @@ def _run(
     dgates: Tensor,
     dh_out: Tensor | None,
     d_states0: list[Tensor],
+    d_parameters: Tensor | None,
 ) -> None:
-    """Fills dgates (directions, T, B, W·H), dh_out (directions, T, B, P) and the initial states' gradients."""
+    """Fills dgates (directions, T, B, W·H), dh_out (directions, T, B, P), the initial states' gradients, and each
+    sequence's share of those of the cell's parameters, (directions, B, P, H)."""
     dtype, directions = layer.state_dtype, layer.directions
     steps, batch, _ = layer.x.shape
     hidden, outputs = layer.hidden_size, layer.output_size
@@ -139,6 +146,7 @@ def _run(
             dc_last=dc_last.of(direction),
             dh0=direction_address(d_states0[0], direction),
             dc0=dc0.of(direction),
+            d_parameters=direction_address(d_parameters, direction),
             dh_out=direction_address(dh_out, direction),
         )
         for direction, shape in enumerate(cut.shapes)
@@ -184,6 +192,7 @@ def _schedule(
         "carry_at": scratch.take(rows * geometry.padded(outputs) * item),
         "dc_at": scratch.take(others * rows * geometry.padded(hidden) * item),
         "dh_at": scratch.take(rows * geometry.padded(outputs) * item if projected else 0),
+        "d_parameters_at": scratch.take(rows * len(contract.parameters) * geometry.padded(hidden) * item),
     }
     arena = Arena()
     scratch_at = arena.take(directions * slices * scratch.size)

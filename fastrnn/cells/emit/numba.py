@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf
-from fastrnn.cells.compiler.names import variables
+from fastrnn.cells.compiler.expression import ZERO, Expression, below, leaf, replaced
+from fastrnn.cells.compiler.names import variable, variables
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer
 
@@ -122,15 +122,27 @@ def _derivative(p: Program) -> str:
         loads[leaf(kind, h)] = f"load_some(like, at.h_{kind}, 0, some)"
         loads |= _in_memory(kind, p.states[1:], f"others_{kind}", f"{kind}_apart")
     loads |= _in_scratch("arriving", p.states[1:], "d_others", "d_apart")
-    outputs = [*p.d_blocks, *p.d_before]
+    d_parameters = _d_parameters(p)
+    outputs = [*p.d_blocks, *p.d_before, *d_parameters]
     lines, write = _written(p, loads, {leaf("arriving", h): "dh"}, p.d_names, outputs)
     stored = [f"store(at.d_others, {_times(k, 'at.d_apart')}, {_vector(write, e)})" for k, e in _others(p.d_before)]
     stored += [
         f"store_some(at.blocks, {_times(k, 'at.block')}, {_vector(write, e)}, some)" for k, e in enumerate(p.d_blocks)
     ]
+    for k, e in enumerate(d_parameters):
+        place = f"at.d_parameters, {_times(k, 'at.d_parameters_apart')}"
+        stored.append(f"store({place}, load(like, {place}) + {write.text(e, ATOM)})")
     returned = f"return {_vector(write, p.d_before[0])}"
     signature = f"{p.name}_derivative(like: Any, dh: Any, at: DerivativeAt, some: int)"
     return _function(signature, [*lines, *write.lines, *stored, returned])
+
+
+def _d_parameters(p: Program) -> list[Expression]:
+    """What a step adds to the gradient of each parameter."""
+    known = {leaf("block", variable(block)): d for block, d in zip(p.blocks, p.d_blocks, strict=True)}
+    parameters = [leaf("parameter", name) for name in p.parameters]
+    found = {**p.d_outside, **dict(zip(p.blocks, p.d_blocks, strict=True))}
+    return replaced([found[e] for e in parameters], known)
 
 
 def _others(states: Sequence[Expression]) -> list[tuple[int, Expression]]:

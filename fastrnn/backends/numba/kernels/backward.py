@@ -10,6 +10,7 @@ from typing import Any
 
 from numba import carray, njit
 
+from fastrnn.backends.numba.kernels.activations import forced
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt
 from fastrnn.backends.numba.kernels.dots import stack_memory
 from fastrnn.backends.numba.kernels.masks import cut, live, starts
@@ -35,10 +36,22 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
     Panels hold `units` vectors. `projects`: whether the cell may have a projection.
     """
     derivative, others, inputs, saves = cell.derivative, other_states(cell.states), cell.inputs, cell.saved
+    parameters = cell.parameters
     fetch, give, clear, add, vectors = others.fetch, others.give, others.clear, others.add, others.vectors
     memory_before, memory_after = stack_memory(cell.states), stack_memory(cell.states)
     like_blocks, has_product = saves in (0, cell.blocks), cell.u_gates > 0
     tile, tile_most = product(units), tile_rows(units)
+
+    @forced
+    def row_of_units(a: Any, like: Any) -> Any:
+        """Elements between rows of H in scratch memory."""
+        width = units * lanes(like)
+        return (a.hidden + width - 1) // width * width
+
+    @forced
+    def d_parameters_at(a: Any, like: Any, row: int, parameter: int, unit: int, base: int) -> Any:
+        """Where a sequence's share of a parameter's gradient is, from a unit on."""
+        return address(like, base + a.d_parameters_at, (row * parameters + parameter) * row_of_units(a, like) + unit)
 
     @njit(error_model="numpy")
     def differentiate(a: Any, like: Any, dh: Any, t: int, b: int, row: int, unit: int, base: int) -> Any:
@@ -76,6 +89,8 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
             inputs=address(like, a.step_inputs, number * inputs * a.hidden + unit),
             blocks=address(like, a.dgates, at),
             block=a.hidden,
+            d_parameters=d_parameters_at(a, like, row, 0, unit, base),
+            d_parameters_apart=row_of_units(a, like),
         )
         return derivative(like, dh, places, some)
 
@@ -184,6 +199,8 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
             fetch_row(like, source, address(like, base + a.carry_at, row * carry_row + own), own_outputs)
             dc = address(like, base + a.dc_at, row * dc_row + own)
             fetch(like, a.dc_last, b * a.hidden + own, dc, a.dc_apart, own_hidden)
+            for parameter in range(parameters):
+                clear_row(like, d_parameters_at(a, like, row, parameter, own, base), own_hidden)
         later = -1
         for s in range(a.steps):
             t = s if a.reverse else a.steps - 1 - s
@@ -213,6 +230,9 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
             copy_row(like, carry, address(like, a.dh0, b * a.outputs + own), own_outputs)
             dc = address(like, base + a.dc_at, row * dc_row + own)
             give(like, dc, a.dc_apart, a.dc0, b * a.hidden + own, own_hidden)
+            for parameter in range(parameters):
+                to = address(like, a.d_parameters, (b * parameters + parameter) * a.hidden + own)
+                copy_row(like, d_parameters_at(a, like, row, parameter, own, base), to, own_hidden)
 
     def backward(pointer: Any) -> None:
         like = zeros(dtype)

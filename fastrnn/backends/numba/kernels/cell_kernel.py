@@ -42,6 +42,8 @@ class DerivativeAt(NamedTuple):
     inputs: int
     blocks: int  # of gradients, written
     block: int
+    d_parameters: int  # to which the step's share of the parameters' gradients is added; scratch
+    d_parameters_apart: int
 
 
 @dataclass(frozen=True)

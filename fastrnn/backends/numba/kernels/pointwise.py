@@ -58,6 +58,7 @@ def pointwise_backward_kernel(cell: CellKernel, dtype: Any) -> Any:
     derivative, saves, blocks = cell.derivative, cell.saved, cell.blocks
     inputs, others = cell.inputs, other_states(cell.states)
     d_memory, before_memory, after_memory = (stack_memory(cell.states - 1) for _ in range(3))
+    unread_memory = stack_memory(cell.parameters)
 
     def pointwise_backward(pointer: Any) -> None:
         like = zeros(dtype)
@@ -84,6 +85,8 @@ def pointwise_backward_kernel(cell: CellKernel, dtype: Any) -> Any:
                     inputs=address(like, a.inputs, row * inputs * a.hidden + unit),
                     blocks=address(like, a.dgates, row * blocks * a.hidden + unit),
                     block=a.hidden,
+                    d_parameters=unread_memory(like),
+                    d_parameters_apart=width,
                 )
                 store_some(a.dh0, at, derivative(like, dh, places, some), some)
                 others.put(like, dc, width, a.dc0, at, some)
