@@ -61,9 +61,8 @@ class CellParameters(nn.Module):
 
     def _each(self) -> tuple[str, ...]:
         """The parameters' names without suffixes."""
-        given = {"weight_ih": True, "weight_hh": bool(self.cell.u_gates), "bias_ih": self.bias}
-        given["bias_hh"] = self.bias and bool(self.cell.u_gates)
-        return (*(name for name in PRODUCTS if given[name]), *self.cell.parameters)
+        names = PRODUCTS if self.bias else PRODUCTS[:2]
+        return (*(name for name in names if self.cell.u_gates or name.endswith("ih")), *self.cell.parameters)
 
     def _shapes(self, inputs: int) -> dict[str, tuple[int, ...]]:
         hidden = self.hidden_size
@@ -74,9 +73,8 @@ class CellParameters(nn.Module):
     def reset_parameters(self) -> None:
         """Gives the parameters their first values again: as `init` says, the others uniform within ±1/√H."""
         bound = self.hidden_size**-0.5
-        suffixes = self._suffixes()
         with torch.no_grad():
-            for suffix in suffixes:
+            for suffix in self._suffixes():
                 for name in self._each():
                     parameter, how = getattr(self, name + suffix), self.init.get(name)
                     if how is None:

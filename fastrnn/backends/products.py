@@ -125,9 +125,7 @@ def direction_slice(layer: Layer, direction: int, history: Tensor) -> Tensor:
     return history.chunk(layer.directions, -1)[direction]
 
 
-def weight_gradients(
-    layer: Layer, direction: int, dgx: Tensor, dgh: Tensor, h_before: Tensor
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+def weight_gradients(layer: Layer, dgx: Tensor, dgh: Tensor, h_before: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
     """d w_ih, d w_hh, d biases from dgx (T, B, Gx, H), dgh (T, B, Gu, H), zero at t >= length, and h_before."""
     dgx_rows, dgh_rows = dgx.flatten(2).flatten(0, 1), dgh.flatten(2).flatten(0, 1)
     h_rows = h_before.flatten(0, 1).to(dgh.dtype)

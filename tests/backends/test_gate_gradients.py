@@ -48,7 +48,7 @@ def test_gradients_of_weights_and_input(cell: Cell, shape: Shape) -> None:
         own = products.direction_slice(layer, direction, history)
         (h_before,) = products.states_before(layer, direction, [own])
         dgx, dgh = (cell.of_gates(blocks[direction], places) for places in (cell.dgx, cell.dgh))
-        w_ih, w_hh, biases = products.weight_gradients(layer, direction, dgx, dgh, h_before)
+        w_ih, w_hh, biases = products.weight_gradients(layer, dgx, dgh, h_before)
         for group, more in zip(expected, ([w_ih], [w_hh], biases), strict=True):
             group += more
         d_x += dgx.flatten(2) @ layer.w_ih[direction]

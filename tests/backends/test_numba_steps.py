@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+import fastrnn
 from fastrnn.backends import module as backend_module
 from fastrnn.backends import numba
-from fastrnn.binding import door
 from fastrnn.binding.bind import bind, results
 from fastrnn.binding.configuration import Configuration
 from fastrnn.binding.launches import Launches
 from fastrnn.binding.training_step import TrainingStep
 from tests.backends.test_numba_other_cells import CELLS, OFTEN, names
+from tests.layers.plain_loops import as_hx
 from tests.plans import plans_of
 from tests.torch_parity import assert_close
 
@@ -186,30 +187,14 @@ def test_teams_do_not_meet_where_the_state_is_not_multiplied(monkeypatch: pytest
     assert torch.equal(alone[0], together[0])
 
 
-class Stepped(nn.Module):
-    """A module of a cell, as the door takes it."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__()
-        self.backend, self.case = "numba", case
-        for index, tensor in enumerate(case.weights[0]):
-            self.register_parameter(f"w{index}", nn.Parameter(tensor.detach()))
-
-    def forward(self, x: Tensor, states: Any, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return door.call(self, x, states, states, None, None, False, None, inputs)[1]  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _attributes(module: Any) -> tuple[Any, ...]:
-        return ()
-
-    def _configuration(self) -> Configuration:
-        return self.case.configuration("numba", is_cell=True)
-
-    def _names(self) -> list[list[str]]:
-        return [[f"w{index}" for index in range(len(self.case.weights[0]))]]
-
-    def _checked_weights(self, *_: Any) -> list[list[Tensor]]:
-        return [[*self.parameters()]]
+def module_of(case: Case) -> fastrnn.RecurrentCell:
+    """A module with the case's weights."""
+    module = fastrnn.RecurrentCell(case.cell, INPUT, HIDDEN, dtype=torch.float64, backend="numba")
+    own = [tensor for tensor in case.weights[0] if tensor.numel() > 0]
+    with torch.no_grad():
+        for parameter, value in zip(module.parameters(), own, strict=True):
+            parameter.copy_(value)
+    return module
 
 
 @pytest.fixture(params=[False, True], ids=["inference", "training"])
@@ -220,45 +205,42 @@ def with_gradients(request: pytest.FixtureRequest) -> Iterator[bool]:
 
 def test_plans_are_kept_of_calls_with_inputs(with_gradients: bool) -> None:
     case = Case("everything")
-    module, x, states = Stepped(case), case.x[0].detach(), tuple(state.detach() for state in case.states)
-    inputs = [value[0].detach() for value in case.inputs]
+    module, x, states = module_of(case), case.x[0].detach(), tuple(state.detach() for state in case.states)
+    k, m = (value[0].detach() for value in case.inputs)
     for scale in (1, 0.5, 0.25):
-        given = [value * scale for value in inputs]
+        given = [k * scale, m * scale]
         expected = results(
             case.configuration("reference", is_cell=True), case.weights, x, states, None, None, False, None, given
         )
-        assert_close(module(x, states, given), expected[1], 1e-12)
+        assert_close(module(x, states, k=given[0], m=given[1]), expected[1], 1e-12)
     kept = plans_of(module)
     assert [type(plan) for plan in kept] == [TrainingStep if with_gradients else Launches]
-    one = [inputs[0][:1], inputs[1]]  # of another form, which is checked
-    assert_close(module(x, states, one), module(x, states, [one[0].expand(BATCH, -1), one[1]]), 1e-12)
+    of_one = module(x, states, k=k[:1], m=m)  # of another form, which is checked
+    assert_close(of_one, module(x, states, k=k[:1].expand(BATCH, -1), m=m), 1e-12)
     with pytest.raises(ValueError, match="k must be broadcastable"):
-        module(x, states, [inputs[0][:2], inputs[1]])
+        module(x, states, k=k[:2], m=m)
     if with_gradients:
-        wanted = inputs[1].clone().requires_grad_()
+        wanted = m.clone().requires_grad_()
         module.requires_grad_(False)
         for _ in range(3):
-            (d,) = torch.autograd.grad(module(x, states, [inputs[0], wanted])[0].sum(), wanted)
+            (d,) = torch.autograd.grad(module(x, states, k=k, m=wanted)[0].sum(), wanted)
         assert d.abs().sum() > 0
 
 
-def test_what_was_freed_is_told(with_gradients: bool) -> None:
-    for name in OFTEN:
-        count = len(Case(name).tensors())
-        for place in range(count):
-            case = Case(name)
-            module = Stepped(case)
-            given = [case.x[0], *case.states, *module.parameters(), *(value[0] for value in case.inputs)]
-            given = [tensor.detach().clone() if not isinstance(tensor, nn.Parameter) else tensor for tensor in given]
-            x, states = given[0], tuple(given[1 : 1 + len(case.states)])
-            inputs = given[len(given) - len(case.inputs) :]
-            for _ in range(2):
-                module(x, states, inputs)
-            if given[place].numel() == 0:
-                continue
-            given[place].untyped_storage().resize_(0)
-            with pytest.raises(RuntimeError, match="data is not allocated"):
-                module(x, states, inputs)
+@often
+def test_what_was_freed_is_told(name: str, with_gradients: bool) -> None:
+    case = Case(name)
+    of_weights = len([*module_of(case).parameters()])
+    for place in range(1 + len(case.states) + of_weights + len(case.inputs)):
+        module = module_of(case)
+        x, *states = (value.detach().clone() for value in (case.x[0], *case.states))
+        inputs = {key: value[0].detach().clone() for key, value in zip(case.cell.inputs, case.inputs, strict=True)}
+        given = [x, *states, *module.parameters(), *inputs.values()]
+        for _ in range(2):
+            module(x, as_hx(tuple(states)), **inputs)
+        given[place].untyped_storage().resize_(0)
+        with pytest.raises(RuntimeError, match="data is not allocated"):
+            module(x, as_hx(tuple(states)), **inputs)
 
 
 def test_memory_that_is_freed_before_backward_is_an_error() -> None:
