@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastrnn import ops
 from fastrnn.backends.layer import DIFFERENTIABLE, Layer
+from fastrnn.cells import Cell
 from fastrnn.cells.known import KNOWN
 
 
@@ -107,6 +108,12 @@ def random_layer(cell_name: str, shape: Shape) -> Layer:
         [weight(hidden) for _ in range(shape.directions) for _ in cell.parameters],
         inputs,
     )
+
+
+def any_layer(cell: Cell, shape: Shape) -> Layer:
+    """A random layer of any cell that is known, with states at which none divides by nearly nothing."""
+    layer = random_layer(cell.key, shape)
+    return replace(layer, states0=[state.abs() + 0.5 for state in layer.states0])
 
 
 def parameters(layer: Layer) -> dict[str, Tensor]:

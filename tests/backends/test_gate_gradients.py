@@ -13,18 +13,12 @@ from fastrnn.backends.layer import Gradients, Layer
 from fastrnn.backends.recurrence.backward import _preactivations
 from fastrnn.cells import CELLS, Cell
 from tests.cells.zoo import ZOO
-from tests.random_layers import Shape, random_layer
+from tests.random_layers import Shape, any_layer
 
 MASKED = Shape(steps=5, batch=4, hidden=6, directions=2, lengths=True, resets=True)
 PLAIN = Shape(steps=5, batch=4, hidden=6, heads=2, reverse=True, bias=False)
 shapes = pytest.mark.parametrize("shape", [MASKED, PLAIN], ids=str)
 every = pytest.mark.parametrize("cell", (CELLS | ZOO).values(), ids=lambda cell: cell.name)
-
-
-def layer_of(cell: Cell, shape: Shape) -> Layer:
-    """With states at which no cell divides by nearly nothing."""
-    layer = random_layer(cell.key, shape)
-    return replace(layer, states0=[state.abs() + 0.5 for state in layer.states0])
 
 
 def random_blocks(layer: Layer) -> Tensor:
@@ -39,7 +33,7 @@ def random_blocks(layer: Layer) -> Tensor:
 @shapes
 def test_gradients_of_weights_and_input(cell: Cell, shape: Shape) -> None:
     """As from the gates' gradients alone: those of a product that there is not are empty."""
-    layer = layer_of(cell, shape)
+    layer = any_layer(cell, shape)
     history, blocks = reference.forward(layer, history=True, gates=False).states[0], random_blocks(layer)
     found = gate_gradients.weight_gradients(layer, blocks.flatten(-2), history)
     expected: list[list[Tensor]] = [[], [], []]
@@ -59,7 +53,7 @@ def test_gradients_of_weights_and_input(cell: Cell, shape: Shape) -> None:
 @every
 @shapes
 def test_preactivations(cell: Cell, shape: Shape) -> None:
-    layer = layer_of(cell, shape)
+    layer = any_layer(cell, shape)
     history = reference.forward(layer, history=True, gates=False).states[0]
     pre = _preactivations(layer, history).unflatten(-1, (len(cell.blocks), -1))
     for direction in range(layer.directions):
@@ -77,7 +71,7 @@ def test_preactivations(cell: Cell, shape: Shape) -> None:
 @pytest.mark.parametrize("name", [name for name, cell in ZOO.items() if cell.parameters or cell.inputs])
 def test_gradients_of_parameters_and_inputs(name: str) -> None:
     """From recomputed values as from saved ones, and only where they are asked for."""
-    layer = layer_of(ZOO[name], MASKED)
+    layer = any_layer(ZOO[name], MASKED)
     result, blocks = reference.forward(layer, history=True, gates=True), random_blocks(layer).flatten(-2)
     saved = result.saved[0] if result.saved else None
     grads = Gradients([None], [None])

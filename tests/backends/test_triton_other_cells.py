@@ -5,7 +5,6 @@ Their gates, states, parameters and inputs are such as no built-in cell has.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +23,7 @@ from fastrnn.cells import Cell, Step, mix, sigmoid, tanh, where
 from fastrnn.cells.known import known, of_text
 from tests.backends import test_triton_ways
 from tests.cells.zoo import ZOO
-from tests.random_layers import Shape, random_layer
+from tests.random_layers import Shape, any_layer
 
 reason = backend_module.ready()
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -56,12 +55,6 @@ EVERYTHING = Shape(steps=5, batch=4, hidden=5, directions=2, lengths=True, reset
 SHAPES = (EVERYTHING, Shape(steps=3, heads=2, directions=2), Shape(steps=3, bias=False, reverse=True))
 RECOMPUTED = ("peephole_lstm", "star", "mingru", "slstm", "scaled_residual", "parted")
 """From no saved values in the short run."""
-
-
-def layer_of(cell: Cell, shape: Shape) -> Layer:
-    """With states at which no cell divides by nearly nothing."""
-    layer = random_layer(cell.key, shape)
-    return replace(layer, states0=[state.abs() + 0.5 for state in layer.states0])
 
 
 def assert_exact(layer: Layer, kept: bool) -> None:
@@ -107,7 +100,7 @@ def assert_exact(layer: Layer, kept: bool) -> None:
 )
 def test_a_layer(name: str, shape: Shape, kept: bool, backend: str) -> None:
     """From what forward kept, and from recomputed pre-activations and saved values."""
-    assert_exact(layer_of(ALL[name], shape), kept)
+    assert_exact(any_layer(ALL[name], shape), kept)
 
 
 @needs_a_device
@@ -119,7 +112,7 @@ def test_a_layer(name: str, shape: Shape, kept: bool, backend: str) -> None:
 def test_a_layer_in_16_bits(name: str, backend: str) -> None:
     """As the built-in cells are judged."""
     for recompute in (False, True):
-        test_triton_ways.assert_as_reference(layer_of(ALL[name], EVERYTHING), torch.bfloat16, recompute)
+        test_triton_ways.assert_as_reference(any_layer(ALL[name], EVERYTHING), torch.bfloat16, recompute)
 
 
 @needs_a_device
@@ -138,7 +131,7 @@ def test_cells_of_one_name(backend: str) -> None:
     cells = [known(scaled(2.0)), of_text(text)]
     assert cells[0].name == cells[1].name
     for cell in cells:
-        assert_exact(layer_of(cell, Shape(steps=3)), kept=True)
+        assert_exact(any_layer(cell, Shape(steps=3)), kept=True)
 
 
 @needs_a_device
@@ -150,7 +143,7 @@ def test_a_cell_named_like_a_built_in_one(backend: str) -> None:
     def lstm(x: Any, u: Any, h: Any, c: Any) -> Any:
         return mix(sigmoid(x.a + u.a), h, c), h
 
-    assert_exact(layer_of(known(lstm), Shape(steps=3)), kept=True)
+    assert_exact(any_layer(known(lstm), Shape(steps=3)), kept=True)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +171,7 @@ def test_kernels_compile_for_a_gpu_that_need_not_be_there(names: tuple[str, ...]
 @pytest.mark.parametrize("name", ALL)
 def test_auto_takes_it_on_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device's tensors are no CPU's: `auto` asks the backends for GPUs."""
-    layer = layer_of(ALL[name], Shape(steps=3)).with_tensors(lambda tensor: tensor.to("meta"))
+    layer = any_layer(ALL[name], Shape(steps=3)).with_tensors(lambda tensor: tensor.to("meta"))
     assert backends.module("cuda").supports(layer) == "its kernels are compiled ahead, for the built-in cells"
     assert backend_module.supports(layer) == "it takes CUDA tensors only, got meta"
     for operation in ("forward", "backward"):
