@@ -295,7 +295,10 @@ def test_parameters_that_do_not_fit() -> None:
 
 def test_backends_that_cannot_name_the_cell() -> None:
     module, x = recurrent("peephole_lstm", backend=None), zeros(TIME, BATCH, INPUT)
-    for backend, reason in (("aten", "torch has no kernels for peephole_lstm"), ("cuda", "it takes CUDA tensors only")):
+    for backend, reason in (
+        ("aten", "torch has no kernels for peephole_lstm"),
+        ("cuda", "its kernels are compiled ahead, for the built-in cells"),
+    ):
         with fastrnn.use_backend(backend):
             message = f"peephole_lstm: backend '{backend}' cannot serve this call: {reason}"
             assert_refused(lambda: module(x), RuntimeError, message)
