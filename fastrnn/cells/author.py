@@ -16,8 +16,16 @@ from fastrnn.cells.compiler.text import is_name
 from fastrnn.cells.symbol import Shares, Symbol, expression_of, kind_of
 from fastrnn.cells.trace import CellError, Trace
 
-TAKEN = ("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh", "lengths", "resets", "input", "hx")
+TAKEN = (
+    *("weight_ih", "weight_hh", "weight_hr", "bias_ih", "bias_hh"),
+    *("self", "input", "hx", "lengths", "resets", "return_states"),
+)
 """What layers call their own parameters and arguments."""
+ATTRIBUTES = (
+    *("cell", "gate", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"),
+    *("init", "backend", "recompute", "training", "prepack", "prepacked", "reset_parameters"),
+)
+"""What else modules hold by name, as `RecurrentCell` holds a cell's parameters. Inputs of steps may be called so."""
 _GATES = "gates must be names, as in gates='ifgo' or gates=('reset', 'update')"
 
 
@@ -105,7 +113,8 @@ def _signature(trace: Trace, function: FunctionType) -> _Signature:
         if argument.name.startswith("_"):
             trace.refuse(f"{argument.name}: a name of a cell must not begin with _")
         is_keyword = argument.kind is argument.KEYWORD_ONLY
-        if argument.name in TAKEN or (is_keyword and hasattr(torch.nn.Module, argument.name)):
+        held = is_keyword and argument.name in ATTRIBUTES and not _is_step(function, argument.annotation)
+        if held or argument.name in TAKEN or (is_keyword and hasattr(torch.nn.Module, argument.name)):
             trace.refuse(f"{argument.name} is what layers call one of their own: choose another name")
         (keywords if is_keyword else positional).append(argument)
     names = [argument.name for argument in positional]

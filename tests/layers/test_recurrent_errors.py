@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -278,6 +279,26 @@ def test_what_inputs_broadcast_to_is_told(options: Any, x: Tensor, shape: Any, e
 def test_own_arguments(training: bool, options: dict[str, Any], kind: type, message: str) -> None:
     with torch.set_grad_enabled(training):
         assert_refused(lambda: recurrent("peephole_lstm")(zeros(TIME, BATCH, INPUT), **options), kind, message)
+
+
+def written(argument: str) -> Any:
+    """A cell that takes this keyword."""
+    names = {"fastrnn": fastrnn, "Step": fastrnn.cells.Step}
+    exec(f"@fastrnn.cell\ndef own(x, u, h, *, {argument}): return x.a + u.a + {argument.split(':')[0]} * h", names)
+    return names["own"]
+
+
+def test_cells_cannot_call_their_own_as_modules_call_theirs() -> None:
+    modules = recurrent("star"), single("star")
+    theirs = {name for module in modules for name in dir(module)}
+    arguments = {name for module in modules for name in signature(type(module).forward).parameters} - {"inputs"}
+    for name in sorted({name for name in theirs if name[0] != "_" and not name.endswith("_l0")} | arguments):
+        assert_refused(lambda: written(name), fastrnn.cells.CellError, f"{name} is what layers call one of their own")  # noqa: B023
+    for name in sorted(arguments):
+        assert_refused(lambda: written(f"{name}: Step"), fastrnn.cells.CellError, f"{name} is what layers call")  # noqa: B023
+    x = zeros(BATCH, INPUT)
+    step = fastrnn.RecurrentCell(written("gate: Step"), INPUT, HIDDEN, dtype=x.dtype, backend="reference")
+    assert step(x, gate=zeros(HIDDEN)).shape == (BATCH, HIDDEN)
 
 
 def test_parameters_that_do_not_fit() -> None:
