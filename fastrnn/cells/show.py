@@ -8,6 +8,7 @@ outside the step.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -32,7 +33,11 @@ def main(arguments: Sequence[str]) -> int:
     except (LookupError, CellError) as error:
         parser.error(str(error.args[0]))
     assert cell.program is not None
-    print(EMITTERS[options.source].text(cell.program).rstrip() if options.source else "\n".join(described(cell)))
+    try:
+        print(EMITTERS[options.source].text(cell.program).rstrip() if options.source else "\n".join(described(cell)))
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import io
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -124,3 +125,13 @@ def test_what_a_module_lacks_is_told_by_python(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
         command.main(["cell", "lacking:cell"])
     assert "lacking" not in sys.modules
+
+
+def test_a_reader_may_have_seen_enough() -> None:
+    command_line = [sys.executable, "-m", "fastrnn", "cell", "fastrnn.cells.library:slstm"]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait() == 0

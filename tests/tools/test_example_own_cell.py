@@ -25,7 +25,7 @@ def same_threads_afterwards() -> Iterator[None]:
 
 def test_its_cell_is_the_librarys() -> None:
     given = (torch.randn(2, 4, 3), torch.randn(2, 4, 3), tuple(torch.randn(2, 2, 3)), tuple(torch.randn(3, 3)))
-    torch.testing.assert_close(own_cell.peephole_lstm.step(*given), peephole_lstm.step(*given))
+    torch.testing.assert_close(own_cell.peephole.step(*given), peephole_lstm.step(*given))
 
 
 def test_both_learn_the_same(capsys: pytest.CaptureFixture[str]) -> None:
