@@ -15,7 +15,7 @@ def test_random_cells_keep_their_promises(source: str) -> None:
 
 
 @pytest.mark.exhaustive  # the cell `everything` of tests.backends.test_numba_other_cells finds most of it sooner
-@settings(repeatable, max_examples=4)
+@settings(repeatable, max_examples=2)
 @given(functions())
 def test_random_cells_in_numbas_kernels(source: str) -> None:
     pytest.importorskip("numba", exc_type=ImportError)
