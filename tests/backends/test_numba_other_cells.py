@@ -45,10 +45,9 @@ CELLS: dict[str, Cell] = {**ZOO, "everything": known(everything), "wide": known(
 OFTEN = ("everything", "indrnn")
 """They have it all but two states, which the LSTM has: one state and three, no u gates and gates of all kinds,
 parameters and inputs of the steps, derivatives that look at states before and after a step."""
-RARELY = ("mgu", "slstm", "wide")
-"""They add a table of states, gates of u alone, and more of them than registers. The rest of the zoo differs from these
-in its expressions, which tests/cells has compiled; a cell's kernels take ten seconds each to compile."""
-names = pytest.mark.parametrize("name", [*OFTEN, *exhaustive(*RARELY)])
+names = pytest.mark.parametrize("name", [*OFTEN, *exhaustive("wide")])
+"""The rest of the zoo differs from these in its expressions, which tests/cells compiles; the kernels of a cell take ten
+seconds and more."""
 MASKED = AWKWARD[14]
 
 

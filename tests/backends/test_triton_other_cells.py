@@ -24,6 +24,7 @@ from fastrnn.cells.known import known, of_text
 from tests.backends import test_triton_ways
 from tests.cells.zoo import ZOO
 from tests.random_layers import Shape, any_layer
+from tests.selection import exhaustive
 
 reason = backend_module.ready()
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -107,7 +108,7 @@ def test_a_layer(name: str, shape: Shape, kept: bool, backend: str) -> None:
 @on_triton
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("zoneout_lstm", "indrnn") else pytest.param(name, marks=pytest.mark.exhaustive) for name in ALL],
+    ["zoneout_lstm", "indrnn", *exhaustive("slstm", "mgu")],
 )
 def test_a_layer_in_16_bits(name: str, backend: str) -> None:
     """As the built-in cells are judged."""
@@ -150,7 +151,7 @@ def test_a_cell_named_like_a_built_in_one(backend: str) -> None:
     "names",
     [
         pytest.param(("slstm", "parted"), id="some"),
-        pytest.param(tuple(ALL), id="all", marks=pytest.mark.exhaustive),
+        pytest.param(("star", "indrnn", "scaled_residual", "zoneout_lstm"), id="more", marks=pytest.mark.exhaustive),
     ],
 )
 def test_kernels_compile_for_a_gpu_that_need_not_be_there(names: tuple[str, ...]) -> None:

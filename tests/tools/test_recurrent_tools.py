@@ -141,7 +141,7 @@ def test_where_there_is_no_way(make: Any) -> None:
     assert ("a cell's state: use a layer" if make is single else of_layers) in opacus_objection(module)
 
 
-@pytest.mark.parametrize("name", [*exhaustive("slstm", "indrnn"), "zoneout_lstm"])
+@pytest.mark.parametrize("name", [*exhaustive("slstm"), "zoneout_lstm"])
 def test_onnx_has_them_as_scans(name: str) -> None:
     """With all that a layer takes, for every T and B."""
     runtime = pytest.importorskip("onnxruntime")

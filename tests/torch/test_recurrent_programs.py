@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),  # checks of sizes are traced as constants
 ]
 
-cells = pytest.mark.parametrize("name", [*exhaustive("peephole_lstm", "slstm", "indrnn"), "zoneout_lstm"])
+cells = pytest.mark.parametrize("name", [*exhaustive("slstm"), "zoneout_lstm"])
 """A case takes seconds: the short run has the cell with inputs of its steps and two states."""
 STACK: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
 SIZES = [(7, 2), (1, 3), (4, 6)]
