@@ -49,6 +49,10 @@ class TrainingStep(Plan):
         (self.weights,) = checked.weights
         self.hidden = self.weights[0].shape[0] // len(cell.x_gates)
         self.of_x, self.of_u = _columns(cell.x_runs, self.hidden), _columns(cell.u_runs, self.hidden)
+        self.has_more = len(cell.parameters) + len(cell.inputs) > 0
+        """whether there are gradients outside the products and the states"""
+        self.parameters_at = len(self.weights) - len(cell.parameters)
+        """where the cell's own begin among the weights"""
         self.inputs_at = len(cell.states) + len(self.weights)
         self.after_at = self.inputs_at + len(cell.inputs)
         """where these begin among what a step keeps for backward"""
@@ -257,7 +261,7 @@ def _gradients(
     left = iter(kept.after)
     before = [state.contiguous() if read else None for state, read in zip(states, plan.before, strict=True)]
     after = [next(left) if read else None for read in plan.after]
-    parameters = parted(cell, weights).parameters
+    parameters = weights[plan.parameters_at :]
     like = states[0].contiguous()
     blocks, d_before = step.backward(cell.key, before, after, saved, grads, parameters, kept.inputs, like)
     dgx = dgh = blocks if plan.are_all else _taken(blocks, plan.of_x)
@@ -267,7 +271,7 @@ def _gradients(
         d_before[0].addmm_(dgh, weights[1])
     found: list[Tensor | None] = [dgx.mm(weights[0]) if need_x else None, *d_before]
     named: dict[str, Tensor] = {}
-    if (parameters and any(need_weights)) or any(need_inputs):
+    if plan.has_more and ((parameters and any(need_weights)) or any(need_inputs)):
         values = () if saved is None else saved.chunk(len(cell.saved), 1)
         named = outside.by_name(cell, blocks.chunk(len(cell.blocks), 1), values, before, after, parameters, kept.inputs)
     # Copies: a hook may change a gradient where it lies, and others are still to come from the blocks.

@@ -18,7 +18,6 @@ from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.other_states import of_steps
 from fastrnn.backends.numba.tensors import side_by_side
 from fastrnn.cells.known import KNOWN
-from fastrnn.cells.weights import parted
 
 States = tuple[Tensor, ...]
 
@@ -31,7 +30,8 @@ def forward(
     `weights` are weight_ih, weight_hh, the biases if any, and the cell's parameters; `inputs` (B, H) those of the step.
     """
     cell, h = KNOWN[cell_name], states[0]
-    w_ih, w_hh, biases, _, own = parted(cell, weights)
+    end = len(weights) - len(cell.parameters)
+    own, (w_ih, w_hh, *biases) = weights[end:], weights[:end]  # a step has no projection
     b_ih, b_hh = biases or (None, None)
     gx, gh = F.linear(x, w_ih, b_ih), F.linear(h, w_hh, b_hh) if cell.u_gates else None
     batch, hidden = h.shape
