@@ -73,7 +73,7 @@ def of_layer(
     step.
     """
     cell, storage, dtype = layer.cell, layer.x.dtype, layer.state_dtype
-    if not (cell.parameters or cell.inputs) or not (grads.need_x or grads.need_weights):
+    if not (cell.parameters and grads.need_weights) and not (cell.inputs and grads.need_x):
         return [], []
     d_parameters: list[Tensor] = []
     d_inputs: list[list[Tensor]] = []
@@ -91,12 +91,6 @@ def of_layer(
         d_inputs.append(of_inputs)
     stacked = [torch.stack(parts).to(storage) for parts in zip(*d_inputs, strict=True)]
     return d_parameters if grads.need_weights else [], stacked if grads.need_x else []
-
-
-def of_inputs(layer: Layer, dgates: Tensor, saved: Tensor | None, histories: list[Tensor]) -> list[Tensor]:
-    """`Backward.inputs` alone, of the same arguments as `of_layer`."""
-    wanted = Gradients([], [], need_x=True, need_weights=False)
-    return of_layer(layer, dgates, saved, histories, wanted)[1] if layer.inputs else []
 
 
 def _are_blocks(cell: Cell) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -68,7 +69,8 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     of_parameters = []
     if d_parameters is not None and grads.need_weights:
         of_parameters = [*d_parameters.sum(1).to(storage).flatten(0, 1).unbind()]
-    d_inputs = outside.of_inputs(layer, dgates, saved[0] if saved else None, states) if grads.need_x else []
+    inputs_alone = replace(grads, need_weights=False)  # the kernel has summed up those of parameters
+    _, d_inputs = outside.of_layer(layer, dgates, saved[0] if saved else None, states, inputs_alone)
     return Backward(dx, *weights, [d.to(storage) for d in d_states0], of_parameters, d_inputs)
 
 
