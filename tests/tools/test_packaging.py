@@ -118,6 +118,33 @@ def test_an_earlier_outcome_is_cleared_away(
     assert build() == (True, None)
 
 
+@on_linux
+def test_an_editable_install_moves_the_outcome_into_the_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setup: ModuleType, nvcc: Callable[[str], str]
+) -> None:
+    from setuptools import Distribution, Extension
+
+    checkout = tmp_path / "checkout" / "fastrnn"
+    checkout.mkdir(parents=True)
+    monkeypatch.chdir(checkout.parent)
+
+    def outcome() -> list[str]:
+        distribution = Distribution({"name": "fastrnn", "packages": ["fastrnn"]})
+        distribution.ext_modules = [Extension("fastrnn._C", SOURCES, optional=True)]
+        command = setup.BuildExtension(distribution)
+        command.build_lib, command.build_temp, command.inplace = str(tmp_path / "lib"), str(tmp_path / "objects"), True
+        command.ensure_finalized()
+        command.run()
+        return [path.name for path in checkout.iterdir()]
+
+    nvcc(WRITES)
+    (built,) = outcome()
+    assert built.startswith("_C.")
+    assert built.endswith(".so")
+    monkeypatch.setenv("FASTRNN_CUDA", "0")
+    assert outcome() == [setup.REASON_FILE]
+
+
 def compiled(log: Path) -> dict[str, str]:
     """By source, the command that compiled it."""
     lines = log.read_text().splitlines()
