@@ -34,6 +34,13 @@ FAULTS = (
         "a state that is computed from zeros and something else is left out",
     ),
     Fault(
+        "xlstm-gates",
+        "fastrnn/xlstm.py",
+        '_PROJECTIONS = ("fgate", "igate",',
+        '_PROJECTIONS = ("igate", "fgate",',
+        "the input gate of the authors' layer has become the forget gate",
+    ),
+    Fault(
         "keras-second-bias",
         "fastrnn/keras.py",
         "else biases[0] + biases[1]]",

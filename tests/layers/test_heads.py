@@ -18,21 +18,27 @@ import fastrnn.heads
 from fastrnn.cells import CELLS
 from fastrnn.cells.library import indrnn, peephole_lstm
 from tests.selection import exhaustive
-from tests.torch_parity import BATCH, HIDDEN, INPUT, TIME, assert_close, classes, gradients, layers, random, tensors
+from tests.torch_parity import BATCH, HIDDEN, INPUT, LAYERS, TIME, assert_close, classes, gradients, random, tensors
 
 HEADS = 3
 WIDTH = HIDDEN // HEADS
+OPTIONS: dict[str, Any] = {"num_heads": HEADS, "dtype": torch.float64, "backend": "reference"}
 LENGTHS = torch.tensor([4, 5, 2])
 
 
 def make(kind: str, **options: Any) -> Any:
     ours, _, own = classes(kind)
-    return ours(INPUT, HIDDEN, **{"num_heads": HEADS, "dtype": torch.float64, **own, **options})
+    return ours(INPUT, HIDDEN, **{**OPTIONS, **own, **options})
 
 
 def recurrent(**options: Any) -> Any:
     """Of a cell with parameters of its own."""
-    return fastrnn.Recurrent(peephole_lstm, INPUT, HIDDEN, **{"num_heads": HEADS, "dtype": torch.float64, **options})
+    return fastrnn.Recurrent(peephole_lstm, INPUT, HIDDEN, **{**OPTIONS, **options})
+
+
+def single(**options: Any) -> Any:
+    """A step of the same."""
+    return fastrnn.RecurrentCell(peephole_lstm, INPUT, HIDDEN, **{**OPTIONS, **options})
 
 
 def head(parameter: Tensor, index: int) -> Tensor:
@@ -47,9 +53,14 @@ def side_by_side(parts: list[Tensor]) -> Tensor:
     return torch.stack([part.unflatten(-1, (-1, WIDTH)) for part in parts], -2).flatten(-3)
 
 
-@layers
-@pytest.mark.parametrize("backend", ["reference", None])
-def test_a_head_is_torchs_layer_of_its_units(kind: str, backend: str | None) -> None:
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [
+        *((kind, "reference") for kind in LAYERS),
+        *(pytest.param(kind, "auto", marks=() if kind == "GRU" else pytest.mark.exhaustive) for kind in LAYERS),
+    ],
+)
+def test_a_head_is_torchs_layer_of_its_units(kind: str, backend: str) -> None:
     module, alone = make(kind, bidirectional=True, backend=backend), []
     for index in range(HEADS):
         _, theirs, options = classes(kind)
@@ -83,7 +94,7 @@ def test_a_head_is_torchs_layer_of_its_units(kind: str, backend: str | None) -> 
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 def test_a_stack_of_them_is_one_of_dense_weights(make: Any, recompute: bool) -> None:
     kind = () if make is recurrent else ("LSTM",)
-    module = make(*kind, num_layers=2, bidirectional=True, recompute=recompute, backend="reference")
+    module = make(*kind, num_layers=2, bidirectional=True, recompute=recompute)
     dense = fastrnn.heads.dense(module)
     assert (dense.num_heads, module.num_heads) == (1, HEADS)
     for name, parameter in dense.named_parameters():
@@ -147,9 +158,6 @@ def test_init_fills_the_weights_of_heads() -> None:
     ],
 )
 def test_what_heads_cannot_be(options: dict[str, Any], kind: type[Exception], message: str) -> None:
-    def single(**options: Any) -> Any:
-        return fastrnn.RecurrentCell(peephole_lstm, INPUT, HIDDEN, **options)
-
     for made in (lambda **given: make("RNN_TANH", **given), lambda **given: make("LSTM", **given), recurrent, single):
         with pytest.raises(kind) as caught:
             made(**options)
@@ -168,13 +176,13 @@ def test_what_goes_without_heads() -> None:
 @pytest.mark.parametrize("warm", [False, True], ids=["first", "repeated"])
 def test_attributes_that_were_changed(warm: bool) -> None:
     x = random(TIME, BATCH, INPUT)
-    single = fastrnn.RecurrentCell(peephole_lstm, INPUT, HIDDEN, num_heads=HEADS, dtype=torch.float64)
+    step = single()
     for module, message in (
         (make("GRU"), r"^GRU: input_size=4, hidden_size=6, proj_size=0 and num_heads=2 are not the sizes of the param"),
         (recurrent(), r"^Recurrent: num_heads=2, but the parameters are of 3$"),
-        (single, r"^RecurrentCell: num_heads=2, but the parameters are of 3$"),
+        (step, r"^RecurrentCell: num_heads=2, but the parameters are of 3$"),
     ):
-        given = x[0] if module is single else x
+        given = x[0] if module is step else x
         with torch.no_grad():
             for _ in range(2 if warm else 0):
                 module(given)
@@ -208,15 +216,14 @@ def test_gate_is_a_view_of_every_head() -> None:
 
 
 def test_repr_copies_and_pickles() -> None:
-    single = fastrnn.RecurrentCell(peephole_lstm, INPUT, HIDDEN, num_heads=2)
-    assert repr(single) == "RecurrentCell(peephole_lstm, 4, 6, num_heads=2)"
-    assert repr(make("GRU", backend="reference")) == "GRU(4, 6, num_heads=3, backend='reference')"
+    assert repr(single(backend=None)) == "RecurrentCell(peephole_lstm, 4, 6, num_heads=3)"
+    assert repr(make("GRU")) == "GRU(4, 6, num_heads=3, backend='reference')"
     x = random(TIME, BATCH, INPUT)
     for module in (make("GRU"), recurrent(bidirectional=True)):
         for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
             assert_close(tensors(other(x)), tensors(module(x)))
             assert other.num_heads == HEADS
-    old = recurrent(num_heads=1, backend="reference")
+    old = recurrent(num_heads=1)
     del old.__dict__["num_heads"]  # as it was pickled before there were any
     assert_close(tensors(pickle.loads(pickle.dumps(old))(x)), tensors(old(x)))
 
@@ -231,18 +238,14 @@ def test_weights_on_a_gpu_are_not_brought_together(monkeypatch: pytest.MonkeyPat
     assert called
 
 
-def test_a_single_step_is_the_layers() -> None:
-    layer = recurrent(backend="reference")
-    single = fastrnn.RecurrentCell(peephole_lstm, INPUT, HIDDEN, num_heads=HEADS, dtype=torch.float64)
-    single.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
+@pytest.mark.parametrize("backend", ["reference", *exhaustive("auto")])
+def test_a_single_step_is_the_layers(backend: str) -> None:
+    layer, step = recurrent(), single(backend=backend)
+    step.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
     x, hx = random(BATCH, INPUT), tuple(random(BATCH, HIDDEN) for _ in range(2))
-    for backend in ("reference", None):
-        single.backend = backend
-        expected = [state[0] for state in layer(x[None], tuple(state[None] for state in hx))[1]]
-        assert_close(list(single(x, hx)), expected)
-        assert_close(
-            gradients(list(single(x, hx)), list(single.parameters())), gradients(expected, list(layer.parameters()))
-        )
+    got, expected = step(x, hx), [state[0] for state in layer(x[None], tuple(state[None] for state in hx))[1]]
+    assert_close(list(got), expected)
+    assert_close(gradients(got, step.parameters()), gradients(expected, layer.parameters()))
 
 
 def test_transforms_and_functional_calls() -> None:

@@ -290,7 +290,7 @@ def test_the_table_refuses_too() -> None:
 
 @pytest.mark.parametrize("name", [*exhaustive("RNN", "LSTM"), "GRU"])
 def test_heads_become_the_weights_of_one(name: str) -> None:
-    model = Whole(getattr(fastrnn, name)(INPUT, HIDDEN, bidirectional=True, num_heads=3))
+    model = Whole(getattr(fastrnn, name)(INPUT, HIDDEN, bidirectional=True, num_heads=3, backend="reference"))
     cases = [whole_case(name, steps, batch, 2) for steps, batch in ((TIME, BATCH), (2, 4))]
     state = {1: ANY} if name != "LSTM" else ({1: ANY}, {1: ANY})
     program = export(model, *cases[0], dynamic_shapes=({0: ANY, 1: ANY}, state, {0: ANY}))
@@ -301,7 +301,7 @@ def test_heads_become_the_weights_of_one(name: str) -> None:
 
 
 def test_a_scan_of_a_cell_with_heads() -> None:
-    model = fastrnn.Recurrent(mgu, INPUT, HIDDEN, num_heads=2)
+    model = fastrnn.Recurrent(mgu, INPUT, HIDDEN, num_heads=2, backend="reference")
     cases = [(torch.randn(steps, BATCH, INPUT),) for steps in (TIME, 2)]
     program = export(model, *cases[0], dynamic_shapes=({0: "time"},))
     assert [node.op_type for node in program.model.graph if node.op_type == "Scan"] == ["Scan"]

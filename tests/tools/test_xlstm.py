@@ -14,6 +14,7 @@ import fastrnn
 import fastrnn.xlstm
 from fastrnn.cells.library import mgu, slstm
 from fastrnn.xlstm import from_xlstm, to_xlstm
+from tests.selection import exhaustive
 from tests.torch_parity import assert_close, random, tensors
 
 TIME, BATCH, INPUT, HEADS, WIDTH = 5, 3, 4, 4, 3
@@ -40,9 +41,9 @@ def states() -> list[Tensor]:
     return [state.requires_grad_() for state in (h, c, torch.rand_like(h) + 0.5, m)]
 
 
-@pytest.mark.parametrize("backend", ["reference", None])
+@pytest.mark.parametrize("backend", ["reference", *exhaustive("auto")])
 @pytest.mark.parametrize("given", [False, True], ids=["from zeros", "from states"])
-def test_a_layer_of_heads_is_the_papers(given: bool, backend: str | None) -> None:
+def test_a_layer_of_heads_is_the_papers(given: bool, backend: str) -> None:
     """Head by head, each with matrices of its own."""
     layer = fastrnn.Recurrent(slstm, INPUT, HIDDEN, num_heads=HEADS, dtype=torch.float64, backend=backend)
     x, hx = random(TIME, BATCH, INPUT, grad=True), states()
