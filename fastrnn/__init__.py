@@ -2,9 +2,9 @@
 
 `RNN`, `GRU`, `LSTM` and their cells take the place of their torch.nn namesakes; `fastrnn.functional` has them without
 modules. `accelerate` and `to_torch` convert the layers of a model; `fastrnn.onnx`, `fastrnn.export` and `fastrnn.keras`
-take models elsewhere. `use_backend` chooses what computes, `explain` says what would, and `probe` shows gates, states
-and gradients over time. Importing this package imports neither numba nor triton; a backend loads what it needs when it
-is first asked for.
+take models elsewhere, `fastrnn.xlstm` weights of xLSTM here. `use_backend` chooses what computes, `explain` says what
+would, and `probe` shows gates, states and gradients over time. Importing this package imports neither numba nor triton;
+a backend loads what it needs when it is first asked for.
 """
 
 from fastrnn import main_interpreter  # noqa: F401  before torch is imported
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fastrnn import export as export
     from fastrnn import keras as keras
     from fastrnn import onnx as onnx
+    from fastrnn import xlstm as xlstm
 
 __version__ = "0.1.0"
 
@@ -48,7 +49,7 @@ __all__ = [
     "use_backend",
 ]
 
-_WHEN_ASKED_FOR = ("export", "keras", "onnx")
+_WHEN_ASKED_FOR = ("export", "keras", "onnx", "xlstm")
 """Modules that few programs need: `fastrnn.onnx` imports its own at its first use."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn import checks
+from fastrnn import checks, heads
 from fastrnn.binding.checked import Weights
 from fastrnn.cells import Cell
 from fastrnn.cells.known import known
@@ -25,11 +25,20 @@ class CellParameters(nn.Module):
 
     `weight_ih` (Gx·H, I), of Gx gates with a share of the input's product, `weight_hh` (Gu·H, H), of Gu gates with one
     of the state's, biases (Gx·H,) and (Gu·H,), and what the cell itself names, (H,) each. Of a cell without gates of
-    the state there are no `weight_hh` and `bias_hh`.
+    the state there are no `weight_hh` and `bias_hh`; with N heads of D units `weight_hh` is (N, Gu·D, D).
     """
 
+    num_heads: int = 1
+
     def __init__(
-        self, cell: Any, sizes: Sequence[tuple[str, int]], hidden_size: int, bias: bool, init: Any, **like: Any
+        self,
+        cell: Any,
+        sizes: Sequence[tuple[str, int]],
+        hidden_size: int,
+        bias: bool,
+        init: Any,
+        num_heads: int,
+        **like: Any,
     ) -> None:
         """`sizes` are suffixes, each with the size of the input there; `like` are `device` and `dtype`."""
         label = type(self).__name__
@@ -43,10 +52,13 @@ class CellParameters(nn.Module):
             )
         if hidden_size <= 0:
             raise ValueError("hidden_size must be greater than zero")
+        heads.width(num_heads, hidden_size)
+        if num_heads > 1 and not cell.u_gates:
+            raise ValueError(f"{label}: {cell.name} has no gates of the state, num_heads must be 1, got {num_heads}")
         super().__init__()
         self.cell: Cell = cell
         self.input_size, self.hidden_size, self.bias = sizes[0][1], hidden_size, bias
-        self.init = dict(init or {})
+        self.num_heads, self.init = num_heads, dict(init or {})
         wrong = [name for name in self.init if name not in self._each()]
         if wrong:
             expected = ", ".join(self._each())
@@ -67,17 +79,22 @@ class CellParameters(nn.Module):
     def _shapes(self, inputs: int) -> dict[str, tuple[int, ...]]:
         hidden = self.hidden_size
         of_x, of_u = len(self.cell.x_gates) * hidden, len(self.cell.u_gates) * hidden
-        shapes = {"weight_ih": (of_x, inputs), "weight_hh": (of_u, hidden), "bias_ih": (of_x,), "bias_hh": (of_u,)}
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (of_x, inputs), "bias_ih": (of_x,), "bias_hh": (of_u,)}
+        shapes["weight_hh"] = (of_u, hidden)
+        if self.num_heads > 1:
+            width = heads.width(self.num_heads, hidden)
+            shapes["weight_hh"] = self.num_heads, of_u // self.num_heads, width
         return {name: shapes.get(name, (hidden,)) for name in self._each()}
 
     def reset_parameters(self) -> None:
-        """Gives the parameters their first values again: as `init` says, the others uniform within ±1/√H."""
-        bound = self.hidden_size**-0.5
+        """Gives the parameters their first values again: as `init` says, `weight_hh` uniform within ±1/√D, the others
+        within ±1/√H."""
         with torch.no_grad():
             for suffix in self._suffixes():
                 for name in self._each():
                     parameter, how = getattr(self, name + suffix), self.init.get(name)
                     if how is None:
+                        bound = (parameter.shape[-1] if name == "weight_hh" else self.hidden_size) ** -0.5
                         parameter.uniform_(-bound, bound)
                     elif callable(how):
                         how(parameter)
@@ -106,7 +123,8 @@ class CellParameters(nn.Module):
         return groups
 
     def gate(self, name: str, gate: str) -> Tensor:
-        """The rows of one gate: a view of the parameter `name`, (H, I), (H, H) or (H,), that may be changed in place.
+        """The rows of one gate: a view of the parameter `name`, (H, I), (H, H) or by heads (N, D, D), or (H,), that may
+        be changed in place.
 
         Raises:
             AttributeError: there is no parameter of that name.
@@ -127,7 +145,9 @@ class CellParameters(nn.Module):
         if gate not in gates:
             have = f"has the gates {', '.join(gates)}" if gates else "has no gates"
             raise ValueError(f"{self.cell.name}: {name} {have}, got {gate!r}")
-        return parameter.narrow(0, gates.index(gate) * self.hidden_size, self.hidden_size)
+        by_head = parameter.dim() == 3
+        size = parameter.shape[2] if by_head else self.hidden_size
+        return parameter.narrow(int(by_head), gates.index(gate) * size, size)
 
     def _inputs(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
         """The inputs of the steps in the cell's order, of a call's keywords."""

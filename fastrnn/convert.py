@@ -29,8 +29,8 @@ _NAMES = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
 _TORCH: dict[type, str] = {getattr(nn, name): f"torch.nn.{name}" for name in _NAMES}
 _FASTRNN: dict[type, str] = {getattr(layers, name): f"fastrnn.{name}" for name in _NAMES}
 _OF_CELLS: dict[type, str] = {Recurrent: "fastrnn.Recurrent", RecurrentCell: "fastrnn.RecurrentCell"}
-_OPTIONS = ("backend", "recompute", "prepacked")
-"""What fastrnn's layers have and torch's have not."""
+_OPTIONS = ("num_heads", "backend", "recompute", "prepacked")
+"""What fastrnn's layers have and torch's have not. `num_heads` is 1 where they become torch's."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,11 @@ def to_torch(model: Model, report: Report | None = None) -> Model:
 
     The reverse of `accelerate`, under the same conditions: a model that went there and back is what it was. Left are
     classes that were derived from fastrnn's layers, whose methods would be lost, and `fastrnn.Recurrent` and
-    `RecurrentCell`, since torch.nn has no layers of other cells. The options `backend`, `recompute` and `prepacked` are
-    lost, which the report notes. Calls with `lengths`, `resets` or `return_states`, which torch's layers do not take,
-    remain for the caller to change. A model that is saved whole, by `torch.save(model, file)`, can be loaded without
-    fastrnn afterwards; a `state_dict` can in any case.
+    `RecurrentCell`, since torch.nn has no layers of other cells; and layers with `num_heads`, since it has no heads:
+    `fastrnn.heads.dense` makes a layer of one that computes the same, with more weights. The options `backend`,
+    `recompute` and `prepacked` are lost, which the report notes. Calls with `lengths`, `resets` or `return_states`,
+    which torch's layers do not take, remain for the caller to change. A model that is saved whole, by
+    `torch.save(model, file)`, can be loaded without fastrnn afterwards; a `state_dict` can in any case.
 
     Args:
         model, report: as in `accelerate`. Without a report, what was lost is warned of, too.
@@ -242,6 +243,8 @@ def _why_not(module: nn.Module, source: type, target: type, compiled: bool) -> s
         return "compiled: convert the model first, then compile it"
     if "forward" in module.__dict__:
         return "its forward was replaced on the instance"
+    if getattr(module, "num_heads", 1) != 1 and issubclass(target, tuple(_TORCH)):
+        return f"num_heads={module.num_heads}, and torch.nn has no heads: fastrnn.heads.dense(layer) can be converted"
     for name, parameter in module.named_parameters():
         kind: type = type(parameter)
         if issubclass(kind, UninitializedParameter):
@@ -258,7 +261,7 @@ def _why_not(module: nn.Module, source: type, target: type, compiled: bool) -> s
 def _what_is_lost(module: nn.Module) -> str:
     """Of a layer's options, on the way to torch."""
     options = {name: getattr(module, name, None) for name in _OPTIONS}
-    lost = [f"{name}={value!r}" for name, value in options.items() if value]
+    lost = [f"{name}={value!r}" for name, value in options.items() if value and name != "num_heads"]
     return f"without {' and '.join(lost)}" if lost else ""
 
 

@@ -21,8 +21,8 @@ from fastrnn.cells.known import KNOWN
 from fastrnn.gradients import needs_gradients
 from fastrnn.lengths import Lengths
 from fastrnn.module import eagerly, other_layers, recurrent_layers
-from fastrnn.nn import _Layers
 from fastrnn.nn_cells import _Cell
+from fastrnn.nn_layers import Layers
 from fastrnn.recurrent import Recurrent, RecurrentCell
 
 
@@ -67,7 +67,7 @@ class ModelExplanation:
 
 @overload
 def explain(
-    module: _Layers | Recurrent,
+    module: Layers | Recurrent,
     input: Tensor | PackedSequence,
     hx: Any = None,
     *,
@@ -116,7 +116,7 @@ def explain(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
         >>> [(name, found.layers) for name, found in fastrnn.explain(model, torch.zeros(5, 2, 2)).calls]
         [('1', ['reference'])]
     """
-    if isinstance(module, (_Layers, Recurrent)):
+    if isinstance(module, (Layers, Recurrent)):
         return _of_layers(module, *arguments, **keywords)
     if isinstance(module, (_Cell, RecurrentCell)):
         return _of_cell(module, *arguments, **keywords)

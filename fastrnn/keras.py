@@ -116,7 +116,8 @@ def load_weights(module: nn.RNNBase, layers: Any) -> None:
     """Copies the weights of a Keras layer, or of a sequence of layers, into a module.
 
     Args:
-        module: `RNN`, `GRU` or `LSTM` of fastrnn or of torch.nn, without projections, on any device and in any dtype.
+        module: `RNN`, `GRU` or `LSTM` of fastrnn or of torch.nn, without projections and heads, on any device, in any
+            dtype.
         layers: as for `from_keras`.
 
     Raises:
@@ -173,7 +174,7 @@ def get_weights(module: nn.RNNBase) -> list[list[Array]]:
         (G·H,), for GRU (2, G·H). bfloat16 becomes float32.
 
     Raises:
-        ValueError: the module has projections, which Keras has not.
+        ValueError: the module has projections or heads, which Keras has not.
         TypeError: it is not such a module.
 
     Example::
@@ -205,7 +206,7 @@ def to_keras(module: nn.RNNBase, *, return_sequences: bool = True) -> list[Any]:
         Built layers, `Bidirectional` ones for a bidirectional module, with the module's weights in its dtype.
 
     Raises:
-        ValueError: the module has projections, which Keras has not.
+        ValueError: the module has projections or heads, which Keras has not.
         TypeError: it is not such a module.
         ImportError: Keras 3 is missing: `pip install "fastrnn[keras]"`.
 
@@ -353,6 +354,9 @@ def _own_kind(module: Any) -> _Kind:
         raise TypeError(f"expected RNN, GRU or LSTM of fastrnn or torch.nn, got {_type_name(module)}")
     if module.proj_size:
         raise ValueError(f"Keras' LSTM has no projection, proj_size must be 0, got {module.proj_size}")
+    if getattr(module, "num_heads", 1) != 1:
+        hint = "fastrnn.heads.dense(module) computes the same with one"
+        raise ValueError(f"Keras has no heads, num_heads must be 1, got {module.num_heads}: {hint}")
     activation = "relu" if module.mode == "RNN_RELU" else "tanh"
     return _Kind(
         _KERAS_CLASSES[module.mode], module.hidden_size, bool(module.bias), bool(module.bidirectional), activation

@@ -1,34 +1,25 @@
 """RNN, GRU and LSTM, and, from `nn_cells`, their cells: drop-in modules for their torch.nn namesakes.
 
 Constructors, attributes, parameters and initial values are torch's own, inherited from its base classes; the forward
-passes are fastrnn's. Parameters are looked up by name at every call, so that parametrizations, pruning, weight norm
-and `torch.func.functional_call` take effect. The names are those of `_flat_weights_names`, by which torch.nn's forward
-goes; as there, `_all_weights` says what `all_weights` shows and nothing else. `_flat_weights` is not read.
+passes are fastrnn's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from operator import attrgetter
 from typing import Any, ParamSpec, TypeVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.types import Device
 
-from fastrnn import sizes
-from fastrnn.backends import check_name
-from fastrnn.binding import door
-from fastrnn.binding.checked import Weights
-from fastrnn.binding.configuration import Configuration
-from fastrnn.cells import CELLS
 from fastrnn.lengths import Lengths
-from fastrnn.module import Module, watch_of
 from fastrnn.nn_cells import GRUCell as GRUCell
 from fastrnn.nn_cells import LSTMCell as LSTMCell
 from fastrnn.nn_cells import RNNCell as RNNCell
+from fastrnn.nn_layers import Layers
 
 Given = ParamSpec("Given")
 Input = TypeVar("Input", Tensor, PackedSequence)
@@ -41,90 +32,11 @@ def _refused_as_by_torch(signature: Callable[Given, None]) -> Callable[Given, No
     where something is wrong."""
 
     @wraps(signature)
-    def __init__(self: _Layers, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+    def __init__(self: Layers, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         self._construct(*args, **kwargs)
 
     __init__.__doc__ = "See the class."
     return __init__  # type: ignore[return-value]
-
-
-class _Layers(Module, nn.RNNBase):
-    """What the three modules share: `nn.RNNBase`'s constructor and parameters, fastrnn's options and forward."""
-
-    _label: str
-    """the class's name, for messages"""
-    _cell_name: Any
-    """of what it computes, as in `CELLS`"""
-    _one_state = True
-    """whether its cell has no state but h, so that hx is a tensor"""
-    _attributes = staticmethod(
-        attrgetter(
-            "mode",
-            "input_size",
-            "hidden_size",
-            "num_layers",
-            "bias",
-            "bidirectional",
-            "proj_size",
-            "batch_first",
-            "dropout",
-            "training",
-            "recompute",
-            "prepacked",
-            "_flat_weights_names",
-        )
-    )
-    """All that a call depends on beside its arguments, the backend and the parameters; see `binding.memory`."""
-
-    def _construct(self, *args: Any, backend: str | None = None, recompute: bool = False, **kwargs: Any) -> None:
-        if "proj_size" in kwargs and self._label != "LSTM":
-            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
-        super().__init__(*self._mode_and(args, kwargs), **kwargs)
-        self.backend = backend and check_name(backend)
-        self.recompute = recompute
-
-    def _mode_and(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """`nn.RNNBase`'s positional arguments: the mode, and those that the module was given."""
-        return self._label, *args
-
-    def __setstate__(self, state: Any) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        if len({w.untyped_storage()._cdata for w in self._flat_weights if isinstance(w, Tensor)}) > 1:
-            self.flatten_parameters()  # those of a deep copy lie apart
-
-    def _names(self) -> list[list[str]]:
-        """Of the parameters of each layer and direction."""
-        names, each = self._flat_weights_names, sizes.parameters_each(self, CELLS[self._cell_name])
-        return [names[first : first + each] for first in range(0, len(names), each)]
-
-    def _weights(self) -> Weights:
-        return [[getattr(self, name) for name in names] for names in self._names()]
-
-    def _checked_weights(self, input: Any, hx: Any) -> Weights:
-        """Raises where attributes do not fit the parameters, or the arguments them."""
-        weights = self._weights()
-        sizes.check(self, CELLS[self._cell_name], weights, input, hx)
-        return weights
-
-    def _configuration(self) -> Configuration:
-        return Configuration(
-            self._label,
-            self._cell_name,
-            self.bidirectional,
-            self.batch_first,
-            self.dropout,
-            self.training,
-            self.recompute,
-            self.backend,
-            self.prepacked,
-        )
-
-    def _run(
-        self, input: Any, hx: Any, lengths: Lengths | None, resets: Tensor | None, return_states: bool
-    ) -> tuple[Any, ...]:
-        states = (hx,) if hx is not None and self._one_state else hx
-        watch = watch_of(self)
-        return door.call(self, input, hx, states, lengths, resets, return_states, watch)
 
 
 def _without_tuples(results: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -136,13 +48,13 @@ def _without_tuples(results: tuple[Any, ...]) -> tuple[Any, ...]:
     return output, hn, h
 
 
-class RNN(_Layers):
+class RNN(Layers):
     """A stack of Elman networks, as `torch.nn.RNN`: `h' = φ(x W_ihᵀ + b_ih + h W_hhᵀ + b_hh)`, φ tanh or relu.
 
     Args:
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype:
             as `torch.nn.RNN`, in the same order.
-        backend, recompute: see `LSTM`.
+        num_heads, backend, recompute: see `LSTM`.
 
     Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)` it returns `output, hn`, and h as
     a third with `return_states`; everything else is as in `LSTM`.
@@ -174,6 +86,7 @@ class RNN(_Layers):
         *,
         device: Device = None,
         dtype: torch.dtype | None = None,
+        num_heads: int = 1,
         backend: str | None = None,
         recompute: bool = False,
     ) -> None: ...
@@ -224,13 +137,13 @@ class RNN(_Layers):
         return _without_tuples(self._run(input, hx, lengths, resets, return_states))
 
 
-class GRU(_Layers):
+class GRU(Layers):
     """A stack of gated recurrent units, as `torch.nn.GRU`: the reset gate is applied after the product.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype:
             as `torch.nn.GRU`, in the same order.
-        backend, recompute: see `LSTM`.
+        num_heads, backend, recompute: see `LSTM`.
 
     Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)` it returns `output, hn`, and h as
     a third with `return_states`; everything else is as in `LSTM`.
@@ -262,6 +175,7 @@ class GRU(_Layers):
         *,
         device: Device = None,
         dtype: torch.dtype | None = None,
+        num_heads: int = 1,
         backend: str | None = None,
         recompute: bool = False,
     ) -> None: ...
@@ -295,12 +209,16 @@ class GRU(_Layers):
         return _without_tuples(self._run(input, hx, lengths, resets, return_states))
 
 
-class LSTM(_Layers):
+class LSTM(Layers):
     """A stack of long short-term memories, as `torch.nn.LSTM`, with projections if `proj_size` is given.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype:
             as `torch.nn.LSTM`, in the same order.
+        num_heads: N, that of blocks of units which see one another's states: with N > 1 `weight_hh_l{k}` is
+            (N, 4D, D), D = H / N, each head's rows gate by gate, in place of (4H, H), and no state reaches the gates of
+            another head within a layer. It begins within ±1/√D, all else within ±1/√H as with one head, so that gates
+            begin as large as there. Not with `proj_size`.
         backend: "auto", "numba", "triton", "cuda", "aten" or "reference"; None (the default) for the one of
             `fastrnn.use_backend`, else of the environment variable FASTRNN_BACKEND, else "auto".
         recompute: whether backward computes the gates again, from the input and the states, instead of keeping them
@@ -330,13 +248,15 @@ class LSTM(_Layers):
     passes over "aten", and "aten" by name raises, but under torch.func's transforms, where the reference serves it.
 
     Raises:
-        ValueError, RuntimeError, TypeError: as torch.nn.LSTM for wrong dimensions, sizes and dtypes; for lengths or
-            resets of another type, shape, dtype or device, or lengths out of range on the CPU; for a backend that
-            cannot serve the call, with the reason.
+        ValueError, RuntimeError, TypeError: as torch.nn.LSTM for wrong dimensions, sizes and dtypes; for `num_heads`
+            that is no int above 0, does not divide `hidden_size`, or comes with `proj_size`; for lengths or resets of
+            another type, shape, dtype or device, or lengths out of range on the CPU; for a backend that cannot serve
+            the call, with the reason.
 
     Source: Hochreiter and Schmidhuber, "Long short-term memory" (1997); Gers et al., "Learning to forget" (2000);
-    Sak et al., "Long short-term memory recurrent neural network architectures" (2014) for projections; the
-    documentation of torch.nn.LSTM. `docs/equations.md` has the equations and their derivatives.
+    Sak et al., "Long short-term memory recurrent neural network architectures" (2014) for projections; Beck et al.,
+    "xLSTM: extended long short-term memory" (2024) for heads; the documentation of torch.nn.LSTM. `docs/equations.md`
+    has the equations and their derivatives.
 
     Example::
 
@@ -365,6 +285,7 @@ class LSTM(_Layers):
         device: Device = None,
         dtype: torch.dtype | None = None,
         *,
+        num_heads: int = 1,
         backend: str | None = None,
         recompute: bool = False,
     ) -> None: ...

@@ -18,26 +18,24 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from fastrnn import heads
 from fastrnn.backends import use_backend
 from fastrnn.backends.layer import Forward, Layer
 from fastrnn.cells import CELLS
 from fastrnn.export import decompositions as core_operators
 from fastrnn.export import distinct, refuse_merged
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrnn.onnx_graph import NOWHERE, finish
 from fastrnn.recurrent import Recurrent, RecurrentCell
-
-if TYPE_CHECKING:
-    import onnx_ir
 
 __all__ = ["CannotExport", "decompositions", "export"]
 
@@ -69,14 +67,6 @@ _OPERATORS = {
     "gru": _Operator("GRU", (1, 0, 2), linear_before_reset=True),
 }
 _MODULES = (RNN, GRU, LSTM, RNNCell, GRUCell, LSTMCell, Recurrent, RecurrentCell)
-_WEIGHTS, _STATES = range(1, 4), range(5, 7)
-"""The inputs W, R and B of ONNX's operators, and initial_h and initial_c."""
-_COPIES = {"Cast", "CastLike", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
-"""ONNX's operators of which a result holds nothing but elements of the first input."""
-_BFLOAT16_OPSET = 22
-"""The first version of ONNX's operators that take bfloat16."""
-_NOWHERE = "fastrnn"
-"""The domain of an operator that no runtime has: what it stands for cannot be computed."""
 
 
 def export(
@@ -97,7 +87,8 @@ def export(
     cell (`fastrnn.Recurrent`) each layer and direction becomes a Scan, with all that it takes, and a single step its
     operations. Else `lengths`
     become `sequence_lens`, initial states of zero are left out, and weights are stored once, in ONNX's order, under the
-    name of the first parameter that they are made of, with ".onnx" after it.
+    name of the first parameter that they are made of, with ".onnx" after it. Of layers with heads (`num_heads`) these
+    are the weights of one head, N times as many, all but the blocks 0.
 
     On the CPU, ONNX Runtime 1.31 computes these operators in float32 and float16, and refuses float64 and bfloat16. T
     and B must be 1 or more there: its LSTM and GRU have ended the process where either was 0.
@@ -116,9 +107,8 @@ def export(
         The program, whose `model_proto` is the ONNX model.
 
     Raises:
-        CannotExport: for what ONNX's LSTM, GRU and RNN do not have: `proj_size`, `resets`, block-diagonal recurrent
-            weights, an LSTM's c of every step (`return_states`), bfloat16 before opset 22; and for a PackedSequence,
-            whose size depends on data.
+        CannotExport: for what ONNX's LSTM, GRU and RNN do not have: `proj_size`, `resets`, an LSTM's c of every step
+            (`return_states`), bfloat16 before opset 22; and for a PackedSequence, whose size depends on data.
         TypeError: the file was named by `f`, as torch.onnx.export calls it, instead of `path`.
         ValueError: a program was captured with one tensor as several inputs, which torch.export makes one of (a module
             may be given one: its inputs stay apart); `dynamo=False` was asked for. The exporter that is based on
@@ -158,7 +148,9 @@ def export(
                 raise CannotExport(cause.message) from None
         raise
     assert program is not None
-    _finish(program.model, optimize)
+    reason = finish(program.model, optimize)
+    if reason is not None:
+        raise CannotExport(reason)
     if optimize:
         program.optimize()
     if path is not None:
@@ -210,7 +202,7 @@ def _decomposed(cell_name: str, *arguments: Any) -> Forward:
     inputs = [
         layer.x,
         _packed(layer.w_ih, operator.gates, D),
-        _packed([w.squeeze(0) for w in layer.w_hh], operator.gates, D),
+        _packed([_of_one_head(w, len(operator.gates)) for w in layer.w_hh], operator.gates, D),
         _packed(layer.biases, operator.gates, D) if layer.biases else None,
         None if layer.lengths is None else layer.lengths.to(torch.int32),
         *layer.states0,
@@ -238,9 +230,12 @@ def _why_not(layer: Layer) -> str | None:
         return "ONNX's LSTM has no projection (proj_size)"
     if layer.resets is not None:
         return "ONNX's operators have no resets"
-    if layer.heads > 1:
-        return "ONNX's operators have no block-diagonal recurrent weights"
     return None
+
+
+def _of_one_head(w_hh: Tensor, gates: int) -> Tensor:
+    """(N, G·D, K) -> (G·H, K): zeros around the blocks of several heads, which the operators have not."""
+    return w_hh.squeeze(0) if w_hh.shape[0] == 1 else heads.dense_weights(w_hh, gates)
 
 
 def _packed(tensors: Sequence[Tensor], gates: tuple[int, ...], directions: int) -> Tensor:
@@ -266,7 +261,7 @@ def _absent(layer: Layer, shape: Sequence[int | torch.SymInt], dtype: torch.dtyp
     """What ONNX's operators do not give, and only a backward or `return_states` reads: without readers it vanishes."""
     from torch.onnx.ops import symbolic
 
-    return symbolic(f"{_NOWHERE}::StatesOfEveryStep", (layer.x,), dtype=dtype, shape=shape, version=1)
+    return symbolic(f"{NOWHERE}::StatesOfEveryStep", (layer.x,), dtype=dtype, shape=shape, version=1)
 
 
 def _require_packages() -> None:
@@ -331,85 +326,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _finish(model: onnx_ir.Model, optimize: bool) -> None:
-    """Refuses what no runtime could compute; if asked for, lays weights out and leaves out states that are zero."""
-    import onnx_ir
-    from onnx_ir.passes import common
-    from onnxscript import optimizer
-
-    if optimize:
-        # First, so that what several operators share is laid out once.
-        common.CommonSubexpressionEliminationPass()(model)
-    nodes = list(onnx_ir.traversal.RecursiveGraphIterator(model.graph))
-    if any(node.domain == _NOWHERE for node in nodes):
-        raise CannotExport("lstm: cannot be exported to ONNX: its LSTM does not give c of every step (return_states)")
-    recurrent = [node for node in nodes if node.domain == "" and node.op_type in ("LSTM", "GRU", "RNN")]
-    if model.opset_imports.get("", _BFLOAT16_OPSET) < _BFLOAT16_OPSET and any(
-        node.inputs[0] is not None and node.inputs[0].dtype == onnx_ir.DataType.BFLOAT16 for node in recurrent
-    ):
-        raise CannotExport(f"ONNX's recurrent operators take bfloat16 from opset_version={_BFLOAT16_OPSET} on")
-    if optimize:
-        makers = _name_weights(recurrent)
-        common.NameFixPass()(model)
-        optimizer.fold_constants_ir(
-            model,
-            onnx_shape_inference=False,
-            input_size_limit=sys.maxsize,
-            output_size_limit=sys.maxsize,
-            should_fold=lambda node: node in makers,
-        )
-        _drop_zero_states(recurrent)
-
-
-def _name_weights(recurrent: Sequence[onnx_ir.Node]) -> set[onnx_ir.Node]:
-    """Names constant weights by their first parameters, and returns the nodes that make them."""
-    makers: set[onnx_ir.Node] = set()
-    for node in recurrent:
-        for index in _WEIGHTS:
-            weight = node.inputs[index] if index < len(node.inputs) else None
-            if weight is None or weight.producer() is None:
-                continue
-            values = _made_of(weight)
-            sources = [value for value in values if value.producer() is None]
-            if sources and all(source.const_value is not None for source in sources):
-                makers.update(maker for value in values if (maker := value.producer()) is not None)
-                weight.name = f"{sources[0].name}.onnx"
-    return makers
-
-
-def _made_of(value: onnx_ir.Value) -> list[onnx_ir.Value]:
-    """The value and all that it is computed from, an operator's first input before its second."""
-    found: dict[onnx_ir.Value, None] = {}
-    pending = [value]
-    while pending:
-        one = pending.pop()
-        node = None if one in found else one.producer()
-        found[one] = None
-        if node is not None:
-            pending += [source for source in reversed(node.inputs) if source is not None]
-    return list(found)
-
-
-def _drop_zero_states(recurrent: Sequence[onnx_ir.Node]) -> None:
-    """Zero is what ONNX's operators take where an initial state is not given."""
-    for node in recurrent:
-        for index in _STATES:
-            if index < len(node.inputs) and _is_zero(node.inputs[index]):
-                node.replace_input_with(index, None)
-
-
-def _is_zero(value: onnx_ir.Value | None) -> bool:
-    """Whether a value is known to be zero, whatever its shape."""
-    if value is None:
-        return False
-    if value.const_value is not None:
-        return not value.const_value.numpy().any()
-    node = value.producer()
-    if node is None or node.domain != "":
-        return False
-    if node.op_type == "ConstantOfShape":
-        filling = node.attributes.get("value")
-        return filling is None or not filling.as_tensor().numpy().any()
-    return node.op_type in _COPIES and _is_zero(node.inputs[0])

@@ -27,7 +27,8 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn.binding.bind import results
 from fastrnn.binding.configuration import Configuration
 from fastrnn.module import opacus_objection
-from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, _Layers
+from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fastrnn.nn_layers import Layers
 
 __all__ = ["PerSample"]
 
@@ -67,8 +68,8 @@ class PerSample(nn.Module):
         torch.Size([2, 12, 3])
     """
 
-    def __init__(self, layer: _Layers) -> None:
-        if not isinstance(layer, _Layers):
+    def __init__(self, layer: Layers) -> None:
+        if not isinstance(layer, Layers):
             raise TypeError(f"PerSample: layer must be a fastrnn RNN, GRU or LSTM, got {type(layer).__name__}")
         super().__init__()
         self.options = layer._configuration()
@@ -171,5 +172,5 @@ def _validate(module: nn.Module) -> list[UnsupportedModuleError]:
 
 
 @register_module_fixer(_LAYERS)
-def _fix(module: _Layers, **_: Any) -> PerSample:
+def _fix(module: Layers, **_: Any) -> PerSample:
     return PerSample(module)

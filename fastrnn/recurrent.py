@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.types import Device
 
-from fastrnn import checks
+from fastrnn import checks, heads
 from fastrnn.backends import check_name
 from fastrnn.binding import door
 from fastrnn.binding.checked import Weights
@@ -31,6 +31,8 @@ class Recurrent(Module, CellParameters):
         num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as `torch.nn.LSTM`.
         init: how parameters begin that are not to be uniform within ±1/√H: by name, without layer and direction, a
             function that fills one in place, such as those of `torch.nn.init`, or a number.
+        num_heads: N, as in `fastrnn.LSTM`: with N > 1 `weight_hh_l{k}` is (N, Gu·D, D), D = H / N, and begins within
+            ±1/√D where `init` does not say otherwise. Not of a cell without gates of the state.
         backend, recompute: see `fastrnn.LSTM`.
 
     Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False, ...)`. Of a cell with one state hx
@@ -48,7 +50,8 @@ class Recurrent(Module, CellParameters):
     Raises:
         TypeError: `cell` is none; an input of the steps is missing, or no tensor.
         ValueError, RuntimeError, TypeError: else as `fastrnn.LSTM`; for an input of the steps whose shape, dtype or
-            device does not fit; for an `init` of parameters that the cell has not.
+            device does not fit; for an `init` of parameters that the cell has not, or `num_heads` of one without gates
+            of the state.
 
     Example::
 
@@ -74,6 +77,7 @@ class Recurrent(Module, CellParameters):
             "bidirectional",
             "batch_first",
             "dropout",
+            "num_heads",
             "training",
             "recompute",
             "prepacked",
@@ -95,6 +99,7 @@ class Recurrent(Module, CellParameters):
         device: Device = None,
         dtype: torch.dtype | None = None,
         *,
+        num_heads: int = 1,
         backend: str | None = None,
         recompute: bool = False,
     ) -> None:
@@ -106,7 +111,7 @@ class Recurrent(Module, CellParameters):
         self.num_layers, self.bidirectional = num_layers, bidirectional
         above = (2 if bidirectional else 1) * hidden_size if isinstance(hidden_size, int) else 0
         sizes = [(suffix, above if layer else input_size) for layer, suffix in self._layers()]
-        super().__init__(cell, sizes, hidden_size, bias, init, device=device, dtype=dtype)
+        super().__init__(cell, sizes, hidden_size, bias, init, num_heads, device=device, dtype=dtype)
         self.batch_first, self.dropout = batch_first, float(dropout)
         self.backend = backend and check_name(backend)
         self.recompute = recompute
@@ -175,7 +180,7 @@ class RecurrentCell(Module, CellParameters):
     """One step of any cell; see `Recurrent`.
 
     Args:
-        cell, input_size, hidden_size, bias, init, device, dtype, backend: as `Recurrent`.
+        cell, input_size, hidden_size, bias, init, device, dtype, num_heads, backend: as `Recurrent`.
 
     Called with `(input, hx=None, ...)` it takes (B, I) and (B, H), a tuple of these of a cell with several states, or
     (I,) and (H,), and returns the next states in the same form. Inputs of the step are further keyword arguments, each
@@ -193,7 +198,7 @@ class RecurrentCell(Module, CellParameters):
         (torch.Size([3, 20]), torch.Size([3, 20]))
     """
 
-    _attributes = staticmethod(attrgetter("_cell_name", "input_size", "hidden_size", "bias", "prepacked"))
+    _attributes = staticmethod(attrgetter("_cell_name", "input_size", "hidden_size", "bias", "num_heads", "prepacked"))
     """As `Recurrent._attributes`."""
 
     def __init__(
@@ -206,10 +211,11 @@ class RecurrentCell(Module, CellParameters):
         device: Device = None,
         dtype: torch.dtype | None = None,
         *,
+        num_heads: int = 1,
         backend: str | None = None,
     ) -> None:
         """See the class."""
-        super().__init__(cell, [("", input_size)], hidden_size, bias, init, device=device, dtype=dtype)
+        super().__init__(cell, [("", input_size)], hidden_size, bias, init, num_heads, device=device, dtype=dtype)
         self.backend = backend and check_name(backend)
 
     def _suffixes(self) -> list[str]:
@@ -264,3 +270,7 @@ def _check_sizes(module: CellParameters, weights: Weights) -> None:
     if got != expected:
         sizes = f"input_size={module.input_size} and hidden_size={module.hidden_size}"
         raise RuntimeError(f"{type(module).__name__}: {sizes} need a weight_ih of shape {expected}, got {got}")
+    found = heads.of_weight(weights[0][1])
+    if found != module.num_heads:
+        label = type(module).__name__
+        raise RuntimeError(f"{label}: num_heads={module.num_heads}, but the parameters are of {found}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import checks
+from fastrnn import checks, heads
 from fastrnn.cells import Cell, projection
 
 
@@ -45,6 +45,7 @@ def check(
         and len(weights[-1]) == parameters_each(module, cell)
         and first[0].shape == (len(cell.x_gates) * module.hidden_size, module.input_size)
         and module.proj_size == (first[-1].shape[0] if len(first) % 2 else 0)
+        and module.num_heads == heads.of_weight(first[1])
         and (0 <= module.dropout <= 1 or not module.training or module.num_layers == 1)
     ):
         return
@@ -60,7 +61,9 @@ def check(
         raise RuntimeError("Expected more weights in stacked_rnn")
     if not 0 <= module.dropout <= 1:
         raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {module.dropout:g}")
-    sizes = f"input_size={module.input_size}, hidden_size={module.hidden_size} and proj_size={module.proj_size}"
+    named = ["input_size", "hidden_size", "proj_size", *["num_heads"] * (module.num_heads != heads.of_weight(first[1]))]
+    *others, last = [f"{name}={getattr(module, name)}" for name in named]
+    sizes = f"{', '.join(others)} and {last}"
     shapes = [tuple(tensor.shape) for tensor in first]
     raise RuntimeError(
         f"{type(module).__name__}: {sizes} are not the sizes of the parameters, which begin with {shapes}"

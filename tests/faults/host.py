@@ -132,6 +132,13 @@ FAULTS = (
         "a changed proj_size is not noticed",
     ),
     Fault(
+        "num-heads-check",
+        "fastrnn/sizes.py",
+        "        and module.num_heads == heads.of_weight(first[1])\n",
+        "",
+        "a changed num_heads is not noticed",
+    ),
+    Fault(
         "repeated-key",
         "fastrnn/binding/memory.py",
         "module._attributes(module)), given",

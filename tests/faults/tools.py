@@ -28,10 +28,17 @@ FAULTS = (
     ),
     Fault(
         "onnx-zero-states",
-        "fastrnn/onnx.py",
+        "fastrnn/onnx_graph.py",
         "return node.op_type in _COPIES and _is_zero(node.inputs[0])",
         "return bool(node.inputs) and _is_zero(node.inputs[0])",
         "a state that is computed from zeros and something else is left out",
+    ),
+    Fault(
+        "xlstm-gates",
+        "fastrnn/xlstm.py",
+        '_PROJECTIONS = ("fgate", "igate",',
+        '_PROJECTIONS = ("igate", "fgate",',
+        "the input gate of the authors' layer has become the forget gate",
     ),
     Fault(
         "keras-second-bias",

@@ -66,10 +66,14 @@ def public_attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if not name.startswith("_")}
 
 
+OWN = {"num_heads": 1, "backend": None, "recompute": False}
+"""What layers have beside torch's attributes."""
+
+
 @configurations
 def test_attributes_are_torchs(kind: str, options: dict[str, Any]) -> None:
     ours, theirs = build(kind, options)
-    own = {"backend": None, "recompute": False} if kind in LAYERS else {"backend": None}
+    own = OWN if kind in LAYERS else {"backend": None}
     assert public_attributes(ours) == public_attributes(theirs) | own
 
 
@@ -139,8 +143,7 @@ def test_positional_arguments_come_in_torchs_order(kind: str) -> None:
     nonlinearity = tuple(options.values())
     # input_size, hidden_size, num_layers, nonlinearity (RNN alone), bias, batch_first, dropout, bidirectional
     arguments = (4, 6, 2, *nonlinearity, False, True, 0.25, True)
-    own = {"backend": None, "recompute": False}
-    assert public_attributes(ours(*arguments)) == public_attributes(theirs(*arguments)) | own
+    assert public_attributes(ours(*arguments)) == public_attributes(theirs(*arguments)) | OWN
 
 
 def test_lstm_takes_proj_size_device_and_dtype_by_position() -> None:
@@ -256,7 +259,7 @@ def test_backend_of_a_cell_shows_in_repr() -> None:
 @modules
 def test_modules_pickled_without_fastrnns_attributes_load(kind: str) -> None:
     ours, theirs = pair(kind)
-    state = {name: value for name, value in ours.__getstate__().items() if name not in ("backend", "recompute")}
+    state = {name: value for name, value in ours.__getstate__().items() if name not in OWN}
     old = type(ours).__new__(type(ours))
     old.__setstate__(copy.deepcopy(state))
     x = random(3, INPUT)

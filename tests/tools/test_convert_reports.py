@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations
 from torch.testing._internal.two_tensor import TwoTensor
 
 import fastrnn
+import fastrnn.heads
 from fastrnn.convert import Change
 from tests.tools.test_convert import silently
 from tests.torch_parity import BATCH, HIDDEN, INPUT, TIME, assert_close, random, tensors
@@ -86,6 +87,10 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "attribute": (
         lambda: with_an_attribute("backend"),
         "its own attribute backend would be taken for one of fastrnn.GRU",
+    ),
+    "attribute of heads": (
+        lambda: with_an_attribute("num_heads"),
+        "its own attribute num_heads would be taken for one of fastrnn.GRU",
     ),
     "child": (lambda: with_a_child("_weights"), "its own attribute _weights would be taken for one of fastrnn.GRU"),
     "scripted": (lambda: torch.jit.script(nn.LSTM(INPUT, HIDDEN)), "TorchScript of LSTM"),
@@ -167,10 +172,30 @@ def test_to_torch_says_which_options_are_lost() -> None:
     assert str(said[0].message).split("\n  ")[1:] == lost
     lines = [str(change) for change in silently(fastrnn.to_torch, model)]
     assert lines == [*lost[:3], "3: fastrnn.RNN -> torch.nn.RNN", "4: torch.nn.GRU left (already)", lost[3]]
-    assert not any({"backend", "recompute", "prepacked"} & vars(model[index]).keys() for index in range(5))
+    assert not any({"num_heads", "backend", "recompute", "prepacked"} & vars(model[index]).keys() for index in range(5))
     assert_close(tensors(model[0](x)), tensors(expected[0](x)))
     with pytest.raises(TypeError, match="lengths"):
         model[2](x, lengths=torch.tensor([5, 2, 0]))
+
+
+def test_layers_with_heads_stay_and_dense_ones_become_torchs() -> None:
+    lstm, x = fastrnn.LSTM(INPUT, HIDDEN, num_heads=2, dtype=torch.float64), random(TIME, BATCH, INPUT)
+    (change,) = silently(fastrnn.to_torch, lstm)
+    why = "num_heads=2, and torch.nn has no heads: fastrnn.heads.dense(layer) can be converted"
+    assert str(change) == f"the model itself: fastrnn.LSTM left ({why})"
+    assert (type(lstm), lstm.num_heads) == (fastrnn.LSTM, 2)
+    (change,) = silently(fastrnn.accelerate, lstm)
+    assert change.note == "already"
+    model = fastrnn.heads.dense(lstm)
+    assert [str(change) for change in silently(fastrnn.to_torch, model)] == [
+        "the model itself: fastrnn.LSTM -> torch.nn.LSTM"
+    ]
+    with fastrnn.use_backend("reference"):
+        assert_close(tensors(model(x)), tensors(lstm(x)))
+    with pytest.raises(RuntimeError, match="size mismatch for weight_hh_l0"):
+        lstm.load_state_dict(model.state_dict())
+    silently(fastrnn.accelerate, model)
+    assert model.num_heads == 1
 
 
 def test_on_the_way_to_torch_weights_are_brought_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,13 @@ import fastrnn
 
 MODULES = ["fastrnn", *(found.name for found in pkgutil.walk_packages(fastrnn.__path__, "fastrnn."))]
 COMMAND, EXTENSION = "fastrnn.__main__", "fastrnn._C"
-OTHER_CELLS = ("fastrnn.cells.library", "fastrnn.recurrent", "fastrnn.cell_parameters")
+OTHER_CELLS = (
+    "fastrnn.cells.library",
+    "fastrnn.recurrent",
+    "fastrnn.cell_parameters",
+    "fastrnn.heads",
+    "fastrnn.xlstm",
+)
 """Their examples are of many cells, whose kernels are not worth compiling for one each."""
 
 

@@ -219,6 +219,8 @@ def test_other_types_are_refused(keras: ModuleType) -> None:
             to_keras(module)
     with pytest.raises(ValueError, match="proj_size must be 0, got 2"):
         get_weights(fastrnn.LSTM(3, 4, proj_size=2))
+    with pytest.raises(ValueError, match=r"no heads, num_heads must be 1, got 2: fastrnn\.heads\.dense\(module\)"):
+        to_keras(fastrnn.GRU(3, 4, num_heads=2))
 
 
 def test_a_refused_load_changes_nothing(keras: ModuleType) -> None:

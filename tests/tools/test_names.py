@@ -18,9 +18,9 @@ def test_modules_are_there_once_they_are_asked_for() -> None:
     """And none of the packages that they serve, nor they themselves, before."""
     program = """
 import sys, fastrnn
-modules = {"export", "keras", "onnx"}
+modules = {"export", "keras", "onnx", "xlstm"}
 assert not {f"fastrnn.{name}" for name in modules} & set(sys.modules) and modules | {"probe"} <= set(dir(fastrnn))
-fastrnn.keras.from_keras, fastrnn.onnx.export, fastrnn.export.decompositions
+fastrnn.keras.from_keras, fastrnn.onnx.export, fastrnn.export.decompositions, fastrnn.xlstm.from_xlstm
 print([name for name in ("onnx", "onnxscript", "onnx_ir", "torch.onnx", "keras", "numba") if name in sys.modules])
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -40,7 +40,7 @@ def test_other_names_are_errors() -> None:
 
 
 LAYERS = ("RNN", "GRU", "LSTM")
-OWN = {"backend": None, "recompute": False}
+OWN = {"num_heads": 1, "backend": None, "recompute": False}
 
 
 @pytest.mark.parametrize("name", LAYERS)

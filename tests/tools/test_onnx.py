@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 import fastrnn
 import fastrnn.onnx
-from fastrnn import ops
+from fastrnn import onnx_graph, ops
 from fastrnn.backends.layer import Layer
+from fastrnn.cells.library import mgu
 from tests.selection import exhaustive
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
@@ -46,9 +46,9 @@ def test_a_state_is_left_out_where_it_is_known_to_be_zero() -> None:
 
     x, shape = ir.Value(name="x"), ir.Value(name="shape")
     zeros = node("ConstantOfShape", shape)
-    assert fastrnn.onnx._is_zero(node("Expand", zeros, shape))
-    assert not fastrnn.onnx._is_zero(node("Sub", zeros, x))
-    assert not fastrnn.onnx._is_zero(node("Expand", x, shape))
+    assert onnx_graph._is_zero(node("Expand", zeros, shape))
+    assert not onnx_graph._is_zero(node("Sub", zeros, x))
+    assert not onnx_graph._is_zero(node("Expand", x, shape))
 
 
 def export(model: Any, *args: Any, **options: Any) -> Any:
@@ -263,16 +263,6 @@ class EveryState(nn.Module):
         return self.rnn(x, return_states=True)[2]
 
 
-class Heads(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.w_ih = nn.Parameter(torch.randn(3 * HIDDEN, INPUT))
-        self.w_hh = nn.Parameter(torch.randn(2, 3 * HIDDEN // 2, HIDDEN // 2))
-
-    def forward(self, x: Tensor) -> Any:
-        return fastrnn.functional.gru(x, None, [[self.w_ih, self.w_hh]])
-
-
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -292,18 +282,30 @@ def test_what_onnx_has_not_is_refused(model: nn.Module, message: str) -> None:
     assert all(module.training and not module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (Heads(), "gru: cannot be exported to ONNX: ONNX's operators have no block-diagonal recurrent weights"),
-        (fastrnn.LSTM(INPUT, HIDDEN, proj_size=2), "lstm: cannot be exported to ONNX: ONNX's LSTM has no projection"),
-    ],
-    ids=["heads", "proj_size"],
-)
-def test_the_table_refuses_too(model: nn.Module, message: str) -> None:
-    program = torch.export.export(model, (torch.randn(TIME, BATCH, INPUT),))
-    with pytest.raises(fastrnn.onnx.CannotExport, match=re.escape(message)):
+def test_the_table_refuses_too() -> None:
+    program = torch.export.export(fastrnn.LSTM(INPUT, HIDDEN, proj_size=2), (torch.randn(TIME, BATCH, INPUT),))
+    with pytest.raises(fastrnn.onnx.CannotExport, match=r"lstm: cannot be exported to ONNX: .* has no projection"):
         program.run_decompositions(fastrnn.onnx.decompositions())
+
+
+@pytest.mark.parametrize("name", [*exhaustive("RNN", "LSTM"), "GRU"])
+def test_heads_become_the_weights_of_one(name: str) -> None:
+    model = Whole(getattr(fastrnn, name)(INPUT, HIDDEN, bidirectional=True, num_heads=3, backend="reference"))
+    cases = [whole_case(name, steps, batch, 2) for steps, batch in ((TIME, BATCH), (2, 4))]
+    state = {1: ANY} if name != "LSTM" else ({1: ANY}, {1: ANY})
+    program = export(model, *cases[0], dynamic_shapes=({0: ANY, 1: ANY}, state, {0: ANY}))
+    [node] = [node for node in program.model.graph if node.op_type in RECURRENT]
+    assert node.inputs[2].is_initializer()
+    assert node.inputs[2].name == "rnn.weight_hh_l0.onnx"
+    assert_agrees(model, session(program), *cases)
+
+
+def test_a_scan_of_a_cell_with_heads() -> None:
+    model = fastrnn.Recurrent(mgu, INPUT, HIDDEN, num_heads=2, backend="reference")
+    cases = [(torch.randn(steps, BATCH, INPUT),) for steps in (TIME, 2)]
+    program = export(model, *cases[0], dynamic_shapes=({0: "time"},))
+    assert [node.op_type for node in program.model.graph if node.op_type == "Scan"] == ["Scan"]
+    assert_agrees(model, session(program), *cases)
 
 
 def test_bfloat16_asks_for_an_opset_that_has_it() -> None:

@@ -59,8 +59,13 @@ def prepared(name: str, **options: Any) -> tuple[nn.Module, nn.Module]:
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("LSTM", {"batch_first": True, "proj_size": 2}), ("GRU", {}), ("RNN", {"batch_first": True, "bias": False})],
-    ids=["LSTM", "GRU", "RNN"],
+    [
+        ("LSTM", {"batch_first": True, "proj_size": 2}),
+        ("GRU", {}),
+        ("GRU", {"num_heads": 5}),
+        ("RNN", {"batch_first": True, "bias": False}),
+    ],
+    ids=["LSTM", "GRU", "GRU of heads", "RNN"],
 )
 def test_they_are_those_of_a_loop_over_samples(name: str, options: dict[str, Any], reduction: str) -> None:
     model, fixed = prepared(name, **options)

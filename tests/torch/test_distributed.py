@@ -53,7 +53,8 @@ CASES = [
     for way in WAYS
     if name == "GRU" or ("compiled" not in way and (name != "Recurrent" or way in ("ddp", "fsdp")))
 ]
-"""Compilation takes longer than all else: one class shows it. What another cell adds are parameters."""
+"""Compilation takes longer than all else: one class shows it. What another cell adds are parameters, and with heads a
+dimension."""
 
 
 class Model(nn.Module):
@@ -63,7 +64,7 @@ class Model(nn.Module):
         super().__init__()
         options: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "dtype": torch.float64}
         if name == "Recurrent":
-            self.rnn: nn.Module = fastrnn.Recurrent(peephole_lstm, 3, 5, backend="reference", **options)
+            self.rnn: nn.Module = fastrnn.Recurrent(peephole_lstm, 3, 5, num_heads=5, backend="reference", **options)
         else:
             self.rnn = getattr(fastrnn, name)(3, 5, **options)
         self.head = nn.Linear(10, 1, dtype=torch.float64)

@@ -105,8 +105,9 @@ def slstm(x: Shares, u: Shares, h: Symbol, c: Symbol, n: Symbol, m: Symbol) -> t
     nothing is divided by 0. Initial states of your own have n > 0, or are zeros. h does not depend on which m' is
     taken, and m' is a constant to the gradient: gradients of h are exact, those of a loss on c and n are for this m'.
 
-    The paper's recurrent weights are block-diagonal, one block a head; here there is one head. Its layer also
+    The paper's recurrent weights are block-diagonal, a block for each head: `num_heads` of the layer. Its layer also
     convolves the input of i and f, normalises h and has a residual way around: that is for the module around this one.
+    `fastrnn.xlstm` takes weights from the authors' package.
 
     Gates of x and u: i, f, z, o.
     States: h, c, n, m.
@@ -114,7 +115,7 @@ def slstm(x: Shares, u: Shares, h: Symbol, c: Symbol, n: Symbol, m: Symbol) -> t
     Example:
         >>> import torch, fastrnn
         >>> from fastrnn.cells.library import slstm
-        >>> layer = fastrnn.Recurrent(slstm, 3, 4)
+        >>> layer = fastrnn.Recurrent(slstm, 3, 4, num_heads=2)
         >>> _ = torch.nn.init.uniform_(layer.gate("bias_ih_l0", "f"), 3, 6)  # memories of 20 to 400 steps
         >>> output, (hn, cn, nn, mn) = layer(torch.randn(5, 2, 3))
         >>> bool((nn >= 1).all())
