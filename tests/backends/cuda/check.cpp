@@ -65,7 +65,6 @@ bool check_all(int schedules) {
   good &= check<Lstm, Tf32>("lstm tf32", schedules);
   good &= check<Gru, Float16>("gru", schedules);
   good &= check<RnnTanh, Bfloat16>("rnn_tanh", schedules);
-  good &= check<RnnRelu, Float16>("rnn_relu", schedules);
 #endif
   return good;
 }
