@@ -77,13 +77,10 @@ class CellParameters(nn.Module):
         return (*(name for name in names if self.cell.u_gates or name.endswith("ih")), *self.cell.parameters)
 
     def _shapes(self, inputs: int) -> dict[str, tuple[int, ...]]:
-        hidden = self.hidden_size
+        hidden, N = self.hidden_size, self.num_heads
         of_x, of_u = len(self.cell.x_gates) * hidden, len(self.cell.u_gates) * hidden
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (of_x, inputs), "bias_ih": (of_x,), "bias_hh": (of_u,)}
-        shapes["weight_hh"] = (of_u, hidden)
-        if self.num_heads > 1:
-            width = heads.width(self.num_heads, hidden)
-            shapes["weight_hh"] = self.num_heads, of_u // self.num_heads, width
+        shapes["weight_hh"] = (of_u, hidden) if N == 1 else (N, of_u // N, hidden // N)
         return {name: shapes.get(name, (hidden,)) for name in self._each()}
 
     def reset_parameters(self) -> None:

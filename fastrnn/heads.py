@@ -43,11 +43,6 @@ def width(num_heads: Any, hidden_size: int) -> int:
     return hidden_size // int(num_heads)
 
 
-def of_weight(w_hh: Tensor) -> int:
-    """N of a `weight_hh`, (N, Gu·D, D) or of one head (Gu·H, H)."""
-    return w_hh.shape[0] if w_hh.dim() == 3 else 1
-
-
 def dense_weights(w_hh: Tensor, gates: int) -> Tensor:
     """The same product by one head: (N, Gu·D, D) of so many gates -> (Gu·H, H), zero outside of the blocks."""
     heads, size = w_hh.shape[0], w_hh.shape[2]

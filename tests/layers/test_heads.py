@@ -178,19 +178,31 @@ def test_attributes_that_were_changed(warm: bool) -> None:
     x = random(TIME, BATCH, INPUT)
     step = single()
     for module, message in (
-        (make("GRU"), r"^GRU: input_size=4, hidden_size=6, proj_size=0 and num_heads=2 are not the sizes of the param"),
-        (recurrent(), r"^Recurrent: num_heads=2, but the parameters are of 3$"),
-        (step, r"^RecurrentCell: num_heads=2, but the parameters are of 3$"),
+        (make("GRU"), r"^GRU: input_size=4, .* proj_size=0 and num_heads={} are not the sizes of the parameters, whi"),
+        (recurrent(), r"^Recurrent: num_heads={}, but the parameters are of 3$"),
+        (step, r"^RecurrentCell: num_heads={}, but the parameters are of 3$"),
     ):
         given = x[0] if module is step else x
         with torch.no_grad():
             for _ in range(2 if warm else 0):
                 module(given)
-            module.num_heads = 2
-            with pytest.raises(RuntimeError, match=message):
-                module(given)
+            for wrong in (4, None, 2):
+                module.num_heads = wrong
+                with pytest.raises(RuntimeError, match=message.format(wrong)):
+                    module(given)
             module.num_heads = HEADS
             module(given)
+
+
+@pytest.mark.parametrize("name", ["weight_hh_l0_reverse", "weight_hh_l1"])
+def test_every_layer_and_direction_has_as_many(name: str) -> None:
+    for make_one in (recurrent, lambda **options: make("GRU", **options)):
+        module = make_one(num_layers=2, bidirectional=True)
+        rows = module.weight_hh_l0[0].numel() // WIDTH * HEADS
+        for shape in ((rows, HIDDEN), (2, rows // 2, HIDDEN // 2), (HIDDEN, rows // HIDDEN, 1)):
+            setattr(module, name, nn.Parameter(random(*shape)))
+            with pytest.raises(RuntimeError, match=rf"of layer {name[11]} must have shapes .*, got .*{shape[0]}, "):
+                module(random(TIME, BATCH, INPUT))
 
 
 def test_weights_of_another_number_of_heads_are_not_loaded() -> None:
