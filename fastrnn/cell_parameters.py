@@ -15,7 +15,7 @@ from fastrnn.cells.known import known
 
 Init = Mapping[str, Callable[[Tensor], Any] | float]
 """How parameters begin, by their names without layer and direction: a function that fills one in place, as those of
-`torch.nn.init` do, or a number."""
+`torch.nn.init` do, of several heads' `weight_hh` one after another, or a number."""
 PRODUCTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 """The names of the parameters that a cell has for its gates."""
 
@@ -94,7 +94,10 @@ class CellParameters(nn.Module):
                         bound = (parameter.shape[-1] if name == "weight_hh" else self.hidden_size) ** -0.5
                         parameter.uniform_(-bound, bound)
                     elif callable(how):
-                        how(parameter)
+                        for one in (
+                            parameter if parameter.dim() == 3 else (parameter,)
+                        ):  # each head's, by rows and columns
+                            how(one)
                     else:
                         parameter.fill_(how)
 

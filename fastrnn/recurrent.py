@@ -31,7 +31,8 @@ class Recurrent(Module, CellParameters):
         input_size, hidden_size: I and H.
         num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as `torch.nn.LSTM`.
         init: how parameters begin that are not to be uniform within ±1/√H: by name, without layer and direction, a
-            function that fills one in place, such as those of `torch.nn.init`, or a number.
+            function that fills one in place, such as those of `torch.nn.init`, or a number. It is called for each head
+            of `weight_hh`, (Gu·D, D): these functions go by rows and columns.
         num_heads: N, as in `fastrnn.LSTM`: with N > 1 `weight_hh_l{k}` is (N, Gu·D, D), D = H / N, and begins within
             ±1/√D where `init` does not say otherwise. Not of a cell without gates of the state.
         backend, recompute: see `fastrnn.LSTM`.

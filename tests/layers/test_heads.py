@@ -143,9 +143,11 @@ def test_parameters_begin_as_large_as_with_one_head(kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
 
 
-def test_init_fills_the_weights_of_heads() -> None:
-    module = recurrent(init={"weight_hh": nn.init.zeros_})
-    assert not module.weight_hh_l0.any()
+def test_init_fills_one_head_after_another() -> None:
+    module = recurrent(init={"weight_hh": nn.init.orthogonal_, "weight_ih": nn.init.zeros_})
+    for weight in module.weight_hh_l0:
+        assert_close(weight.T @ weight, torch.eye(WIDTH).double())
+    assert not module.weight_ih_l0.any()
 
 
 @pytest.mark.parametrize(
