@@ -113,6 +113,13 @@ def test_a_stack_of_them_is_one_of_dense_weights(make: Any, recompute: bool) -> 
     assert_close(tensors(module(x, states, **options)), tensors(dense(x, states, **options)))
 
 
+def test_dense_keeps_what_layers_share() -> None:
+    module = recurrent(num_layers=3)
+    module.weight_hh_l2 = module.weight_hh_l0
+    dense = fastrnn.heads.dense(module)
+    assert dense.weight_hh_l2 is dense.weight_hh_l0 is not dense.weight_hh_l1
+
+
 def test_dense_refuses_what_it_cannot_make() -> None:
     with pytest.raises(TypeError, match=r"^dense: module must be one of fastrnn's layers with heads, got GRUCell$"):
         fastrnn.heads.dense(fastrnn.GRUCell(2, 2))
