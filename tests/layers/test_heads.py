@@ -150,6 +150,19 @@ def test_parameters_begin_as_large_as_with_one_head(kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
 
 
+class Zeros(fastrnn.GRU):
+    def reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+
+def test_subclasses_begin_as_they_say() -> None:
+    module = Zeros(INPUT, HIDDEN, bidirectional=True, num_heads=HEADS)
+    assert module.weight_hh_l0_reverse.shape == (HEADS, 3 * WIDTH, WIDTH)
+    assert not any(parameter.any() for parameter in module.parameters())
+    assert module._flat_weights[1] is module.weight_hh_l0
+
+
 def test_init_fills_one_head_after_another() -> None:
     module = recurrent(init={"weight_hh": nn.init.orthogonal_, "weight_ih": nn.init.zeros_})
     for weight in module.weight_hh_l0:
