@@ -25,6 +25,7 @@ from fastrnn.recurrent import Recurrent, RecurrentCell
 
 if TYPE_CHECKING:
     from fastrnn import export as export
+    from fastrnn import heads as heads
     from fastrnn import keras as keras
     from fastrnn import onnx as onnx
     from fastrnn import xlstm as xlstm

@@ -15,7 +15,7 @@ from fastrnn.cells.known import known
 
 Init = Mapping[str, Callable[[Tensor], Any] | float]
 """How parameters begin, by their names without layer and direction: a function that fills one in place, as those of
-`torch.nn.init` do, or a number."""
+`torch.nn.init` do, of several heads' `weight_hh` one after another, or a number."""
 PRODUCTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 """The names of the parameters that a cell has for its gates."""
 
@@ -77,13 +77,10 @@ class CellParameters(nn.Module):
         return (*(name for name in names if self.cell.u_gates or name.endswith("ih")), *self.cell.parameters)
 
     def _shapes(self, inputs: int) -> dict[str, tuple[int, ...]]:
-        hidden = self.hidden_size
+        hidden, N = self.hidden_size, self.num_heads
         of_x, of_u = len(self.cell.x_gates) * hidden, len(self.cell.u_gates) * hidden
         shapes: dict[str, tuple[int, ...]] = {"weight_ih": (of_x, inputs), "bias_ih": (of_x,), "bias_hh": (of_u,)}
-        shapes["weight_hh"] = (of_u, hidden)
-        if self.num_heads > 1:
-            width = heads.width(self.num_heads, hidden)
-            shapes["weight_hh"] = self.num_heads, of_u // self.num_heads, width
+        shapes["weight_hh"] = (of_u, hidden) if N == 1 else (N, of_u // N, hidden // N)
         return {name: shapes.get(name, (hidden,)) for name in self._each()}
 
     def reset_parameters(self) -> None:
@@ -97,7 +94,10 @@ class CellParameters(nn.Module):
                         bound = (parameter.shape[-1] if name == "weight_hh" else self.hidden_size) ** -0.5
                         parameter.uniform_(-bound, bound)
                     elif callable(how):
-                        how(parameter)
+                        for one in (
+                            parameter if parameter.dim() == 3 else (parameter,)
+                        ):  # each head's, by rows and columns
+                            how(one)
                     else:
                         parameter.fill_(how)
 

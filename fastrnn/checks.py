@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.cells import Cell
-from fastrnn.cells.weights import parted
+from fastrnn.cells.weights import heads, parted
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -258,7 +258,8 @@ def weight_shapes(operator: str, cell: Cell, directions: int, inputs: int, weigh
     """Every parameter's shape, given I and the first parameters' sizes: a kernel computes addresses from them.
 
     weight_ih (Gx·H, I or directions·P or directions·H), weight_hh (Gu·H, P or H) or by heads (N, Gu·D, D), of a single
-    one also (1, Gu·H, P), biases (Gx·H,) and (Gu·H,), weight_hr (P, H), and the cell's parameters (H,).
+    one also (1, Gu·H, P), biases (Gx·H,) and (Gu·H,), weight_hr (P, H), and the cell's parameters (H,). All layers and
+    directions have as many heads as the first.
     """
     first = parted(cell, weights[0])
     hidden, projected = first.w_ih.shape[0] // len(cell.x_gates), len(first.extras) > 0
@@ -266,14 +267,15 @@ def weight_shapes(operator: str, cell: Cell, directions: int, inputs: int, weigh
     outputs = first.extras[0].shape[0] if projected else hidden
     if hidden == 0 or outputs == 0:
         raise RuntimeError(f"{operator}: there must be at least one hidden unit and output, got {hidden} and {outputs}")
+    N = heads(first.w_hh)
+    wrong = N == 0 or hidden % N or (projected and N > 1)
+    by_head = (N, of_u // max(1, N), outputs // max(1, N))
     for index, group in enumerate(weights):
         _, w_hh, biases, *_ = parted(cell, group)
         width = inputs if index < directions else directions * outputs
-        heads = w_hh.shape[0] if w_hh.dim() == 3 else 1
-        by_head = (heads, of_u // max(1, heads), outputs // max(1, heads)) if w_hh.dim() == 3 else (of_u, outputs)
-        expected = [(of_x, width), by_head, *[(of_x,), (of_u,)] * (len(biases) // 2)]
+        of_state = (of_u, outputs) if N == 1 and w_hh.dim() != 3 else by_head
+        expected = [(of_x, width), of_state, *[(of_x,), (of_u,)] * (len(biases) // 2)]
         expected += [(outputs, hidden)] * projected + [(hidden,)] * len(cell.parameters)
-        wrong = heads == 0 or hidden % heads or (projected and heads > 1)
         if wrong or [tensor.shape for tensor in group] != expected:
             got = [tuple(tensor.shape) for tensor in group]
             raise RuntimeError(

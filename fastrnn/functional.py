@@ -102,8 +102,8 @@ def lstm(
         input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a PackedSequence; floating point.
         hx: (h0, c0), each (layers·directions, B, P or H) and (layers·directions, B, H); zeros if None.
         weights: for each layer and direction, in the order of `module.all_weights`: weight_ih (4H, I),
-            weight_hh (4H, P or H), or by heads (N, 4D, D), then bias_ih and bias_hh (4H,) if any, then weight_hr
-            (P, H) if any.
+            weight_hh (4H, P or H), or all by as many heads (N, 4D, D), then bias_ih and bias_hh (4H,) if any, then
+            weight_hr (P, H) if any.
         bidirectional: whether `weights` alternate between the forward and the reverse direction.
         batch_first: whether batch comes before time in input, output and resets.
         dropout: probability of dropping an element of each layer's output but the last's, if `training`.

@@ -43,11 +43,6 @@ def width(num_heads: Any, hidden_size: int) -> int:
     return hidden_size // int(num_heads)
 
 
-def of_weight(w_hh: Tensor) -> int:
-    """N of a `weight_hh`, (N, Gu·D, D) or of one head (Gu·H, H)."""
-    return w_hh.shape[0] if w_hh.dim() == 3 else 1
-
-
 def dense_weights(w_hh: Tensor, gates: int) -> Tensor:
     """The same product by one head: (N, Gu·D, D) of so many gates -> (Gu·H, H), zero outside of the blocks."""
     heads, size = w_hh.shape[0], w_hh.shape[2]
@@ -85,13 +80,16 @@ def dense(module: Layer) -> Layer:
         raise TypeError(f"dense: module must be one of fastrnn's layers with heads, got {type(module).__name__}")
     copied: Any = deepcopy(module)
     copied.num_heads = 1
+    made: dict[Tensor, nn.Parameter] = {}  # layers may share one
     for name in [name for names in copied._names() for name in names if name.startswith("weight_hh")]:
         weight = copied._parameters.get(name)
         if weight is None:
             raise ValueError(f"dense: {name} is not a parameter but computed from others")
         if weight.dim() == 3:
-            gates = weight.shape[1] // weight.shape[2]
-            setattr(copied, name, nn.Parameter(dense_weights(weight.detach(), gates), weight.requires_grad))
+            if weight not in made:
+                of_one = dense_weights(weight.detach(), weight.shape[1] // weight.shape[2])
+                made[weight] = nn.Parameter(of_one, weight.requires_grad)
+            setattr(copied, name, made[weight])
     if isinstance(copied, nn.RNNBase):
         copied.flatten_parameters()  # which does nothing for layers with heads
     return copied  # type: ignore[no-any-return]

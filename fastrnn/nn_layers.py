@@ -63,32 +63,34 @@ class Layers(Module, nn.RNNBase):
         super().__init__(*self._mode_and(args, kwargs), **kwargs)
         self.backend = backend and check_name(backend)
         self.recompute = recompute
+        if num_heads > 1:
+            self._make_heads()
 
-    def _mode_and(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """`nn.RNNBase`'s positional arguments: the mode, and those that the module was given."""
-        return self._label, *args
-
-    def reset_parameters(self) -> None:
-        """Gives the parameters their first values again: as torch.nn, but by heads those of `weight_hh` within ±1/√D.
-
-        torch's constructor calls this when it has made them all (G·H, H): here they get their heads.
-
-        Raises:
-            ValueError: `num_heads` does not divide `hidden_size`, or there are projections.
-        """
-        if self.num_heads == 1:
-            super().reset_parameters()
-            return
+    def _make_heads(self) -> None:
+        """In place of the recurrent weights that torch's constructor made, (G·H, H)."""
         width = heads.width(self.num_heads, self.hidden_size)
         if self.proj_size:
             raise ValueError(
                 "proj_size must be 0 where num_heads is greater than 1, "
                 f"got proj_size={self.proj_size} and num_heads={self.num_heads}"
             )
-        for name, parameter in [*self._parameters.items()]:
-            if name.startswith("weight_hh") and parameter is not None and parameter.dim() == 2:
-                rows = parameter.shape[0] // self.num_heads
-                setattr(self, name, nn.Parameter(parameter.new_empty(self.num_heads, rows, width)))
+        for name in self._flat_weights_names:
+            if name.startswith("weight_hh"):
+                whole = getattr(self, name)
+                by_head = whole.new_empty(self.num_heads, whole.shape[0] // self.num_heads, width)
+                setattr(self, name, nn.Parameter(by_head))
+        self.reset_parameters()
+
+    def _mode_and(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """`nn.RNNBase`'s positional arguments: the mode, and those that the module was given."""
+        return self._label, *args
+
+    def reset_parameters(self) -> None:
+        """Gives the parameters their first values again: torch.nn's, but by heads `weight_hh` within ±1/√D."""
+        if self.num_heads == 1:
+            super().reset_parameters()
+            return
+        width = heads.width(self.num_heads, self.hidden_size)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 bound = (width if "weight_hh" in name else self.hidden_size) ** -0.5

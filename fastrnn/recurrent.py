@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.types import Device
 
-from fastrnn import checks, heads
+from fastrnn import checks
 from fastrnn.backends import check_name
 from fastrnn.binding import door
 from fastrnn.binding.checked import Weights
 from fastrnn.binding.configuration import Configuration
 from fastrnn.cell_parameters import CellParameters, Init
 from fastrnn.cells import Cell
+from fastrnn.cells.weights import heads
 from fastrnn.lengths import Lengths
 from fastrnn.module import Module, watch_of
 
@@ -30,7 +31,8 @@ class Recurrent(Module, CellParameters):
         input_size, hidden_size: I and H.
         num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as `torch.nn.LSTM`.
         init: how parameters begin that are not to be uniform within ±1/√H: by name, without layer and direction, a
-            function that fills one in place, such as those of `torch.nn.init`, or a number.
+            function that fills one in place, such as those of `torch.nn.init`, or a number. It is called for each head
+            of `weight_hh`, (Gu·D, D): these functions go by rows and columns.
         num_heads: N, as in `fastrnn.LSTM`: with N > 1 `weight_hh_l{k}` is (N, Gu·D, D), D = H / N, and begins within
             ±1/√D where `init` does not say otherwise. Not of a cell without gates of the state.
         backend, recompute: see `fastrnn.LSTM`.
@@ -266,11 +268,11 @@ def _check_layers(num_layers: int, dropout: Any, warns: bool = True) -> None:
 
 def _check_sizes(module: CellParameters, weights: Weights) -> None:
     """That the attributes, which may have been changed, say what the first parameters are."""
-    got, expected = tuple(weights[0][0].shape), module._shapes(module.input_size)["weight_ih"]
+    label, (w_ih, w_hh, *_) = type(module).__name__, weights[0]
+    got, expected = tuple(w_ih.shape), (len(module.cell.x_gates) * module.hidden_size, module.input_size)
     if got != expected:
         sizes = f"input_size={module.input_size} and hidden_size={module.hidden_size}"
-        raise RuntimeError(f"{type(module).__name__}: {sizes} need a weight_ih of shape {expected}, got {got}")
-    found = heads.of_weight(weights[0][1])
+        raise RuntimeError(f"{label}: {sizes} need a weight_ih of shape {expected}, got {got}")
+    found = heads(w_hh)
     if found != module.num_heads:
-        label = type(module).__name__
         raise RuntimeError(f"{label}: num_heads={module.num_heads}, but the parameters are of {found}")

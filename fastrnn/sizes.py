@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastrnn import checks, heads
+from fastrnn import checks
 from fastrnn.cells import Cell, projection
+from fastrnn.cells.weights import heads
 
 
 def parameters_each(module: nn.RNNBase, cell: Cell) -> int:
@@ -45,7 +46,7 @@ def check(
         and len(weights[-1]) == parameters_each(module, cell)
         and first[0].shape == (len(cell.x_gates) * module.hidden_size, module.input_size)
         and module.proj_size == (first[-1].shape[0] if len(first) % 2 else 0)
-        and module.num_heads == heads.of_weight(first[1])
+        and module.num_heads == heads(first[1])
         and (0 <= module.dropout <= 1 or not module.training or module.num_layers == 1)
     ):
         return
@@ -61,7 +62,7 @@ def check(
         raise RuntimeError("Expected more weights in stacked_rnn")
     if not 0 <= module.dropout <= 1:
         raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {module.dropout:g}")
-    named = ["input_size", "hidden_size", "proj_size", *["num_heads"] * (module.num_heads != heads.of_weight(first[1]))]
+    named = ["input_size", "hidden_size", "proj_size", *["num_heads"] * (module.num_heads != heads(first[1]))]
     *others, last = [f"{name}={getattr(module, name)}" for name in named]
     sizes = f"{', '.join(others)} and {last}"
     shapes = [tuple(tensor.shape) for tensor in first]

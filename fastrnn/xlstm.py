@@ -13,9 +13,11 @@ dropout.
 - Gates are i, f, z, o on both sides. A state (4, B, H) is h, c, n, m: `hx = tuple(state.unsqueeze(1))`.
 
 The package's layer gives what `fgate` projects to the input gate, and what `igate` projects to the forget gate: the
-conversion goes by what is computed, not by the names. The forget gate is a sigmoid, of which the logarithm is taken,
-log f = logsigmoid(·) + m; m begins with 0, and has no effect where n is 0. So is `cells.library.slstm`. Where the
-package is told to clip or cut gradients (`gradient_recurrent_clipval`, `gradient_recurrent_cut`), the layer does not.
+conversion goes by what its `forward` computes, not by the names, by which its `step` goes in some versions. The forget
+gate is a sigmoid, of which the logarithm is taken, log f = logsigmoid(·) + m; m begins with 0, and has no effect where
+n is 0. So is `cells.library.slstm`. Where the package is told to clip values or gradients, or to cut these
+(`forward_clipval`, `gradient_recurrent_clipval`, `gradient_recurrent_cut`), the layer does not. A cell that was made
+with `function="lstm"` has weights of the same shapes, but is no sLSTM.
 
 Source: Beck et al., "xLSTM: extended long short-term memory" (2024), arXiv 2405.04517; the package's repository,
 https://github.com/NX-AI/xlstm, for names and layouts.
@@ -122,14 +124,15 @@ def to_xlstm(layer: Recurrent, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = _names(like)
     kernel = like[names[_KERNEL]]
     heads, _, width = _to_rows(kernel).shape
-    if (layer.num_heads, layer.hidden_size) != (heads, heads * width):
-        raise ValueError(f"to_xlstm: the state dict is of {heads} heads of {width} units, got {layer}")
-    own = {name: value.detach() for name, value in layer.state_dict().items()}
-    w_ih, bias = own["weight_ih_l0"], own["bias_ih_l0"] + own["bias_hh_l0"]
-    found = {names[_BIAS]: bias.unflatten(0, (4, heads, width))}
+    inputs = _input_weights(like, names, heads, width).shape[1]
+    if (layer.num_heads, layer.hidden_size, layer.input_size) != (heads, heads * width, inputs):
+        sizes = f"{heads} heads of {width} units, and of {inputs} inputs"
+        raise ValueError(f"to_xlstm: the state dict is of {sizes}, got {layer}")
+    w_ih, w_hh, b_ih, b_hh = (weight.detach() for weight in layer._weights()[0])
+    found = {names[_BIAS]: (b_ih + b_hh).unflatten(0, (4, heads, width))}
     if _is_by_head(kernel):
         found[names[_BIAS]] = found[names[_BIAS]].transpose(0, 1)
-    found[names[_KERNEL]] = _of_rows(own["weight_hh_l0"].reshape(heads, 4 * width, width), kernel)
+    found[names[_KERNEL]] = _of_rows(w_hh.reshape(heads, 4 * width, width), kernel)
     if "fgate" in names:
         for gate, (name, rows) in enumerate(zip(_PROJECTIONS, w_ih.chunk(4), strict=True)):
             square = rows[:, -heads * width :] if gate in _OF_X else rows[:, : heads * width]
@@ -151,7 +154,8 @@ def _names(state: Mapping[str, Tensor]) -> dict[str, str]:
         names |= {name: f"{name}.weight" for name in _PROJECTIONS}
     missing = [name for name in names.values() if name not in state]
     if missing:
-        raise ValueError(f"a state dict of xlstm's sLSTMLayer or sLSTMCell has {missing[0]}, got {', '.join(state)}")
+        got = ", ".join([*state][:9])  # that of a whole model has hundreds
+        raise ValueError(f"a state dict of xlstm's sLSTMLayer or sLSTMCell has {missing[0]}, got {got}")
     return names
 
 

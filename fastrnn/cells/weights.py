@@ -28,3 +28,8 @@ def parted(cell: Cell, weights: Sequence[Tensor]) -> Parted:
     end = len(weights) - len(cell.parameters)
     last_bias = 4 if end > 3 else 2
     return Parted(weights[0], weights[1], weights[2:last_bias], weights[last_bias:end], weights[end:])
+
+
+def heads(w_hh: Tensor) -> int:
+    """N of (N, Gu·D, D), or of one head (Gu·H, H)."""
+    return w_hh.shape[0] if w_hh.dim() == 3 else 1

@@ -134,7 +134,7 @@ FAULTS = (
     Fault(
         "num-heads-check",
         "fastrnn/sizes.py",
-        "        and module.num_heads == heads.of_weight(first[1])\n",
+        "        and module.num_heads == heads(first[1])\n",
         "",
         "a changed num_heads is not noticed",
     ),

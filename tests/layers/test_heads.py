@@ -113,6 +113,13 @@ def test_a_stack_of_them_is_one_of_dense_weights(make: Any, recompute: bool) -> 
     assert_close(tensors(module(x, states, **options)), tensors(dense(x, states, **options)))
 
 
+def test_dense_keeps_what_layers_share() -> None:
+    module = recurrent(num_layers=3)
+    module.weight_hh_l2 = module.weight_hh_l0
+    dense = fastrnn.heads.dense(module)
+    assert dense.weight_hh_l2 is dense.weight_hh_l0 is not dense.weight_hh_l1
+
+
 def test_dense_refuses_what_it_cannot_make() -> None:
     with pytest.raises(TypeError, match=r"^dense: module must be one of fastrnn's layers with heads, got GRUCell$"):
         fastrnn.heads.dense(fastrnn.GRUCell(2, 2))
@@ -143,9 +150,24 @@ def test_parameters_begin_as_large_as_with_one_head(kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
 
 
-def test_init_fills_the_weights_of_heads() -> None:
-    module = recurrent(init={"weight_hh": nn.init.zeros_})
-    assert not module.weight_hh_l0.any()
+class Zeros(fastrnn.GRU):
+    def reset_parameters(self) -> None:
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+
+def test_subclasses_begin_as_they_say() -> None:
+    module = Zeros(INPUT, HIDDEN, bidirectional=True, num_heads=HEADS)
+    assert module.weight_hh_l0_reverse.shape == (HEADS, 3 * WIDTH, WIDTH)
+    assert not any(parameter.any() for parameter in module.parameters())
+    assert module._flat_weights[1] is module.weight_hh_l0
+
+
+def test_init_fills_one_head_after_another() -> None:
+    module = recurrent(init={"weight_hh": nn.init.orthogonal_, "weight_ih": nn.init.zeros_})
+    for weight in module.weight_hh_l0:
+        assert_close(weight.T @ weight, torch.eye(WIDTH).double())
+    assert not module.weight_ih_l0.any()
 
 
 @pytest.mark.parametrize(
@@ -178,19 +200,31 @@ def test_attributes_that_were_changed(warm: bool) -> None:
     x = random(TIME, BATCH, INPUT)
     step = single()
     for module, message in (
-        (make("GRU"), r"^GRU: input_size=4, hidden_size=6, proj_size=0 and num_heads=2 are not the sizes of the param"),
-        (recurrent(), r"^Recurrent: num_heads=2, but the parameters are of 3$"),
-        (step, r"^RecurrentCell: num_heads=2, but the parameters are of 3$"),
+        (make("GRU"), r"^GRU: input_size=4, .* proj_size=0 and num_heads={} are not the sizes of the parameters, whi"),
+        (recurrent(), r"^Recurrent: num_heads={}, but the parameters are of 3$"),
+        (step, r"^RecurrentCell: num_heads={}, but the parameters are of 3$"),
     ):
         given = x[0] if module is step else x
         with torch.no_grad():
             for _ in range(2 if warm else 0):
                 module(given)
-            module.num_heads = 2
-            with pytest.raises(RuntimeError, match=message):
-                module(given)
+            for wrong in (4, None, 2):
+                module.num_heads = wrong
+                with pytest.raises(RuntimeError, match=message.format(wrong)):
+                    module(given)
             module.num_heads = HEADS
             module(given)
+
+
+@pytest.mark.parametrize("name", ["weight_hh_l0_reverse", "weight_hh_l1"])
+def test_every_layer_and_direction_has_as_many(name: str) -> None:
+    for make_one in (recurrent, lambda **options: make("GRU", **options)):
+        module = make_one(num_layers=2, bidirectional=True)
+        rows = module.weight_hh_l0[0].numel() // WIDTH * HEADS
+        for shape in ((rows, HIDDEN), (2, rows // 2, HIDDEN // 2), (HIDDEN, rows // HIDDEN, 1)):
+            setattr(module, name, nn.Parameter(random(*shape)))
+            with pytest.raises(RuntimeError, match=rf"of layer {name[11]} must have shapes .*, got .*{shape[0]}, "):
+                module(random(TIME, BATCH, INPUT))
 
 
 def test_weights_of_another_number_of_heads_are_not_loaded() -> None:

@@ -194,5 +194,7 @@ def test_other_layers_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="must be one layer of slstm in one direction, with biases, got Recurrent"):
             to_xlstm(other, state)
-    with pytest.raises(ValueError, match=r"is of 4 heads of 3 units, got Recurrent\(slstm, 24, 12, num_heads=2\)"):
-        to_xlstm(fastrnn.Recurrent(slstm, 24, HIDDEN, num_heads=2), state)
+    for inputs, heads in ((24, 2), (12, 4), (5, 4)):
+        other = fastrnn.Recurrent(slstm, inputs, HIDDEN, num_heads=heads)
+        with pytest.raises(ValueError, match=rf"is of 4 heads of 3 units, and of 24 inputs, got .*{inputs}, 12, "):
+            to_xlstm(other, state)
