@@ -22,7 +22,8 @@ CLOSE = 1e-8
 
 
 def check_layer(source: str, backend: ModuleType) -> None:
-    """Both directions of a layer of this function's cell, with lengths and resets: all states and all gradients."""
+    """Both directions of a layer of this function's cell, with lengths and resets: all states and all gradients, from
+    what was saved and from what is recomputed."""
     try:
         cell = known(of_program(program(source), kept=False))
     except CellError as error:  # x - x and the like may leave nothing of a gate
@@ -43,10 +44,11 @@ def check_layer(source: str, backend: ModuleType) -> None:
     with torch.no_grad():
         result = backend.forward(layer, history=True, gates=True)
         grads = Gradients(d_outputs[: len(truth.states)], d_outputs[len(truth.states) :])
-        got = [d for group in backend.backward(layer, Residuals(result.states, result.saved), grads) for d in group]
+        kept = [Residuals(result.states, result.saved), Residuals(result.states)]  # of the second all is recomputed
+        got = [[d for group in backend.backward(layer, one, grads) for d in group] for one in kept]
     live = torch.arange(3)[:, None] < layer.lengths if layer.lengths is not None else None
     assert live is not None
-    found = [*(torch.where(live[..., None], state, 0) for state in result.states), *result.finals, *got]
-    for number, (one, other) in enumerate(zip(found, [*outputs, *wanted], strict=True)):
+    found = [*(torch.where(live[..., None], state, 0) for state in result.states), *result.finals]
+    for number, (one, other) in enumerate(zip([*found, *got[0], *got[1]], [*outputs, *wanted, *wanted], strict=True)):
         error = relative_error(one, other)
         assert error <= CLOSE, f"number {number} of states, finals and gradients: {error:.1e}\n{source}"
