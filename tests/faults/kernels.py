@@ -279,6 +279,13 @@ FAULTS = (
         "what a user's cell saves of a dead step may be infinite",
     ),
     Fault(
+        "triton-units-beyond",
+        "fastrnn/backends/triton/kernels/tiles.py",
+        "if not FINITE and D < DP:",
+        "if False:",
+        "a product sums over NaN in units that a head does not have",
+    ),
+    Fault(
         "triton-given",
         "fastrnn/backends/recurrence/buffers.py",
         "tuple(d is not None for d in self.d_histories)",

@@ -2,7 +2,8 @@
 
 The tiles are those that `python -m benchmarks.tune_triton` compiles, for sm_80, sm_90 and sm_100, without moving a
 register to memory inside the time loop, at the fewest instructions and barriers a step; twice the warps must save 10 %.
-They were chosen by what was compiled; how fast some of them are, `docs/performance-gpu.md` tells.
+They were chosen by what was compiled; how fast some of them are, `docs/performance-gpu.md` tells. Those of cells that
+are not built in were taken from the built-in ones where they fit; other numbers of warps were not compared, nor timed.
 `tests/backends/test_triton_compiled.py` holds every row to it, and says where one bends the rule.
 """
 
@@ -37,7 +38,8 @@ class Tile(NamedTuple):
     """sequences of a program"""
     warps: int
     shared_memory: int
-    """bytes that its largest variant takes on any of the architectures, in KiB: a device with less cannot run it"""
+    """bytes that its largest variant takes on any of the architectures, in KiB: a device with less cannot run it; of
+    cells that are not built in, on sm_90"""
 
 
 class Numbers(NamedTuple):
