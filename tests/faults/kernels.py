@@ -279,10 +279,17 @@ FAULTS = (
         "what a user's cell saves of a dead step may be infinite",
     ),
     Fault(
+        "triton-units-beyond",
+        "fastrnn/backends/triton/kernels/tiles.py",
+        "if not FINITE and D < DP:",
+        "if False:",
+        "a product sums over NaN in units that a head does not have",
+    ),
+    Fault(
         "triton-given",
-        "fastrnn/backends/triton/steps.py",
-        "tuple(d is not None for d in buffers.d_histories)",
-        "tuple(d is not None and k == 0 for k, d in enumerate(buffers.d_histories))",
+        "fastrnn/backends/recurrence/buffers.py",
+        "tuple(d is not None for d in self.d_histories)",
+        "tuple(d is not None and k == 0 for k, d in enumerate(self.d_histories))",
         "gradients of the histories of other states than h are not looked at",
     ),
     Fault(

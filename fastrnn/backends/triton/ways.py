@@ -1,4 +1,4 @@
-"""Which of the two ways computes a layer's recurrence: the table decides."""
+"""Which of the two ways computes a layer's recurrence: the table decides, and of a user's cell what was compiled."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from fastrnn.backends.triton.configurations import backward_tile, forward_tile
 def forward(layer: Layer, buffers: ForwardBuffers) -> None:
     """Fills histories, gates and finals."""
     tile = forward_tile(layer)
-    if tile is None:
+    if tile is None or not persistent.forward(layer, buffers, tile):
         steps.forward(layer, buffers)
-    else:
-        persistent.forward(layer, buffers, tile)
 
 
 def backward(layer: Layer, buffers: BackwardBuffers) -> None:
@@ -28,7 +26,5 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     """
     buffers.replaces_preactivations = True
     tile = backward_tile(layer)
-    if tile is None:
+    if tile is None or not persistent.backward(layer, buffers, tile):
         steps.backward(layer, buffers)
-    else:
-        persistent.backward(layer, buffers, tile)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from fastrnn.backends.triton.kernels import masks
-from fastrnn.backends.triton.kernels.tiles import load_tiles, select, storable, zeros_like
+from fastrnn.backends.triton.kernels.tiles import load_inputs, load_parameters, load_tiles, select, storable, zeros_like
 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse", "s"])
@@ -71,8 +71,8 @@ def forward_step_kernel(
     for k in tl.static_range(len(states)):
         state = h_exact if k == 0 and h_exact is not None else states[k]
         entering = entering + (tl.load(state + (own_at * D + own_tile), mask=inside, other=0.0).to(STATE),)
-    own = _parameters(parameters, direction * P * H + head * D, unit, H, inside, P, STATE)
-    fed = _inputs(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
+    own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, D, P, STATE)
+    fed = load_inputs(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
     length = None
     if lengths is not None:
         length = tl.load(lengths + first + row, mask=row < B - first, other=0)
@@ -194,8 +194,8 @@ def backward_step_kernel(
         k = masks.entry(t, backwards)
         cut = _cut(resets, k, k < T, length, first, row, B)
         before = select(cut, zeros_like(before), before)
-    own = _parameters(parameters, direction * P * H + head * D, unit, H, inside, P, STATE)
-    fed = _inputs(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
+    own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, D, P, STATE)
+    fed = load_inputs(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
     saved = ()
     if ARE_PREACTIVATIONS:
         pre = load_tiles(gates + step_at * (W * H) + head * D, row * (W * H) + unit, H, inside, PRE, STATE)
@@ -229,26 +229,6 @@ def _tile(B, D: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr):
     row = tl.arange(0, ROWS)[:, None]
     unit = tile % ACROSS * UNITS + tl.arange(0, UNITS)[None, :]
     return first, row, unit, (row < B - first) & (unit < D)
-
-
-@triton.jit
-def _parameters(parameters, at, unit, H, inside, P: tl.constexpr, STATE: tl.constexpr):
-    """The cell's parameters, a tile each as of all else: a step may hand one on as it is."""
-    if parameters is None:
-        return ()
-    else:
-        rows = tl.zeros(inside.shape, tl.int32)
-        return load_tiles(parameters + at, rows + unit, H, inside, P, STATE)
-
-
-@triton.jit
-def _inputs(inputs, at, offsets, inside, STATE: tl.constexpr):
-    """The inputs of the step."""
-    out = ()
-    if inputs is not None:
-        for k in tl.static_range(len(inputs)):
-            out = out + (tl.load(inputs[k] + at + offsets, mask=inside, other=0.0).to(STATE),)
-    return out
 
 
 @triton.jit
