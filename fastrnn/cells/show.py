@@ -107,7 +107,8 @@ def described(cell: Cell) -> Iterator[str]:
     width = max(map(len, summary))
     yield ""
     yield from (f"{title:{width}}  {_list(names)}" for title, names in summary.items())
-    yield from ("", "fastrnn.Recurrent runs it by", *(f"    {backend:10} {where}" for backend, where in RUNS.items()))
+    runs = RUNS if cell.u_gates else RUNS | {"triton": "on a GPU, all steps in one launch, or in two as a scan"}
+    yield from ("", "fastrnn.Recurrent runs it by", *(f"    {backend:10} {where}" for backend, where in runs.items()))
 
 
 def _list(names: Sequence[str]) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 
 from fastrnn.cells.compiler.expression import (
     ONE,
@@ -35,6 +37,21 @@ class Linear:
     states: tuple[str, ...]
     factors: tuple[tuple[Expression, ...], ...]
     rest: tuple[Expression, ...]
+
+    @cached_property
+    def entries(self) -> list[tuple[int, int]]:
+        """Where factors are other than zero, row by row."""
+        return [(i, j) for i, row in enumerate(self.factors) for j, factor in enumerate(row) if factor is not ZERO]
+
+    @cached_property
+    def entries_of_products(self) -> list[tuple[int, int]]:
+        """As `entries`, of any product of such matrices, none of them (which is the identity) included."""
+        count = range(len(self.states))
+        found = {*self.entries, *((i, i) for i in count)}
+        for k, i, j in product(count, repeat=3):  # Warshall's order: paths through the first k states
+            if (i, k) in found and (k, j) in found:
+                found.add((i, j))
+        return sorted(found)
 
 
 def forward(p: Program) -> Linear | None:
