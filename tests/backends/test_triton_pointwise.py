@@ -190,7 +190,8 @@ def kernels(name: str, dtype: str, units: int, capability: int) -> Iterator[Kern
         pytest.param([("mingru", "bfloat16", 64, 90)], id="some"),
         pytest.param(
             [
-                *((name, dtype, 48, 90) for name in ALL for dtype in ("bfloat16", "float32", "float64")),
+                *((name, "bfloat16", 48, 90) for name in ALL if name != "forgetful"),  # there the loop is empty
+                *(("sru", dtype, 48, 90) for dtype in ("float32", "float64")),
                 *((name, "bfloat16", 1024, capability) for name in ("mingru", "sru") for capability in CAPABILITIES),
                 ("mingru", "float16", 65, 90),
             ],

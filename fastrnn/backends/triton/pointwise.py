@@ -1,4 +1,4 @@
-"""Way 2: a cell without a product of its state, all steps in one launch, or in two as a scan over chunks of steps."""
+"""Way 5: a cell without a product of its state, all steps in one launch, or in two as a scan over chunks of steps."""
 
 from __future__ import annotations
 
