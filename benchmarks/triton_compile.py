@@ -25,6 +25,7 @@ from benchmarks.sass import Assembly, read
 
 if TYPE_CHECKING:
     from fastrnn.backends.layer import Layer
+    from fastrnn.cells import Cell
 
 CAPABILITIES = (80, 90, 100)
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -187,6 +188,9 @@ def captured(kernel: Kernel) -> Any:
             super().__init__(*arguments)
             handles.append(self._handle)
 
+        def too_large(self) -> None:
+            """Nothing is loaded: who compiles looks at it."""
+
         def __call__(self, *arguments: Any) -> None:
             """Launches nothing."""
 
@@ -227,6 +231,21 @@ def edited(kernel: Kernel) -> Iterator[None]:
             yield
 
 
+@cache
+def programs() -> dict[str, str]:
+    """Of the cells that have a product of the state, by name: nothing of the built-in ones, the library's programs."""
+    from fastrnn.cells import CELLS, library
+
+    own: list[Cell] = [getattr(library, name) for name in library.__all__]
+    return dict.fromkeys(CELLS, "") | {cell.name: cell.program.text for cell in own if cell.program and cell.u_gates}
+
+
+def cell_of(kernel: Kernel) -> Cell:
+    from fastrnn.cells.known import KNOWN, of_text
+
+    return of_text(kernel.program) if kernel.program else KNOWN[kernel.cell]
+
+
 @contextmanager
 def shape(kernel: Kernel) -> Iterator[None]:
     """Makes the backend use the kernel's tile, stages and scan instead of those that it chooses."""
@@ -256,13 +275,12 @@ def make_layer(kernel: Kernel, steps: int = STEPS, batch: int | None = None, dev
 
     from fastrnn.backends.layer import Layer
     from fastrnn.backends.triton.configurations import FORWARD_BATCH, precision
-    from fastrnn.cells.known import KNOWN, of_text
 
     allow(kernel.precision)
     options: Any = {"dtype": getattr(torch, kernel.dtype), "device": device}
     if precision(options["dtype"]) != kernel.precision:
         raise ValueError(f"{kernel.dtype} is not multiplied in {kernel.precision}")
-    cell, units = of_text(kernel.program) if kernel.program else KNOWN[kernel.cell], kernel.units
+    cell, units = cell_of(kernel), kernel.units
     B = batch or (FORWARD_BATCH if kernel.tile is None else kernel.tile[0])
     of_x, of_h = len(cell.x_gates) * units, len(cell.u_gates) * units
 

@@ -27,7 +27,6 @@ from rich.table import Table
 from benchmarks import cuda, timing, triton_compile
 from benchmarks.command_line import FAILURE, OK, USAGE_ERROR, UsageError, check_output, console_for_tables
 from benchmarks.triton_compile import CAPABILITIES, SHARED_MEMORY, Compiled, Kernel, Variant, compile_all
-from fastrnn.cells import CELLS
 
 FORMAT = 1
 """Of the JSON."""
@@ -125,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.tune_triton", description="Compares tiles of the persistent Triton kernels."
     )
     add = parser.add_argument
-    add("--cells", nargs="+", choices=CELLS, default=["lstm", "gru"])
+    add("--cells", nargs="+", choices=triton_compile.programs(), default=["lstm", "gru"])
     add("--units", nargs="+", type=int, default=[64], metavar="D", help="of a head")
     add("--directions", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
     add("--dtype", default="bfloat16", help="of storage")
@@ -162,6 +161,7 @@ def candidate_kernels(cell: str, units: int, direction: str, options: argparse.N
             VARIANTS[direction][0],
             options.capabilities[0],
             stages,
+            program=triton_compile.programs()[cell],
         )
         for batch in options.batches or BATCHES[direction]
         for warps in options.warps
@@ -191,7 +191,8 @@ def variants_of(kernel: Kernel, capabilities: Sequence[int]) -> list[Kernel]:
     """The kernel in all variants on all architectures, itself first."""
 
     def applies(variant: Variant) -> bool:
-        return variant != triton_compile.MASKED_LEAN or bool(CELLS[kernel.cell].saved)  # what there is to recompute
+        recomputes = variant == triton_compile.MASKED_LEAN
+        return not recomputes or bool(triton_compile.cell_of(kernel).saved)
 
     return [
         kernel._replace(variant=variant, capability=capability)

@@ -71,7 +71,7 @@ def _found(where: str) -> Cell:
 
 RUNS = {
     "numba": "on the CPU, all steps in one launch",
-    "triton": "on a GPU, a launch for each step",
+    "triton": "on a GPU, all steps in one launch or each in its own",
     "cuda": "no: its kernels are compiled ahead, for the built-in cells",
     "reference": "everywhere, a loop of plain PyTorch",
 }

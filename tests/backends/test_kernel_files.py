@@ -21,7 +21,8 @@ pytest.importorskip("numba", exc_type=ImportError)
 pwd, resource = map(pytest.importorskip, ("pwd", "resource"))
 
 from fastrnn import cache, trust  # noqa: E402
-from fastrnn.backends.numba import kernel_files, notices  # noqa: E402
+from fastrnn.backends import notices  # noqa: E402
+from fastrnn.backends.numba import kernel_files  # noqa: E402
 from fastrnn.backends.numba.compile import _build  # noqa: E402
 from fastrnn.backends.numba.kernel_files import KernelFile, Places  # noqa: E402
 from tests.backends.kernel_places import CONTEXT, FILE, OTHER, acting_as, as_root, name  # noqa: E402

@@ -22,6 +22,7 @@ import json, sys
 import torch, triton
 import triton.language as tl
 from types import SimpleNamespace
+from triton.runtime.errors import OutOfResources
 from benchmarks.triton_compile import NoGPU
 from fastrnn.backends.triton import launch
 
@@ -41,7 +42,10 @@ class Recorder(NoGPU):
 
     def load(self, name, binary, shared, device):
         loads.append(name)
-        return "module", f"function {len(loads)}", 16, 0, 1024
+        if name == "kernel_of_no_device":
+            raise OutOfResources(9, 8, "shared memory")
+        spills = {"kernel_of_tuples": 16, "kernel_that_spills": 17}.get(name, 0)
+        return "module", f"function {len(loads)}", 16, spills, 1024
 
     def launcher_cls(self, source, metadata):
         def launch_it(x, y, z, stream, function, packed, launch_metadata, enter_hook, exit_hook, *arguments):
@@ -103,6 +107,22 @@ single, half = torch.zeros(1), torch.zeros(1, dtype=torch.float16)
 for given in ((single,), (single, single), (single, half), (single + 1, single + 1)):
     launch.Launcher(kernel_of_tuples, (given, single), {}, 4, 1)((1, 1, 1), given, single)
 told["tuples"] = [launch["function"] for launch in launches[len(told["launches"]) :]]
+
+
+@triton.jit
+def kernel_that_spills(out):
+    tl.store(out, 0.0)
+
+
+@triton.jit
+def kernel_of_no_device(out):
+    tl.store(out, 1.0)
+
+
+kinds = ((kernel_of_tuples, ((single,), single)), (kernel_that_spills, (single,)), (kernel_of_no_device, (single,)))
+before = len(loads)
+told["too_large"] = [launch.Launcher(kind, given, {}, 4, 1).too_large() for kind, given in (*kinds, *kinds)]
+told["looked_at"] = loads[before:]
 json.dump(told, sys.stdout)
 '''
 
@@ -143,3 +163,11 @@ def test_grid_stream_and_arguments_arrive_in_order(told: dict[str, Any]) -> None
 def test_tuples_are_known_by_what_is_in_them(told: dict[str, Any]) -> None:
     """Their length and the dtypes in them."""
     assert told["tuples"] == [f"function {number}" for number in (6, 7, 8, 7)]
+
+
+def test_a_kernel_is_too_large_where_it_spills_or_has_no_room(told: dict[str, Any]) -> None:
+    """What is put aside before a loop is tolerated. It is looked at once."""
+    spills = "68 bytes of a thread have no room in registers"
+    assert told["too_large"][:2] == told["too_large"][3:5] == [None, spills]
+    assert "shared memory" in told["too_large"][2]
+    assert told["looked_at"] == ["kernel_that_spills", "kernel_of_no_device"]

@@ -1,4 +1,4 @@
-"""Cells that are not built in and have a product, by the per-step kernels, beside the reference.
+"""Cells that are not built in and have a product, by the kernels of both ways, beside the reference.
 
 Their gates, states, parameters and inputs are such as no built-in cell has.
 """
@@ -18,11 +18,11 @@ from fastrnn import backends
 from fastrnn.backends import products, reference
 from fastrnn.backends import triton as backend_module
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
-from fastrnn.backends.triton import configurations
-from fastrnn.cells import Cell, Step, mix, sigmoid, tanh, where
+from fastrnn.backends.triton import configurations, persistent, ways
+from fastrnn.cells import CELLS, Cell, Step, library, mix, sigmoid, tanh, where
 from fastrnn.cells.known import known, of_text
 from tests.backends import test_triton_ways
-from tests.cells.zoo import ZOO
+from tests.cells.zoo import ZOO, seven
 from tests.random_layers import Shape, any_layer
 from tests.selection import exhaustive
 
@@ -46,22 +46,29 @@ def parted(x: Any, u: Any, h: Any, c: Any, *, p: Any, inside: Step) -> Any:
 
 
 @fastrnn.cell
-def dividing(x: Any, u: Any, h: Any) -> Any:
-    """What it saves is NaN where x is zero."""
-    return u.c + x.b / x.a
+def dividing_product(x: Any, u: Any, h: Any) -> Any:
+    """All is NaN where x, u and h are zero, as in units that there are not and that products sum over."""
+    return (x.a + u.a) / (x.b + u.b) + u.c / x.c + h / x.a
 
 
-ALL = {cell.name: cell for cell in (*ZOO.values(), known(backwards), known(parted), known(dividing)) if cell.u_gates}
+OWN = (backwards, parted, dividing_product)
+ALL = {cell.name: cell for cell in (*ZOO.values(), known(library.zoneout_gru), seven, *map(known, OWN)) if cell.u_gates}
 EVERYTHING = Shape(steps=5, batch=4, hidden=5, directions=2, lengths=True, resets=True)
-SHAPES = (EVERYTHING, Shape(steps=3, heads=2, directions=2), Shape(steps=3, bias=False, reverse=True))
-RECOMPUTED = ("peephole_lstm", "star", "slstm", "scaled_residual", "parted")
+SHAPES = (
+    EVERYTHING,
+    Shape(steps=3, heads=2, directions=2),
+    Shape(steps=3, bias=False, reverse=True),
+    Shape(steps=3, batch=18, hidden=19, directions=2, lengths=True),
+)
+RECOMPUTED = ("peephole_lstm", "star", "slstm", "scaled_residual", "parted", "seven")
 """From no saved values in the short run."""
+STEP_BY_STEP = ("slstm", "parted", "dividing_product")
+"""Also that way in the short run; the exhaustive one has all."""
 
 
 def assert_exact(layer: Layer, kept: bool) -> None:
     """In float64 all results, from gradients of every state of every step and of the last."""
     assert backend_module.supports(layer) is None
-    assert configurations.forward_tile(layer) is configurations.backward_tile(layer) is None
     truth = reference.forward(layer, history=True, gates=True)
     result = backend_module.forward(layer, history=True, gates=kept)
     assert len(result.saved) == (kept and len(layer.cell.saved) > 0)
@@ -82,38 +89,72 @@ def assert_exact(layer: Layer, kept: bool) -> None:
         torch.testing.assert_close([*got], [*want], msg=lambda text, name=name: f"d {name}: {text}")
 
 
+def _in_short_run(name: str, shape: Shape, kept: bool, steps: bool) -> bool:
+    by_table = not steps or name in STEP_BY_STEP
+    return shape is EVERYTHING and kept != (name in RECOMPUTED) and by_table
+
+
 @needs_a_device
 @on_triton
 @pytest.mark.parametrize(
-    ("name", "shape", "kept"),
+    ("name", "shape", "kept", "steps"),
     [
         pytest.param(
             name,
             shape,
             kept,
-            id=f"{name}-{shape}-{'kept' if kept else 'recomputed'}",
-            marks=() if shape is EVERYTHING and kept != (name in RECOMPUTED) else pytest.mark.exhaustive,
+            steps,
+            id=f"{name}-{shape}-{'kept' if kept else 'recomputed'}-{'steps' if steps else 'persistent'}",
+            marks=() if _in_short_run(name, shape, kept, steps) else pytest.mark.exhaustive,
         )
         for name in ALL
         for shape in SHAPES
         for kept in (True, False)
+        for steps in (False, True)
     ],
 )
-def test_a_layer(name: str, shape: Shape, kept: bool, backend: str) -> None:
+def test_a_layer(
+    name: str, shape: Shape, kept: bool, steps: bool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From what forward kept, and from recomputed pre-activations and saved values."""
-    assert_exact(any_layer(ALL[name], shape), kept)
+    layer = any_layer(ALL[name], shape)
+    if steps:
+        test_triton_ways.force(monkeypatch, None)
+    elif configurations.INTERPRETED:
+        assert configurations.forward_tile(layer) is not None
+    assert_exact(layer, kept)
 
 
 @needs_a_device
 @on_triton
+@pytest.mark.parametrize("dtype", [torch.bfloat16, *exhaustive(torch.float16, torch.float32)], ids=str)
 @pytest.mark.parametrize(
     "name",
-    ["zoneout_lstm", *exhaustive("slstm", "mgu")],
+    ["zoneout_lstm", *exhaustive(*(name for name in library.__all__ if name in ALL and name != "zoneout_lstm"))],
 )
-def test_a_layer_in_16_bits(name: str, backend: str) -> None:
+def test_a_layer_in_storage_dtypes(name: str, dtype: torch.dtype, backend: str) -> None:
     """As the built-in cells are judged."""
     for recompute in (False, True):
-        test_triton_ways.assert_as_reference(any_layer(ALL[name], EVERYTHING), torch.bfloat16, recompute)
+        test_triton_ways.assert_as_reference(any_layer(ALL[name], EVERYTHING), dtype, recompute)
+
+
+@needs_a_device
+@on_triton
+def test_a_kernel_that_is_too_large_is_not_launched(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The per-step kernels take its place, which is said once. Of built-in cells the table knows."""
+    monkeypatch.setattr(persistent.Launcher, "too_large", lambda launcher: "planted")
+    persistent._say_once.cache_clear()
+    said: list[str] = []
+    monkeypatch.setattr(persistent, "notice", said.append)
+    for kept in (True, True):
+        assert_exact(any_layer(ALL["mgu"], Shape(steps=2)), kept)
+    of_cell, _, why = said[0].partition(": ")
+    assert of_cell == "mgu, 6 units, forward"
+    assert why.startswith("a launch for each step")
+    assert why.endswith("planted")
+    assert len(said) == 2, "and backward"
+    monkeypatch.setattr(ways, "steps", None)
+    assert_exact(any_layer(CELLS["gru"], Shape(steps=2)), kept=True)
 
 
 @needs_a_device

@@ -11,7 +11,8 @@ import fastrnn
 from fastrnn import backends
 from fastrnn.backends import triton as backend
 from fastrnn.backends.triton import configurations
-from fastrnn.cells import CELLS
+from fastrnn.cells import CELLS, library
+from fastrnn.cells.known import known
 from tests.random_layers import Shape, random_layer
 
 interpreted = pytest.mark.skipif(
@@ -110,9 +111,39 @@ def test_a_device_without_the_shared_memory_goes_step_by_step(monkeypatch: pytes
 
 
 def test_rows_are_ordered() -> None:
-    """The first row that serves is taken: within a cell and precision, rows go from small to large."""
-    for cell in CELLS:
+    """The first row that serves is taken: of cells of some numbers and a precision, rows go from small to large."""
+    for most in {row.most for row in configurations.ROWS}:
         for kind in ("16 bit", "tf32", "tf32x3"):
-            sizes = [row.units for row in configurations.ROWS if cell in row.cells and kind in row.precisions]
+            sizes = [row.units for row in configurations.ROWS if row.most == most and kind in row.precisions]
             assert sizes
             assert sizes == sorted(set(sizes))
+
+
+def test_every_row_is_the_first_of_some_cell() -> None:
+    """None stands behind another that has all that it has; the largest cell that it serves is none of another one's."""
+    for row in configurations.ROWS:
+        for kind in row.precisions:
+            first = next(one for one in configurations.ROWS if one.serves(row.most, kind, row.units))
+            assert first is row
+
+
+@pytest.mark.parametrize(
+    ("name", "as_lstm"), [("cifg", True), ("zoneout_gru", False), ("slstm", False), ("mgu", False), ("indrnn", None)]
+)
+def test_a_cell_is_served_by_its_numbers(name: str, as_lstm: bool | None) -> None:
+    row = configurations.row_of(known(getattr(library, name)).key, "16 bit", 64)
+    if as_lstm is None:
+        assert row is None, "there is no product to keep weights for"
+    else:
+        assert row is not None
+        assert (row is configurations.row_of("lstm", "16 bit", 64)) == as_lstm
+
+
+@pytest.mark.parametrize(
+    ("cell", "most"), [("lstm", (128, 64, 64)), ("gru", (128, 64, 64)), ("rnn_tanh", (256, 128, 128))], ids=str
+)
+def test_built_in_cells_have_no_rows_of_larger_ones(cell: str, most: tuple[int, ...]) -> None:
+    """Which were not compiled for them, and what is compiled is not looked at."""
+    for kind, units in zip(("16 bit", "tf32", "tf32x3"), most, strict=True):
+        assert configurations.row_of(cell, kind, units) is not None
+        assert configurations.row_of(cell, kind, 2 * units) is None

@@ -1,8 +1,9 @@
 """Random cells: each one's derivative against autograd, and what its contract promises.
 
 `python -m tests.cells.random_cells --cells 2000 --seed 0` tries as many as it is told. A failing one is shrunk by
-hypothesis and printed as the function that an author would have written. With --numba each is a layer by Numba's
-kernels, which takes some 10 seconds to compile; a failing one is printed as it was found.
+hypothesis and printed as the function that an author would have written. With --layers each is a layer by the kernels
+of a backend: Numba takes some 10 seconds to compile them, Triton interprets them. A failing one is printed as it was
+found.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
+from functools import partial
 from itertools import combinations
 from types import FunctionType
 from typing import Any
@@ -23,7 +25,7 @@ import torch
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
-from fastrnn import cells
+from fastrnn import backends, cells
 from fastrnn.cells.author import traced
 from fastrnn.cells.compiler.derivative import gradients
 from fastrnn.cells.compiler.expression import OF_GATES, ZERO, Expression, below, leaf
@@ -223,15 +225,16 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.cells.random_cells", description=__doc__)
     parser.add_argument("--cells", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--numba", action="store_true", help="layers by Numba's kernels")
+    parser.add_argument("--layers", choices=("numba", "triton"), metavar="BACKEND", help="layers by its kernels")
     options = parser.parse_args()
     begin = time.perf_counter()
-    if options.numba:
-        from tests.cells.numba_layers import check_layer
+    if options.layers:
+        from tests.cells.kernel_layers import check_layer
 
         with tempfile.TemporaryDirectory() as directory:  # nobody needs these kernels again
-            os.environ["FASTRNN_CACHE_DIR"] = directory
-            met = run(options.cells, options.seed, check_layer, shrinks=False)
+            os.environ |= {"FASTRNN_CACHE_DIR": directory, "TRITON_INTERPRET": "1"}
+            backend = backends.module(options.layers)
+            met = run(options.cells, options.seed, partial(check_layer, backend=backend), shrinks=False)
     else:
         met = run(options.cells, options.seed)
     print(f"{met.pop('cells')} cells, {time.perf_counter() - begin:.0f} s; of them with")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 
+from fastrnn import backends
 from tests.cells.random_cells import check, functions, repeatable
 
 
@@ -19,6 +20,6 @@ def test_random_cells_keep_their_promises(source: str) -> None:
 @given(functions())
 def test_random_cells_in_numbas_kernels(source: str) -> None:
     pytest.importorskip("numba", exc_type=ImportError)
-    from tests.cells.numba_layers import check_layer
+    from tests.cells.kernel_layers import check_layer
 
-    check_layer(source)
+    check_layer(source, backends.module("numba"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import fastrnn
-from fastrnn.cells import Cell, abs, softplus, sqrt, tanh, where
+from fastrnn.cells import Cell, Step, abs, mix, sigmoid, softplus, sqrt, tanh, where
 from fastrnn.cells.known import known
 from fastrnn.cells.library import cifg, indrnn, ligru, mgu, mingru, peephole_lstm, slstm, star, zoneout_lstm
 
@@ -16,6 +16,14 @@ def scaled_residual(x: Any, u: Any, h: Any, *, scale: Any, floor: Any) -> Any:
     a = tanh(x.a + u.a)
     b = where(h > floor, softplus(x.b - u.b), sqrt(1 + abs(u.b)))
     return h + scale * a / (1 + b)
+
+
+@known
+@fastrnn.cell
+def seven(x: Any, u: Any, h: Any, c: Any, n: Any, *, p: Any, k: Step) -> Any:
+    """Of gates, blocks and saved values more than four, which are as many as other kernels of Triton's have at once."""
+    a, b = sigmoid(x.a + u.a) * tanh(x.b + u.b + p * n), mix(sigmoid(x.c + k * u.c), h, c)
+    return tanh(a + u.d * x.d), a * x.e + b + sigmoid(u.e), tanh(b * u.f + x.f) * sigmoid(x.g + u.g)
 
 
 ZOO: dict[str, Cell] = {

@@ -308,9 +308,9 @@ FAULTS = (
     ),
     Fault(
         "triton-given",
-        "fastrnn/backends/triton/steps.py",
-        "tuple(d is not None for d in buffers.d_histories)",
-        "tuple(d is not None and k == 0 for k, d in enumerate(buffers.d_histories))",
+        "fastrnn/backends/recurrence/buffers.py",
+        "tuple(d is not None for d in self.d_histories)",
+        "tuple(d is not None and k == 0 for k, d in enumerate(self.d_histories))",
         "gradients of the histories of other states than h are not looked at",
     ),
     Fault(

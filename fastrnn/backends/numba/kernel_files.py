@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastrnn import cache, trust
+from fastrnn.backends.notices import notice, say
 from fastrnn.backends.numba.arguments import FIELDS
-from fastrnn.backends.numba.notices import notice, say
 
 SOURCES = Path(__file__).parent
 HOST_SOURCES = ("arguments.py", "compile.py", "geometry.py")

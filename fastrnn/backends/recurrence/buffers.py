@@ -15,8 +15,7 @@ from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Layer
 
 Named = dict[str, "Tensor | list[Tensor] | None"]
-"""A kernel's tensors by its names for them, which are those of `csrc/arguments.h` and of Triton's kernels; of a list
-these have one for each direction."""
+"""A kernel's tensors by their names in `csrc/arguments.h`; of a list it has one for each direction."""
 
 ALIGNMENT = 16
 """Bytes. Kernels are compiled for pointers that are multiples of it, so that they load vectors."""
@@ -147,6 +146,16 @@ class BackwardBuffers:
             assert self.gates is not None
             return self.gates
         return empty_dgates(self.layer)
+
+    @property
+    def given(self) -> tuple[bool, ...]:
+        """Which of `d_histories` are not None."""
+        return tuple(d is not None for d in self.d_histories)
+
+    @property
+    def given_or_any(self) -> tuple[Tensor, ...]:
+        """`d_histories`, any tensor in place of None, of which Triton could not tell the type."""
+        return tuple(h if d is None else d for h, d in zip(self.histories, self.d_histories, strict=True))
 
     def named(self) -> Named:
         """By the kernels' names."""

@@ -109,7 +109,7 @@ def supports(layer: Layer) -> str | None:
 
 
 def is_persistent(layer: Layer) -> bool:
-    """Whether one launch computes all steps of a layer that it supports."""
+    """Whether one launch computes all steps of a layer that it supports, as far as the table knows."""
     return configurations.forward_tile(layer) is not None
 
 

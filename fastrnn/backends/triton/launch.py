@@ -7,6 +7,7 @@ aligned (`buffers.dense`) and integers are not specialised, so that nothing else
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 from fastrnn.backends.triton.interpreter import INTERPRETED
 
 Grid = tuple[int, int, int]
+
+MOST_STACK = 64
+"""Bytes of a thread, tolerated: what is put aside before the time loop and fetched again after it."""
 
 _handles: dict[tuple[Any, ...], Any] = {}
 
@@ -53,9 +57,25 @@ class Launcher:
             self._handle = kernel.warmup(*arguments, *self._constants, grid=(1,), **self._options)
             _handles[key] = self._handle
 
+    def too_large(self) -> str | None:
+        """Why the kernel is too large for the device that is current, or None; looked at once for each handle."""
+        return None if INTERPRETED else _too_large(self._handle)
+
     def __call__(self, grid: Grid, *arguments: Any) -> None:
         """Launches on the current stream of the current device, which must be the arguments' own."""
         if INTERPRETED:
             self._kernel[grid](*arguments, *self._constants, **self._options)
             return
         self._handle[grid](*arguments, *self._constants)
+
+
+@cache
+def _too_large(handle: Any) -> str | None:
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        handle[1, 1, 1]  # loads it, and launches nothing
+    except OutOfResources as error:
+        return str(error)
+    stack = 4 * handle.n_spills
+    return f"{stack} bytes of a thread have no room in registers" if stack > MOST_STACK else None

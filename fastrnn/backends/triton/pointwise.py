@@ -61,8 +61,6 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     moved_bytes += len(layer.cell.blocks) * layer.x.element_size()
     chunk = scan.chunk_steps(layer, linear, moved_bytes)
     buffers.replaces_preactivations = chunk is None
-    # No tuple has None in it, of which Triton could not tell the type.
-    d_histories = [h if d is None else d for h, d in zip(buffers.histories, buffers.d_histories, strict=True)]
 
     def arguments(summaries: Tensor | None) -> tuple[Any, ...]:
         return (
@@ -73,15 +71,14 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
             tuple(buffers.inputs) or None,
             buffers.masks.lengths,
             buffers.masks.resets,
-            tuple(d_histories),
+            buffers.given_or_any,
             tuple(buffers.d_finals) or None,
             summaries,
             buffers.dgates,
             tuple(buffers.d_states0),
         )
 
-    given = tuple(d is not None for d in buffers.d_histories)
-    flags = {"GIVEN": given, "ARE_PREACTIVATIONS": buffers.are_preactivations}
+    flags = {"GIVEN": buffers.given, "ARE_PREACTIVATIONS": buffers.are_preactivations}
     _launch(backward_kernel, layer, arguments, linear, chunk, flags)
 
 

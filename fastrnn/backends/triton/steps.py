@@ -86,8 +86,6 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         (_operands(layer, direction, buffers.dgates, dgh), w, product[direction])
         for direction, w in enumerate(buffers.w_hh)
     ]
-    # No tuple has None in it, of which Triton could not tell the type.
-    d_histories = [h if d is None else d for h, d in zip(buffers.histories, buffers.d_histories, strict=True)]
     arguments = (
         tuple(buffers.histories),
         buffers.gates,
@@ -96,7 +94,7 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         tuple(buffers.inputs) or None,
         buffers.masks.lengths,
         buffers.masks.resets,
-        tuple(d_histories),
+        buffers.given_or_any,
         product,
         tuple(flowing),
         buffers.dgates,
@@ -106,7 +104,7 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         int(layer.reverse),
     )
     constants, grid = _constants_and_grid(layer)
-    constants["GIVEN"] = tuple(d is not None for d in buffers.d_histories)
+    constants["GIVEN"] = buffers.given
     constants["ARE_PREACTIVATIONS"] = buffers.are_preactivations
     launch = Launcher(backward_step_kernel, (*arguments, 0), constants, WARPS, STAGES)
     for s in range(steps):

@@ -1,4 +1,4 @@
-"""Which of the ways computes a layer's recurrence: the table decides."""
+"""Which of the ways computes a layer's recurrence: the table decides, and of a user's cell what was compiled."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
     tile = forward_tile(layer)
     if not layer.cell.u_gates:
         pointwise.forward(layer, buffers)
-    elif tile is None:
+    elif tile is None or not persistent.forward(layer, buffers, tile):
         steps.forward(layer, buffers)
-    else:
-        persistent.forward(layer, buffers, tile)
 
 
 def backward(layer: Layer, buffers: BackwardBuffers) -> None:
@@ -32,7 +30,5 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     tile = backward_tile(layer)
     if not layer.cell.u_gates:
         pointwise.backward(layer, buffers)
-    elif tile is None:
+    elif tile is None or not persistent.backward(layer, buffers, tile):
         steps.backward(layer, buffers)
-    else:
-        persistent.backward(layer, buffers, tile)

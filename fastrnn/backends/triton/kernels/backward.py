@@ -13,7 +13,10 @@ from fastrnn.backends.triton.kernels import masks
 from fastrnn.backends.triton.kernels.tiles import (
     dot,
     join_columns,
+    load_each,
+    load_parameters,
     load_tiles,
+    operand,
     select,
     split_columns,
     zeros_like,
@@ -24,28 +27,28 @@ from fastrnn.backends.triton.kernels.tiles import (
 def backward_kernel(
     w_forward,  # (N, GU·D, D): w_hh of the first direction
     w_reverse,  # as w_forward: of the second direction, or the same again
-    ys,  # (T, B, directions·H)
-    cs,  # (T, B, directions·H) in the state dtype, or None for a cell with one state
-    gates,  # (directions, T, B, W, H): what forward saved, or the preactivations; None for a cell that saves nothing
-    h0,  # (directions, B, H)
-    c0,  # as h0, or None for a cell with one state
+    histories,  # a tuple of (T, B, directions·H), of every state
+    gates,  # (directions, T, B, S, H): what forward saved; or the preactivations, W instead of S; or None
+    starts,  # a tuple of (directions, B, H), the initial states
+    parameters,  # (directions, P, H), or None
+    inputs,  # of the steps, a tuple of (directions, T, B, H); or None
     lengths,  # (B,) int64, or None
     resets,  # (T, B) uint8, or None
-    dys,  # as ys, or None
-    dcs,  # as cs, or None
-    dh_last,  # (directions, B, H), or None
-    dc_last,  # as dh_last, or None
+    d_histories,  # as histories
+    d_finals,  # a tuple of (directions, B, H), or None
     dgates,  # (directions, T, B, W, H): written; the gradients of `Cell.blocks`
-    dh0,  # (directions, B, H): written
-    dc0,  # as dh0, or None
+    d_starts,  # as starts: written
     T,
     B,
     reverse,  # whether the first direction of the forward ran from the end; the second always does
     STEP: tl.constexpr,
     DERIVATIVE: tl.constexpr,
     GU: tl.constexpr,  # gates with a share of the state's product
+    P: tl.constexpr,  # parameters
     W: tl.constexpr,  # blocks
-    S: tl.constexpr,  # saved values: W, or none
+    S: tl.constexpr,  # saved values
+    PRE: tl.constexpr,  # pre-activations: the first of the blocks
+    FINITE: tl.constexpr,  # whether gradients are finite where all that is loaded is zero
     DGH: tl.constexpr,  # which block is the gradient of each of those gates
     READS_BEFORE: tl.constexpr,  # which states before a step are looked at
     READS_AFTER: tl.constexpr,  # which states after it
@@ -56,10 +59,11 @@ def backward_kernel(
     PRECISION: tl.constexpr,
     APPROXIMATE: tl.constexpr,
     STATE: tl.constexpr,  # the dtype of states and sums
+    GIVEN: tl.constexpr,  # which of d_histories are looked at: the others are zero
     ARE_PREACTIVATIONS: tl.constexpr,  # whether `gates` holds what the step is still to be applied to
 ):
-    STATES: tl.constexpr = 1 if c0 is None else 2
-    tl.static_assert(S == 0 or S == W)  # the saved values' tile is the blocks' own
+    KEPT: tl.constexpr = PRE if ARE_PREACTIVATIONS else S
+    KEPT_ROW: tl.constexpr = W if ARE_PREACTIVATIONS else S
     storage: tl.constexpr = w_forward.dtype.element_ty
     first, head, direction = tl.program_id(0).to(tl.int64) * BT, tl.program_id(1).to(tl.int64), tl.program_id(2)
     H = tl.num_programs(1) * D
@@ -71,18 +75,20 @@ def backward_kernel(
     # Tiles are (batch, units). Offsets within a tile are 32 bits wide, what leads to it 64.
     batch = tl.arange(0, BT)[:, None]
     unit = tl.arange(0, DP)[None, :]
-    column = tl.arange(0, W * DP)[None, :]
     inside = (batch < B - first) & (unit < D)
-    gates_inside = (batch < B - first) & (column % DP < D)
-    gates_tile = batch * (W * H) + column // DP * H + column % DP
+    gates_tile, gates_inside = _wide_tiles(batch, B - first, H, KEPT, KEPT_ROW, D, DP)
+    dgates_tile, dgates_inside = _wide_tiles(batch, B - first, H, W, W, D, DP)
     ys_tile = batch * wide + unit
     state_tile = batch * H + unit
 
     state_at = (direction * B.to(tl.int64) + first) * H + head * D
     ys_at = (t * B.to(tl.int64) + first) * wide + direction * H + head * D
-    gates_at = ((direction * T.to(tl.int64) + t) * B + first) * (W * H) + head * D
+    dgates_at = ((direction * T.to(tl.int64) + t) * B + first) * (W * H) + head * D
+    gates_at = ((direction * T.to(tl.int64) + t) * B + first) * (KEPT_ROW * H) + head * D
+    input_at = ((direction * T.to(tl.int64) + t) * B + first) * H + head * D
     ys_step = dt * B.to(tl.int64) * wide
-    gates_step = dt * B.to(tl.int64) * (W * H)
+    gates_step = dt * B.to(tl.int64) * (KEPT_ROW * H)
+    dgates_step = dt * B.to(tl.int64) * (W * H)
 
     # A product before the loop makes the compiler hold W in registers. It is zero.
     row = tl.arange(0, DP)[:, None]
@@ -95,14 +101,19 @@ def backward_kernel(
         w = w + (tl.where(row < D, rows_of_gate, 0.0),)
         dh = dot(nothing.to(storage), w[gate], dh, PRECISION)
 
-    dc = nothing
-    if dh_last is not None:
-        dh += tl.load(dh_last + state_at + state_tile, mask=inside, other=0.0).to(STATE)
-        if STATES == 2:
-            dc += tl.load(dc_last + state_at + state_tile, mask=inside, other=0.0).to(STATE)
-    start = load_tiles(h0 + state_at, state_tile, 0, inside, 1, STATE)
-    if STATES == 2:
-        start = start + load_tiles(c0 + state_at, state_tile, 0, inside, 1, STATE)
+    carried = (dh,)
+    for _ in tl.static_range(1, len(starts)):
+        carried = carried + (nothing,)
+    if d_finals is not None:
+        arriving = ()
+        for k in tl.static_range(len(starts)):
+            last = tl.load(d_finals[k] + state_at + state_tile, mask=inside, other=0.0).to(STATE)
+            arriving = arriving + (carried[k] + last,)
+        carried = arriving
+    start = ()
+    for k in tl.static_range(len(starts)):
+        start = start + load_tiles(starts[k] + state_at, state_tile, 0, inside, 1, STATE)
+    own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, D, P, STATE)
     length = None
     if lengths is not None:
         length = tl.load(lengths + first + batch, mask=batch < B - first, other=0).to(tl.int32)
@@ -112,34 +123,32 @@ def backward_kernel(
         coming = tl.load(reset_at + batch, mask=(batch < B - first) & (backwards < T), other=0).to(tl.int32)
 
     for step in tl.range(0, T, num_stages=STAGES):
-        arriving = dh
-        if dys is not None:
-            arriving += tl.load(dys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
         has_before = inside & (step < T - 1)
-        starts = masks.starts(step == T - 1, t, length, backwards)
+        starts_here = masks.starts(step == T - 1, t, length, backwards)
         if lengths is not None:
             live = masks.live(t, length)
         # What is not looked at is any tile. The next iteration loads again, as the state after its step, what this one
         # loads as the state before: what is carried would not be fetched ahead.
-        h_before, h_after = start[0], start[0]
-        if READS_AFTER[0]:
-            h_after = tl.load(ys + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
-        if READS_BEFORE[0]:
-            h_before = tl.load(ys + ys_at + ys_step + ys_tile, mask=has_before, other=0.0).to(STATE)
-            h_before = tl.where(starts, start[0], h_before)
-        if STATES == 2:
-            arriving_c = dc
-            if dcs is not None:
-                arriving_c += tl.load(dcs + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
-            c_before, c_after = start[1], start[1]
-            if READS_AFTER[1]:
-                c_after = tl.load(cs + ys_at + ys_tile, mask=inside, other=0.0)
-            if READS_BEFORE[1]:
-                c_before = tl.load(cs + ys_at + ys_step + ys_tile, mask=has_before, other=0.0)
-                c_before = tl.where(starts, start[1], c_before)
-            before, after, d_after, carried = (h_before, c_before), (h_after, c_after), (arriving, arriving_c), (dh, dc)
-        else:
-            before, after, d_after, carried = (h_before,), (h_after,), (arriving,), (dh,)
+        d_after = ()
+        before = ()
+        after = ()
+        for k in tl.static_range(len(starts)):
+            d = carried[k]
+            if GIVEN[k]:
+                d += tl.load(d_histories[k] + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
+            d_after = d_after + (d,)
+            left, entered = start[k], start[k]
+            if READS_AFTER[k]:
+                left = tl.load(histories[k] + ys_at + ys_tile, mask=inside, other=0.0).to(STATE)
+            if READS_BEFORE[k]:
+                entered = tl.load(histories[k] + ys_at + ys_step + ys_tile, mask=has_before, other=0.0).to(STATE)
+                entered = tl.where(starts_here, start[k], entered)
+            before = before + (entered,)
+            after = after + (left,)
+        fed = ()
+        if inputs is not None:
+            fed = load_each(inputs, input_at, state_tile, inside, STATE)
+            input_at += dt * B.to(tl.int64) * H
         if resets is not None:
             cut = masks.cut(coming, masks.entry(t, backwards), length)
             reset_at += dt * B.to(tl.int64)
@@ -149,36 +158,52 @@ def backward_kernel(
             before = select(cut, zeros_like(before), before)
         saved = ()
         if gates is not None:
-            kept = tl.load(gates + gates_at + gates_tile, mask=gates_inside, other=0.0).to(STATE)
-            saved = split_columns(kept, W, DP, BT)
+            for k in tl.static_range(len(gates_tile)):
+                kept = tl.load(gates + gates_at + gates_tile[k], mask=gates_inside[k], other=0.0).to(STATE)
+                saved = saved + split_columns(kept, KEPT - 4 * k, DP, BT)
             if ARE_PREACTIVATIONS:
-                saved = STEP(saved, before, (), (), APPROXIMATE)[1]
-        d, direct = DERIVATIVE(d_after, saved, before, after, (), (), APPROXIMATE)
+                saved = STEP(saved, before, own, fed, APPROXIMATE)[1]
+        d, direct = DERIVATIVE(d_after, saved, before, after, own, fed, APPROXIMATE)
         if lengths is not None:
             d = select(live, d, zeros_like(d))
             direct = select(live, direct, carried)
         through, other = direct[0], nothing
         for gate in tl.static_range(GU):
+            dgh = operand(d[DGH[gate]], unit, D, DP, FINITE, storage)
             if gate % 2 == 0:
-                through = dot(d[DGH[gate]].to(storage), w[gate], through, PRECISION)
+                through = dot(dgh, w[gate], through, PRECISION)
             else:
-                other = dot(d[DGH[gate]].to(storage), w[gate], other, PRECISION)
+                other = dot(dgh, w[gate], other, PRECISION)
         if GU > 1:
             through += other
-        if STATES == 2:
-            flowing = (through, direct[1])
-        else:
-            flowing = (through,)
+        flowing = (through,)
+        for k in tl.static_range(1, len(starts)):
+            flowing = flowing + (direct[k],)
         if resets is not None:
             flowing = select(cut, zeros_like(flowing), flowing)
-        dh = flowing[0]
-        if STATES == 2:
-            dc = flowing[1]
-        tl.store(dgates + gates_at + gates_tile, join_columns(d, W, DP, BT).to(storage), mask=gates_inside)
+        carried = flowing
+        for k in tl.static_range(len(dgates_tile)):
+            blocks = join_columns(d, 4 * k, DP, BT).to(storage)
+            tl.store(dgates + dgates_at + dgates_tile[k], blocks, mask=dgates_inside[k])
         t += dt
         ys_at += ys_step
         gates_at += gates_step
+        dgates_at += dgates_step
 
-    tl.store(dh0 + state_at + state_tile, dh, mask=inside)
-    if STATES == 2:
-        tl.store(dc0 + state_at + state_tile, dc, mask=inside)
+    for k in tl.static_range(len(d_starts)):
+        tl.store(d_starts[k] + state_at + state_tile, carried[k], mask=inside)
+
+
+@triton.jit
+def _wide_tiles(batch, sequences, H, COUNT: tl.constexpr, ROW: tl.constexpr, D: tl.constexpr, DP: tl.constexpr):
+    """Where COUNT of a sequence's ROW vectors of H lie, as the offsets of wide tiles, and which of them exist."""
+    offsets = ()
+    inside = ()
+    for k in tl.static_range(0, COUNT, 4):
+        column = tl.arange(0, (COUNT - k if COUNT - k < 3 else 4) * DP)[None, :]
+        here = (batch < sequences) & (column % DP < D)
+        if COUNT - k == 3:
+            here = here & (column // DP < 3)
+        offsets = offsets + (batch * (ROW * H) + (k + column // DP) * H + column % DP,)
+        inside = inside + (here,)
+    return offsets, inside

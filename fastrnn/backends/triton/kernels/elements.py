@@ -6,7 +6,6 @@ import triton
 import triton.language as tl
 
 from fastrnn.backends.triton.kernels import masks
-from fastrnn.backends.triton.kernels.tiles import load_tiles
 
 
 @triton.jit
@@ -18,26 +17,6 @@ def tile(B, D: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr):
     row = tl.arange(0, ROWS)[:, None]
     unit = place % ACROSS * UNITS + tl.arange(0, UNITS)[None, :]
     return first, row, unit, (row < B - first) & (unit < D)
-
-
-@triton.jit
-def load_parameters(parameters, at, unit, H, inside, P: tl.constexpr, STATE: tl.constexpr):
-    """The cell's parameters, a tile each as of all else: a step may hand one on as it is."""
-    if parameters is None:
-        return ()
-    else:
-        rows = tl.zeros(inside.shape, tl.int32)
-        return load_tiles(parameters + at, rows + unit, H, inside, P, STATE)
-
-
-@triton.jit
-def load_each(tensors, at, offsets, inside, STATE: tl.constexpr):
-    """A tile of each of a tuple of tensors, which may be None."""
-    out = ()
-    if tensors is not None:
-        for k in tl.static_range(len(tensors)):
-            out = out + (tl.load(tensors[k] + at + offsets, mask=inside, other=0.0).to(STATE),)
-    return out
 
 
 @triton.jit

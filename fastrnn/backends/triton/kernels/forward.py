@@ -15,7 +15,10 @@ from fastrnn.backends.triton.kernels.tiles import (
     dot,
     gate_rows,
     join_rows,
+    load_each,
+    load_parameters,
     load_tiles,
+    operand,
     select,
     split_rows,
     storable,
@@ -30,15 +33,14 @@ def forward_kernel(
     w_reverse,  # as w_forward: of the second direction, or the same again
     b_forward,  # (GU, H): b_hh of the first direction, or None
     b_reverse,  # as b_forward
-    h0,  # (directions, B, H)
-    c0,  # as h0, or None for a cell with one state
+    parameters,  # (directions, P, H), or None
+    inputs,  # of the steps, a tuple of (directions, T, B, H); or None
+    starts,  # a tuple of (directions, B, H), the initial states
     lengths,  # (B,) int64, or None
     resets,  # (T, B) uint8, or None
-    ys,  # (T, B, directions·H): written, in the storage dtype
-    cs,  # (T, B, directions·H): written, in the state dtype; or None
+    histories,  # a tuple of (T, B, directions·H), of h alone or of all states: written
     gates,  # (directions, T, B, S, H): written; or None
-    h_last,  # (directions, B, H): written
-    c_last,  # as h_last, or None
+    finals,  # a tuple of (directions, B, H): written
     T,
     B,
     reverse,  # whether the first direction runs from the end; the second always does
@@ -46,8 +48,10 @@ def forward_kernel(
     STEP: tl.constexpr,
     GX: tl.constexpr,  # gates with a share of the input's product
     GU: tl.constexpr,  # gates with a share of the state's product
+    P: tl.constexpr,  # parameters
     S: tl.constexpr,  # saved values
     UNBOUNDED: tl.constexpr,  # which of them may be beyond float16
+    FINITE: tl.constexpr,  # whether all values are finite where x is zero, as it is made where a step is not live
     D: tl.constexpr,
     DP: tl.constexpr,  # D padded to a power of two, at least 16
     BT: tl.constexpr,  # sequences of a program
@@ -56,9 +60,6 @@ def forward_kernel(
     APPROXIMATE: tl.constexpr,
     STATE: tl.constexpr,  # the dtype of states and sums
 ):
-    tl.static_assert(GX == GU)  # the tiles' rows are those of both
-    GP: tl.constexpr = 1 if GU == 1 else 4
-    STATES: tl.constexpr = 1 if c0 is None else 2
     storage: tl.constexpr = gx.dtype.element_ty
     first, head, direction = tl.program_id(0).to(tl.int64) * BT, tl.program_id(1).to(tl.int64), tl.program_id(2)
     H = tl.num_programs(1) * D
@@ -70,12 +71,9 @@ def forward_kernel(
     # Tiles are (units, batch). Offsets within a tile are 32 bits wide, what leads to it 64.
     batch = tl.arange(0, BT)[None, :]
     unit = tl.arange(0, DP)[:, None]
-    gate, gate_unit = gate_rows(GP, DP)
     inside = (batch < B - first) & (unit < D)
-    gates_inside = (batch < B - first) & (gate_unit < D)
-    gx_inside = gates_inside & (gate < GX)
-    gx_tile = batch * (GX * H) + gate * H + gate_unit
-    gates_tile = batch * (S * H) + gate * H + gate_unit
+    gx_tile, gx_inside = _wide_tiles(batch, B - first, H, GX, D, DP)
+    gates_tile, gates_inside = _wide_tiles(batch, B - first, H, S, D, DP)
     ys_tile = batch * wide + unit
     state_tile = batch * H + unit
 
@@ -86,22 +84,31 @@ def forward_kernel(
         gates_at = gates + ((direction * T.to(tl.int64) + t) * B + first) * (S * H) + head * D
     gx_step = dt * B.to(tl.int64) * (GX * H)
     ys_step = dt * B.to(tl.int64) * wide
+    if inputs is not None:
+        input_at = ((direction * T.to(tl.int64) + t) * B + first) * H + head * D
 
     # An elementwise operation after the load keeps W in registers: what is loaded alone stays in shared memory, from
     # where every step would read it again.
     column = tl.arange(0, DP)[None, :]
     w_hh = tl.where(direction == 0, w_forward, w_reverse) + head * (GU * D * D)
-    w_inside = (column < D) & (gate_unit < D) & (gate < GU)
-    w = tl.load(w_hh + (gate * D + gate_unit) * D + column, mask=w_inside, other=0.0)
-    w = tl.where(column < D, w, 0.0)
-    bias = tl.zeros((GP * DP, BT), STATE)
-    if b_forward is not None:
-        b_hh = tl.where(direction == 0, b_forward, b_reverse) + head * D
-        bias += tl.load(b_hh + gate * H + gate_unit, mask=(gate_unit < D) & (gate < GU), other=0.0).to(STATE)
+    w = ()
+    bias = ()
+    for k in tl.static_range(0, GU, 4):
+        gate, gate_unit = gate_rows(GU - k, DP)
+        w_inside = (column < D) & (gate_unit < D) & (gate < GU - k)
+        rows = tl.load(w_hh + ((k + gate) * D + gate_unit) * D + column, mask=w_inside, other=0.0)
+        w = w + (tl.where(column < D, rows, 0.0),)
+        added = tl.zeros((gate.shape[0], BT), STATE)
+        if b_forward is not None:
+            b_hh = tl.where(direction == 0, b_forward, b_reverse) + head * D
+            here = (gate_unit < D) & (gate < GU - k)
+            added += tl.load(b_hh + (k + gate) * H + gate_unit, mask=here, other=0.0).to(STATE)
+        bias = bias + (added,)
 
-    states = load_tiles(h0 + state_at, state_tile, 0, inside, 1, STATE)
-    if STATES == 2:
-        states = states + load_tiles(c0 + state_at, state_tile, 0, inside, 1, STATE)
+    own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, D, P, STATE)
+    states = ()
+    for k in tl.static_range(len(starts)):
+        states = states + load_tiles(starts[k] + state_at, state_tile, 0, inside, 1, STATE)
     length = None
     if lengths is not None:
         length = tl.load(lengths + first + batch, mask=batch < B - first, other=0).to(tl.int32)
@@ -116,37 +123,78 @@ def forward_kernel(
         reset_at += tl.where(backwards, 0, B)
         coming = tl.load(reset_at + batch, mask=(batch < B - first) & (T > 1), other=0).to(tl.int32)
 
-    gh = dot(w, states[0].to(storage), bias, PRECISION)
+    gh = _products(w, operand(states[0], unit, D, DP, FINITE, storage), bias, PRECISION)
     for step in tl.range(0, T, num_stages=STAGES):
-        x = tl.load(gx_at + gx_tile, mask=gx_inside, other=0.0).to(STATE)
+        wide_x = ()
+        for k in tl.static_range(len(gx_tile)):
+            wide_x = wide_x + (tl.load(gx_at + gx_tile[k], mask=gx_inside[k], other=0.0).to(STATE),)
+        fed = ()
+        if inputs is not None:
+            fed = load_each(inputs, input_at, state_tile, inside, STATE)
+            input_at += dt * B.to(tl.int64) * H
         if resets is not None:
             cut = masks.cut(coming, masks.exit(t, backwards), length)
             reset_at += dt * B.to(tl.int64)
             coming = tl.load(reset_at + batch, mask=(batch < B - first) & (step < T - 2), other=0).to(tl.int32)
         if lengths is not None:
             live = masks.live(t, length)
-            x = tl.where(live, x, 0.0)
-        pre = PREACTIVATIONS(split_rows(x, GP, DP, BT), split_rows(gh, GP, DP, BT))
-        after, saved = STEP(pre, states, (), (), APPROXIMATE)
+            wide_x = select(live, wide_x, zeros_like(wide_x))
+        pre = PREACTIVATIONS(_split(wide_x, GX, DP, BT), _split(gh, GU, DP, BT))
+        after, saved = STEP(pre, states, own, fed, APPROXIMATE)
         y = after[0].to(storage)
         if lengths is not None:
             y = tl.where(live, y, 0.0)
             after = select(live, after, states)
-        if cs is not None:
-            tl.store(cs + ys_at + ys_tile, after[1], mask=inside)
+            if not FINITE:
+                saved = select(live, saved, zeros_like(saved))
+        for k in tl.static_range(1, len(histories)):
+            tl.store(histories[k] + ys_at + ys_tile, after[k], mask=inside)
         if resets is not None:
             after = select(cut, zeros_like(after), after)
         states = after
-        gh = dot(w, states[0].to(storage), bias, PRECISION)
-        tl.store(ys + ys_at + ys_tile, y, mask=inside)
+        gh = _products(w, operand(states[0], unit, D, DP, FINITE, storage), bias, PRECISION)
+        tl.store(histories[0] + ys_at + ys_tile, y, mask=inside)
         if gates is not None:
             values = storable(saved, gates.dtype.element_ty, UNBOUNDED)
-            tl.store(gates_at + gates_tile, join_rows(values, GP, DP, BT), mask=gates_inside)
+            for k in tl.static_range(len(gates_tile)):
+                tl.store(gates_at + gates_tile[k], join_rows(values, 4 * k, DP, BT), mask=gates_inside[k])
             gates_at += dt * B.to(tl.int64) * (S * H)
         t += dt
         gx_at += gx_step
         ys_at += ys_step
 
-    tl.store(h_last + state_at + state_tile, states[0], mask=inside)
-    if STATES == 2:
-        tl.store(c_last + state_at + state_tile, states[1], mask=inside)
+    for k in tl.static_range(len(finals)):
+        tl.store(finals[k] + state_at + state_tile, states[k], mask=inside)
+
+
+@triton.jit
+def _wide_tiles(batch, sequences, H, COUNT: tl.constexpr, D: tl.constexpr, DP: tl.constexpr):
+    """Where a sequence's COUNT vectors of H lie in memory, as the offsets of wide tiles, and which of them exist."""
+    offsets = ()
+    inside = ()
+    for k in tl.static_range(0, COUNT, 4):
+        gate, unit = gate_rows(COUNT - k, DP)
+        here = (batch < sequences) & (unit < D)
+        if COUNT - k == 3:
+            here = here & (gate < 3)
+        offsets = offsets + (batch * (COUNT * H) + (k + gate) * H + unit,)
+        inside = inside + (here,)
+    return offsets, inside
+
+
+@triton.jit
+def _products(w, h, bias, PRECISION: tl.constexpr):
+    """gh as wide tiles."""
+    out = ()
+    for k in tl.static_range(len(w)):
+        out = out + (dot(w[k], h, bias[k], PRECISION),)
+    return out
+
+
+@triton.jit
+def _split(wide, COUNT: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr):
+    """The tiles in wide ones."""
+    out = ()
+    for k in tl.static_range(len(wide)):
+        out = out + split_rows(wide[k], COUNT - 4 * k, DP, BT)
+    return out

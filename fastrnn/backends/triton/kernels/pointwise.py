@@ -21,8 +21,8 @@ import triton
 import triton.language as tl
 
 from fastrnn.backends.triton.kernels import masks, scan
-from fastrnn.backends.triton.kernels.elements import load_cut, load_each, load_parameters, load_reset, tile
-from fastrnn.backends.triton.kernels.tiles import load_tiles, select, storable, zeros_like
+from fastrnn.backends.triton.kernels.elements import load_cut, load_reset, tile
+from fastrnn.backends.triton.kernels.tiles import load_each, load_parameters, load_tiles, select, storable, zeros_like
 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse", "chunk_steps"])
@@ -66,7 +66,7 @@ def forward_kernel(
     backwards = (direction == 1) | (reverse != 0)
     dt = tl.where(backwards, -1, 1)
     first, row, unit, inside = tile(B, D, ROWS, UNITS)
-    own = load_parameters(parameters, direction * P * D, unit, D, inside, P, STATE)
+    own = load_parameters(parameters, direction * P * D, unit, D, inside, D, P, STATE)
     length = None
     if lengths is not None:
         length = tl.load(lengths + first + row, mask=row < B - first, other=0).to(tl.int32)
@@ -200,7 +200,7 @@ def backward_kernel(
     backwards = (direction == 1) | (reverse != 0)
     dt = tl.where(backwards, 1, -1)  # against the direction of the forward
     first, row, unit, inside = tile(B, D, ROWS, UNITS)
-    own = load_parameters(parameters, direction * P * D, unit, D, inside, P, STATE)
+    own = load_parameters(parameters, direction * P * D, unit, D, inside, D, P, STATE)
     length = None
     if lengths is not None:
         length = tl.load(lengths + first + row, mask=row < B - first, other=0).to(tl.int32)

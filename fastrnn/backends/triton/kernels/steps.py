@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 from fastrnn.backends.triton.kernels import masks
-from fastrnn.backends.triton.kernels.elements import load_cut, load_each, load_parameters, tile
-from fastrnn.backends.triton.kernels.tiles import load_tiles, select, storable, zeros_like
+from fastrnn.backends.triton.kernels.elements import load_cut, tile
+from fastrnn.backends.triton.kernels.tiles import load_each, load_parameters, load_tiles, select, storable, zeros_like
 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse", "s"])
@@ -70,7 +70,7 @@ def forward_step_kernel(
     for k in tl.static_range(len(states)):
         state = h_exact if k == 0 and h_exact is not None else states[k]
         entering = entering + (tl.load(state + (own_at * D + own_tile), mask=inside, other=0.0).to(STATE),)
-    own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, P, STATE)
+    own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, D, P, STATE)
     fed = load_each(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
     length = None
     if lengths is not None:
@@ -191,7 +191,7 @@ def backward_step_kernel(
         k = masks.entry(t, backwards)
         cut = load_cut(resets, k, k < T, length, first, row, B)
         before = select(cut, zeros_like(before), before)
-    own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, P, STATE)
+    own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, D, P, STATE)
     fed = load_each(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
     saved = ()
     if ARE_PREACTIVATIONS:

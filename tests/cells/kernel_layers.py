@@ -1,13 +1,14 @@
-"""Small layers of random cells: Numba's kernels against autograd through the PyTorch step."""
+"""Small layers of random cells: a backend's kernels against autograd through the PyTorch step."""
 
 from __future__ import annotations
 
 import random
+from types import ModuleType
 
 import torch
 from hypothesis import assume
 
-from fastrnn.backends import numba, reference
+from fastrnn.backends import reference
 from fastrnn.backends.layer import Gradients, Residuals
 from fastrnn.cells.author import CellError
 from fastrnn.cells.cell import of_program
@@ -20,7 +21,7 @@ CLOSE = 1e-8
 """Of a tensor's norm: what a cell of 15 primitives makes of rounding in three steps, and far below any mistake."""
 
 
-def check_layer(source: str) -> None:
+def check_layer(source: str, backend: ModuleType) -> None:
     """Both directions of a layer of this function's cell, with lengths and resets: all states and all gradients."""
     try:
         cell = known(of_program(program(source), kept=False))
@@ -40,9 +41,9 @@ def check_layer(source: str) -> None:
     wanted = torch.autograd.grad(of, floating, d_of, materialize_grads=True)
     assume(all(bool((d.abs() < LARGE).all()) for d in wanted))
     with torch.no_grad():
-        result = numba.forward(layer, history=True, gates=True)
+        result = backend.forward(layer, history=True, gates=True)
         grads = Gradients(d_outputs[: len(truth.states)], d_outputs[len(truth.states) :])
-        got = [d for group in numba.backward(layer, Residuals(result.states, result.saved), grads) for d in group]
+        got = [d for group in backend.backward(layer, Residuals(result.states, result.saved), grads) for d in group]
     live = torch.arange(3)[:, None] < layer.lengths if layer.lengths is not None else None
     assert live is not None
     found = [*(torch.where(live[..., None], state, 0) for state in result.states), *result.finals, *got]
