@@ -13,6 +13,8 @@ from typing import NamedTuple
 THREADS_OF_A_WARP = 32
 PRODUCTS = ("HMMA", "HGMMA", "UTCHMMA", "UTCQMMA", "DMMA")
 """Opcodes of the tensor cores: up to sm_80, of sm_90, of sm_100, and of float64."""
+MEMORY = ("LDG", "LDGSTS", "STG")
+"""Opcodes that move what is in a device's memory."""
 SPILLS = ("LDL", "STL")
 """Opcodes that move registers to and from memory."""
 
@@ -28,7 +30,8 @@ class Assembly(NamedTuple):
     """The instructions of a kernel, by opcode."""
 
     loop: Counter[str]
-    """in one turn of the loop with the products; all of the kernel where no loop has any"""
+    """in one turn of the loop with the products, or of that which reads and writes most where no loop has any; all of
+    the kernel where there is no such loop"""
     is_loop: bool
     shared_loads: int
     """bytes that a warp reads from shared memory in that turn: LDS and LDSM"""
@@ -90,8 +93,9 @@ def parse(text: str) -> Assembly:
         if target and int(target[1], 16) < address:
             loops.append([operation for _, operation in code[place[int(target[1], 16)] : index + 1]])
     # The innermost of those with the most products: the last lines of a kernel branch back to themselves.
-    body = max(loops, key=lambda loop: (_products(loop), -len(loop)), default=[])
-    is_loop = _products(body) > 0
+    counted = PRODUCTS if any(_count(loop, PRODUCTS) for loop in loops) else MEMORY
+    body = max(loops, key=lambda loop: (_count(loop, counted), -len(loop)), default=[])
+    is_loop = _count(body, counted) > 0
     if not is_loop:
         body = [operation for _, operation in code]
     return Assembly(
@@ -108,8 +112,8 @@ def _opcode(operation: str) -> str:
     return re.split(r"[. ]", operation, maxsplit=1)[0]
 
 
-def _products(operations: Sequence[str]) -> int:
-    return sum(_opcode(operation) in PRODUCTS for operation in operations)
+def _count(operations: Sequence[str], opcodes: Sequence[str]) -> int:
+    return sum(_opcode(operation) in opcodes for operation in operations)
 
 
 def _shared_bytes(operation: str) -> int:

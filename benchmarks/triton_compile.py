@@ -80,12 +80,15 @@ class Kernel(NamedTuple):
     """of the source: what stands there once, and what takes its place"""
     program: str = ""
     """of a cell that is not built in, as `fastrnn.cells.compiler.text` writes it"""
+    scan: str = ""
+    """of a cell without a product: which kernel of a scan, "summaries" or "steps"; by default that of all steps"""
 
     def __str__(self) -> str:
         """Fit to name a test."""
         names = {value: name.lower() for name, value in globals().items() if isinstance(value, Variant)}
         way = "steps" if self.tile is None else f"tile{self.tile[0]}-warps{self.tile[1]}"
         parts = (self.direction, self.cell, self.dtype, self.precision.replace(" ", ""), f"D{self.units}", way)
+        parts += (self.scan,) if self.scan else ()
         return "-".join((*parts, names.get(self.variant, "variant"), f"sm{self.capability}"))
 
 
@@ -172,10 +175,10 @@ def w_loads_in_loop(kernel: Kernel, ttgir: str) -> int:
 
 
 def captured(kernel: Kernel) -> Any:
-    """The one `triton.compiler.CompiledKernel` that the backend asks for."""
+    """The `triton.compiler.CompiledKernel` that the backend asks for: of a scan's two the one that is meant."""
     import triton
 
-    from fastrnn.backends.triton import launch, persistent, steps
+    from fastrnn.backends.triton import launch, persistent, pointwise, steps
 
     handles: list[Any] = []
 
@@ -194,14 +197,14 @@ def captured(kernel: Kernel) -> Any:
     triton.runtime.driver.set_active(NoGPU(kernel.capability))
     layer = make_layer(kernel)
     with ExitStack() as stack:
-        for module in (persistent, steps):
+        for module in (persistent, pointwise, steps):
             stack.enter_context(mock.patch.object(module, "Launcher", Capture))
         if kernel.edits:
             stack.enter_context(edited(kernel))
         stack.enter_context(shape(kernel))
         recurrence(kernel, layer)()
-    (handle,) = handles
-    return handle
+    assert len(handles) == (2 if kernel.scan else 1)
+    return handles[0 if kernel.scan == "summaries" else -1]
 
 
 @contextmanager
@@ -245,8 +248,8 @@ def cell_of(kernel: Kernel) -> Cell:
 
 @contextmanager
 def shape(kernel: Kernel) -> Iterator[None]:
-    """Makes the backend use the kernel's tile and stages instead of its table's."""
-    from fastrnn.backends.triton import persistent, ways
+    """Makes the backend use the kernel's tile, stages and scan instead of those that it chooses."""
+    from fastrnn.backends.triton import persistent, scan, ways
     from fastrnn.backends.triton.configurations import STAGES, Tile
 
     tile = None if kernel.tile is None else Tile(*kernel.tile)
@@ -254,6 +257,7 @@ def shape(kernel: Kernel) -> Iterator[None]:
         mock.patch.object(ways, "forward_tile", return_value=tile),
         mock.patch.object(ways, "backward_tile", return_value=tile),
         mock.patch.object(persistent, "STAGES", kernel.stages or STAGES),
+        mock.patch.object(scan, "chunk_steps", return_value=1 if kernel.scan else None),
     ):
         yield
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from importlib import import_module
 from io import TextIOWrapper
 
+from fastrnn.cells.compiler import linearity
 from fastrnn.cells.contract import Cell
 from fastrnn.cells.emit import equations
 from fastrnn.cells.emit.backends import EMITTERS
@@ -91,6 +92,7 @@ def described(cell: Cell) -> Iterator[str]:
         if lines:
             yield from ("", title, *(f"    {line}" for line in lines))
     reads = [f"{state}₋" for state in cell.reads_before] + [f"{state}'" for state in cell.reads_after]
+    linear = [name for name, of in (("step", linearity.forward), ("derivative", linearity.backward)) if of(program)]
     summary = {
         "gates of x": cell.x_gates,
         "gates of u": cell.u_gates,
@@ -100,11 +102,13 @@ def described(cell: Cell) -> Iterator[str]:
         "saved": cell.saved,
         "of these, may exceed 16 bits": cell.unbounded,
         "states that the derivative reads": reads,
+        "linear recurrences": linear,
     }
     width = max(map(len, summary))
     yield ""
     yield from (f"{title:{width}}  {_list(names)}" for title, names in summary.items())
-    yield from ("", "fastrnn.Recurrent runs it by", *(f"    {backend:10} {where}" for backend, where in RUNS.items()))
+    runs = RUNS if cell.u_gates else RUNS | {"triton": "on a GPU, all steps in one launch, or in two as a scan"}
+    yield from ("", "fastrnn.Recurrent runs it by", *(f"    {backend:10} {where}" for backend, where in runs.items()))
 
 
 def _list(names: Sequence[str]) -> str:

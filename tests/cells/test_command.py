@@ -49,6 +49,8 @@ def test_a_cell_is_described(name: str, capsys: pytest.CaptureFixture[str]) -> N
         assert re.search(f"^    d{block} = ", out, re.MULTILINE)
     assert f"may exceed 16 bits      {', '.join(cell.unbounded) or 'none'}\n" in out
     assert "*" not in out
+    linear = {"mingru": "step, derivative", "indrnn": "derivative"}.get(name, "none")
+    assert f"linear recurrences                {linear}\n" in out
 
 
 def test_letters_that_a_locale_lacks_have_their_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def computed(cell: Cell, arguments: Sequence[Tensor], approximate: bool = False)
     x = arguments[0]
     results = [x.new_empty(len(group), N) for group in (cell.states, cell.saved, cell.blocks, cell.states)]
     counts = tuple(map(len, arguments[:5]))
-    cell_kernel[(1,)](*arguments, *results, *functions_of(cell), COUNTS=counts, N=N, APPROXIMATE=approximate)
+    cell_kernel[(1,)](*arguments, *results, *functions_of(cell)[:3], COUNTS=counts, N=N, APPROXIMATE=approximate)
     return results
 
 

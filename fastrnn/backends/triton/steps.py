@@ -42,11 +42,8 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
         for tensor in (*states, h_exact):
             if tensor is not None and cut is not None:
                 tensor[direction].masked_fill_(cut[:, None], 0)
-    gh: Tensor | None = None
-    products: list[tuple[Tensor, Tensor, Tensor]] = []
-    if layer.cell.u_gates:
-        gh = h.new_empty((*h.shape[:-1], buffers.w_hh[0].shape[1]))
-        products = [(h[direction], w.transpose(1, 2), gh[direction]) for direction, w in enumerate(buffers.w_hh)]
+    gh = h.new_empty((*h.shape[:-1], buffers.w_hh[0].shape[1]))
+    products = [(h[direction], w.transpose(1, 2), gh[direction]) for direction, w in enumerate(buffers.w_hh)]
     arguments = (
         buffers.gx,
         gh,
@@ -82,17 +79,13 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         for d in flowing:
             d.zero_()
     dh = flowing[0]
-    product: Tensor | None = None
-    dgh: Tensor | None = None
-    products: list[tuple[Sequence[Tensor], Tensor, Tensor]] = []
-    if layer.cell.u_gates:
-        product = torch.empty_like(dh, dtype=layer.x.dtype)
-        in_place = layer.heads == 1 and len(layer.cell.u_runs) == 1
-        dgh = None if in_place else product.new_empty((*product.shape[:-1], buffers.w_hh[0].shape[1]))
-        products = [
-            (_operands(layer, direction, buffers.dgates, dgh), w, product[direction])
-            for direction, w in enumerate(buffers.w_hh)
-        ]
+    product = torch.empty_like(dh, dtype=layer.x.dtype)
+    in_place = layer.heads == 1 and len(layer.cell.u_runs) == 1
+    dgh = None if in_place else product.new_empty((*product.shape[:-1], buffers.w_hh[0].shape[1]))
+    products = [
+        (_operands(layer, direction, buffers.dgates, dgh), w, product[direction])
+        for direction, w in enumerate(buffers.w_hh)
+    ]
     arguments = (
         tuple(buffers.histories),
         buffers.gates,
@@ -118,12 +111,11 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         launch(grid, *arguments, s)
         for operands, w, out in products:
             torch.bmm(operands[s], w, out=out)
-    if product is not None:
-        for direction in range(layer.directions):
-            cut = _first_cut(layer, direction)
-            if cut is not None:
-                product[direction].masked_fill_(cut[:, None], 0)
-        dh += product
+    for direction in range(layer.directions):
+        cut = _first_cut(layer, direction)
+        if cut is not None:
+            product[direction].masked_fill_(cut[:, None], 0)
+    dh += product
     for d_state0, d in zip(buffers.d_states0, flowing, strict=True):
         _by_head(layer, d_state0).copy_(d)
 

@@ -1,17 +1,19 @@
-"""Which of the two ways computes a layer's recurrence: the table decides, and of a user's cell what was compiled."""
+"""Which of the ways computes a layer's recurrence: the table decides, and of a user's cell what was compiled."""
 
 from __future__ import annotations
 
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers
-from fastrnn.backends.triton import persistent, steps
+from fastrnn.backends.triton import persistent, pointwise, steps
 from fastrnn.backends.triton.configurations import backward_tile, forward_tile
 
 
 def forward(layer: Layer, buffers: ForwardBuffers) -> None:
     """Fills histories, gates and finals."""
     tile = forward_tile(layer)
-    if tile is None or not persistent.forward(layer, buffers, tile):
+    if not layer.cell.u_gates:
+        pointwise.forward(layer, buffers)
+    elif tile is None or not persistent.forward(layer, buffers, tile):
         steps.forward(layer, buffers)
 
 
@@ -20,11 +22,13 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
 
     Recomputed preactivations make room for their gradients. No program reads what another one writes. Within a program
     of `persistent`, all threads wait for each other between reading a step's values and storing what replaces them:
-    w_hh's product, whose operand they share, lies between (`kernels/backward.py`). A program of `steps` is one warp,
-    in which each thread reads all that it stores before it stores. What is fetched ahead belongs to steps whose
-    gradients are stored later.
+    w_hh's product, whose operand they share, lies between (`kernels/backward.py`). A program of `steps` or `pointwise`
+    is one warp, in which each thread reads all that it stores before it stores. What is fetched ahead belongs to steps
+    whose gradients are stored later.
     """
     buffers.replaces_preactivations = True
     tile = backward_tile(layer)
-    if tile is None or not persistent.backward(layer, buffers, tile):
+    if not layer.cell.u_gates:
+        pointwise.backward(layer, buffers)
+    elif tile is None or not persistent.backward(layer, buffers, tile):
         steps.backward(layer, buffers)

@@ -4,6 +4,10 @@ A cell is three functions. `preactivations(gx, gh)` gives those blocks that gate
 `step(pre, before, parameters, inputs, APPROXIMATE)` gives the states after the step and what it saves;
 `derivative(d_after, saved, before, after, parameters, inputs, APPROXIMATE)` the blocks' gradients and those that reach
 the states before the step directly.
+
+One without a product of the state has two more, as far as they are linear (`fastrnn.cells.compiler.linearity`):
+`linear_step(pre, parameters, inputs, APPROXIMATE)` gives the factors that are not zero, row by row, and the rests;
+`linear_derivative(saved, before, after, parameters, inputs, APPROXIMATE)` the factors.
 """
 
 from __future__ import annotations
@@ -11,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import isfinite
 
+from fastrnn.cells.compiler import linearity
 from fastrnn.cells.compiler.expression import ZERO, Expression
+from fastrnn.cells.compiler.linearity import Linear
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit.tuples import arguments, body, chosen
 from fastrnn.cells.emit.writer import ATOM, Form, Language, Writer, sum_of_shares, tuple_of
 
 FUNCTIONS = ("preactivations", "step", "derivative")
-"""Of a cell, in the order of `fastrnn.backends.triton.kernels.functions.Functions`."""
+"""That every cell has, in the order of `fastrnn.backends.triton.kernels.functions.Functions`."""
 _APPROXIMATED = ("sigmoid", "tanh", "exp", "log", "softplus")
 _EXACT = ("relu", "sqrt", "maximum", "minimum")
 KERNELS = "fastrnn.backends.triton.kernels"
@@ -43,13 +49,29 @@ _TAKEN = ("tl", "float", *_APPROXIMATED, *_EXACT, *_ARGUMENTS)
 
 def module(programs: Sequence[Program], about: str) -> str:
     """A module of functions for each program, and `FUNCTIONS`, which maps names to them."""
-    text = "\n\n\n".join(f(p) for p in programs for f in (_preactivations, _step, _derivative))
+    functions = {p.name: _functions(p) for p in programs}
+    text = "\n\n\n".join(text for of_cell in functions.values() for text in of_cell.values())
     used = ", ".join(sorted(name for name in (*_APPROXIMATED, *_EXACT) if f"{name}(" in text))
     imports = ["from __future__ import annotations", "", "import triton", "import triton.language as tl", ""]
     imports += [f"from {KERNELS}.activations import {used}"] if used else []
     imports += [f"from {KERNELS}.functions import Functions"]
-    rows = [f'    "{p.name}": Functions({", ".join(f"{p.name}_{name}" for name in FUNCTIONS)}),' for p in programs]
+    rows = [
+        f'    "{cell}": Functions({", ".join(name if end in FUNCTIONS else f"{end}={name}" for end, name in names)}),'
+        for cell, of_cell in functions.items()
+        for names in [[(end, f"{cell}_{end}") for end in of_cell]]
+    ]
     return "\n".join([f'"""{about}"""', "", *imports, "", "", text, "", "", "FUNCTIONS = {", *rows, "}", ""])
+
+
+def _functions(p: Program) -> dict[str, str]:
+    """Their texts, by what follows the cell's name in theirs."""
+    found = {"preactivations": _preactivations(p), "step": _step(p), "derivative": _derivative(p)}
+    step, derivative = linearity.forward(p), linearity.backward(p)
+    if step is not None and step.states:
+        found["linear_step"] = _linear_step(p, step)
+    if derivative is not None:
+        found["linear_derivative"] = _linear_derivative(p, derivative)
+    return found
 
 
 def _preactivations(p: Program) -> str:
@@ -67,6 +89,22 @@ def _derivative(p: Program) -> str:
     lines = body(LANGUAGE, _TAKEN, arguments(p), p.d_names, [p.d_blocks, p.d_before], _tile, "d_after[0]")
     signature = f"{p.name}_derivative(d_after, saved, before, after, parameters, inputs, APPROXIMATE: tl.constexpr)"
     return _function(signature, lines)
+
+
+def _linear_step(p: Program, step: Linear) -> str:
+    given = {"pre": p.preactivations, **arguments(p)}
+    lines = body(LANGUAGE, _TAKEN, given, p.names, [_factors(step), step.rest], _tile, "pre[0]")
+    return _function(f"{p.name}_linear_step(pre, parameters, inputs, APPROXIMATE: tl.constexpr)", lines)
+
+
+def _linear_derivative(p: Program, derivative: Linear) -> str:
+    lines = body(LANGUAGE, _TAKEN, arguments(p), p.d_names, [_factors(derivative)], _tile, "before[0]")
+    signature = f"{p.name}_linear_derivative(saved, before, after, parameters, inputs, APPROXIMATE: tl.constexpr)"
+    return _function(signature, lines)
+
+
+def _factors(linear: Linear) -> list[Expression]:
+    return [linear.factors[i][j] for i, j in linear.entries]
 
 
 def _tile(write: Writer, e: Expression, like: str) -> str:

@@ -13,7 +13,7 @@ from fastrnn.backends.triton.kernels import masks
 from fastrnn.backends.triton.kernels.tiles import (
     dot,
     join_columns,
-    load_inputs,
+    load_each,
     load_parameters,
     load_tiles,
     operand,
@@ -147,7 +147,7 @@ def backward_kernel(
             after = after + (left,)
         fed = ()
         if inputs is not None:
-            fed = load_inputs(inputs, input_at, state_tile, inside, STATE)
+            fed = load_each(inputs, input_at, state_tile, inside, STATE)
             input_at += dt * B.to(tl.int64) * H
         if resets is not None:
             cut = masks.cut(coming, masks.entry(t, backwards), length)

@@ -15,7 +15,7 @@ from fastrnn.backends.triton.kernels.tiles import (
     dot,
     gate_rows,
     join_rows,
-    load_inputs,
+    load_each,
     load_parameters,
     load_tiles,
     operand,
@@ -130,7 +130,7 @@ def forward_kernel(
             wide_x = wide_x + (tl.load(gx_at + gx_tile[k], mask=gx_inside[k], other=0.0).to(STATE),)
         fed = ()
         if inputs is not None:
-            fed = load_inputs(inputs, input_at, state_tile, inside, STATE)
+            fed = load_each(inputs, input_at, state_tile, inside, STATE)
             input_at += dt * B.to(tl.int64) * H
         if resets is not None:
             cut = masks.cut(coming, masks.exit(t, backwards), length)

@@ -1,4 +1,4 @@
-"""What a kernel is handed of a cell: three functions over tuples of tiles; see `fastrnn.cells.emit.triton`."""
+"""What a kernel is handed of a cell: functions over tuples of tiles; see `fastrnn.cells.emit.triton`."""
 
 from __future__ import annotations
 
@@ -11,3 +11,6 @@ class Functions(NamedTuple):
     preactivations: Any
     step: Any
     derivative: Any
+    linear_step: Any = None
+    linear_derivative: Any = None
+    """None of what is not linear"""

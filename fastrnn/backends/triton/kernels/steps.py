@@ -11,13 +11,14 @@ import triton
 import triton.language as tl
 
 from fastrnn.backends.triton.kernels import masks
-from fastrnn.backends.triton.kernels.tiles import load_inputs, load_parameters, load_tiles, select, storable, zeros_like
+from fastrnn.backends.triton.kernels.elements import load_cut, tile
+from fastrnn.backends.triton.kernels.tiles import load_each, load_parameters, load_tiles, select, storable, zeros_like
 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse", "s"])
 def forward_step_kernel(
     gx,  # (directions, T, B, GX, H): x W_ihᵀ + b_ih
-    gh,  # (directions, N, B, GU, D): h W_hhᵀ of the h that enters this step; or None
+    gh,  # (directions, N, B, GU, D): h W_hhᵀ of the h that enters this step
     b_forward,  # (GU, H): b_hh of the first direction, or None
     b_reverse,  # as b_forward
     parameters,  # (directions, P, H), or None
@@ -51,7 +52,7 @@ def forward_step_kernel(
     wide = tl.num_programs(2) * H
     backwards = (direction == 1) | (reverse != 0)
     t = tl.where(backwards, T - 1 - s, s)
-    first, row, unit, inside = _tile(B, D, ROWS, UNITS)
+    first, row, unit, inside = tile(B, D, ROWS, UNITS)
 
     # Offsets within a tile are 32 bits wide, what leads to it 64.
     step_at = (direction * T.to(tl.int64) + t) * B + first
@@ -61,9 +62,7 @@ def forward_step_kernel(
     own_tile = row * D + unit
 
     x = load_tiles(gx + step_at * (GX * H) + head * D, row * (GX * H) + unit, H, inside, GX, STATE)
-    product = ()
-    if gh is not None:
-        product = load_tiles(gh + own_at * (GU * D), row * (GU * D) + unit, D, inside, GU, STATE)
+    product = load_tiles(gh + own_at * (GU * D), row * (GU * D) + unit, D, inside, GU, STATE)
     if b_forward is not None:
         b_hh = tl.where(direction == 0, b_forward, b_reverse) + head * D
         product = _sums(product, load_tiles(b_hh, unit, H, unit < D, GU, STATE))
@@ -72,7 +71,7 @@ def forward_step_kernel(
         state = h_exact if k == 0 and h_exact is not None else states[k]
         entering = entering + (tl.load(state + (own_at * D + own_tile), mask=inside, other=0.0).to(STATE),)
     own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, D, P, STATE)
-    fed = load_inputs(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
+    fed = load_each(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
     length = None
     if lengths is not None:
         length = tl.load(lengths + first + row, mask=row < B - first, other=0)
@@ -95,7 +94,7 @@ def forward_step_kernel(
             value = values[k].to(gates.dtype.element_ty)
             tl.store(gates + step_at * (S * H) + head * D + k * H + gates_tile, value, mask=inside)
     if resets is not None:
-        cut = _cut(resets, masks.exit(t, backwards), s < T - 1, length, first, row, B)
+        cut = load_cut(resets, masks.exit(t, backwards), s < T - 1, length, first, row, B)
         after = select(cut, zeros_like(after), after)
     for k in tl.static_range(len(states)):
         tl.store(states[k] + own_at * D + own_tile, after[k].to(states[k].dtype.element_ty), mask=inside)
@@ -113,7 +112,7 @@ def backward_step_kernel(
     lengths,  # (B,) int64, or None
     resets,  # (T, B) uint8, or None
     d_histories,  # as histories
-    product,  # (directions, N, B, D): dgh W_hh of the step computed before, not looked at where s is 0; or None
+    product,  # (directions, N, B, D): dgh W_hh of the step computed before, not looked at where s is 0
     d_states,  # a tuple of (directions, N, B, D) in the state dtype: what else reaches the states after this step, then
     # what reaches those before it
     dgates,  # (directions, T, B, W, H): written at this step's t; the gradients of `Cell.blocks`
@@ -144,7 +143,7 @@ def backward_step_kernel(
     backwards = (direction == 1) | (reverse != 0)
     dt = tl.where(backwards, 1, -1)  # against the direction of the forward
     t = tl.where(backwards, s, T - 1 - s)
-    first, row, unit, inside = _tile(B, D, ROWS, UNITS)
+    first, row, unit, inside = tile(B, D, ROWS, UNITS)
 
     # Offsets within a tile are 32 bits wide, what leads to it 64.
     ys_at = (t * B.to(tl.int64) + first) * wide + direction * H + head * D
@@ -166,11 +165,10 @@ def backward_step_kernel(
         live = inside & masks.live(t, length)
         may_start = may_start | (inside & backwards)
     if resets is not None:
-        arrives = arrives & ~_cut(resets, masks.exit(t, backwards), s > 0, length, first, row, B)
+        arrives = arrives & ~load_cut(resets, masks.exit(t, backwards), s > 0, length, first, row, B)
 
     is_start = masks.starts(is_first, t, length, backwards)
-    if product is not None:
-        through = tl.load(product + own_at * D + own_tile, mask=inside & (s > 0), other=0.0).to(STATE)
+    through = tl.load(product + own_at * D + own_tile, mask=inside & (s > 0), other=0.0).to(STATE)
     has_before = inside & (s < T - 1)
     carried = ()
     d_after = ()
@@ -178,24 +176,23 @@ def backward_step_kernel(
     after = ()
     for k in tl.static_range(len(histories)):
         d = tl.load(d_states[k] + own_at * D + own_tile, mask=inside, other=0.0)
-        if k == 0 and product is not None:
+        if k == 0:
             d = d + tl.where(arrives, through, 0.0)
         carried = carried + (d,)
         if GIVEN[k]:
             more = tl.load(d_histories[k] + (ys_at + ys_tile), mask=inside, other=0.0).to(d.dtype)
             d = d + tl.where(live, more, 0.0)
         d_after = d_after + (d,)
-        entered = _entering(
-            histories[k], before_at + ys_tile, starts[k], start_at, has_before, may_start, is_start, STATE
-        )
-        before = before + (entered,)
+        entered = tl.load(histories[k] + before_at + ys_tile, mask=has_before, other=0.0).to(STATE)
+        at_start = tl.load(starts[k] + start_at, mask=may_start, other=0.0).to(STATE)
+        before = before + (tl.where(is_start, at_start, entered),)
         after = after + (tl.load(histories[k] + ys_at + ys_tile, mask=inside, other=0.0).to(STATE),)
     if resets is not None:
         k = masks.entry(t, backwards)
-        cut = _cut(resets, k, k < T, length, first, row, B)
+        cut = load_cut(resets, k, k < T, length, first, row, B)
         before = select(cut, zeros_like(before), before)
     own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, D, P, STATE)
-    fed = load_inputs(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
+    fed = load_each(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
     saved = ()
     if ARE_PREACTIVATIONS:
         pre = load_tiles(gates + step_at * (W * H) + head * D, row * (W * H) + unit, H, inside, PRE, STATE)
@@ -221,34 +218,9 @@ def backward_step_kernel(
 
 
 @triton.jit
-def _tile(B, D: tl.constexpr, ROWS: tl.constexpr, UNITS: tl.constexpr):
-    """This program's first sequence, its rows (ROWS, 1) from there, its units (1, UNITS) and which of them exist."""
-    ACROSS: tl.constexpr = (D + UNITS - 1) // UNITS
-    tile = tl.program_id(0)
-    first = (tile // ACROSS).to(tl.int64) * ROWS
-    row = tl.arange(0, ROWS)[:, None]
-    unit = tile % ACROSS * UNITS + tl.arange(0, UNITS)[None, :]
-    return first, row, unit, (row < B - first) & (unit < D)
-
-
-@triton.jit
-def _cut(resets, k, is_passed, length, first, row, B):
-    """(ROWS, 1): whether resets cut at k; never where no states pass there."""
-    at = resets + k * B.to(tl.int64) + first
-    return masks.cut(tl.load(at + row, mask=(row < B - first) & is_passed, other=0), k, length)
-
-
-@triton.jit
 def _sums(a, b):
     """a + b, tile by tile."""
     out = ()
     for k in tl.static_range(len(a)):
         out = out + (a[k] + b[k],)
     return out
-
-
-@triton.jit
-def _entering(history, before_at, start, start_at, has_before, may_start, starts, STATE: tl.constexpr):
-    """The state that entered a step, cuts aside: the one after the step before, or the one from the start."""
-    neighbour = tl.load(history + before_at, mask=has_before, other=0.0).to(STATE)
-    return tl.where(starts, tl.load(start + start_at, mask=may_start, other=0.0).to(STATE), neighbour)

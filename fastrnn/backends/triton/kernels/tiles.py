@@ -96,12 +96,12 @@ def load_parameters(parameters, at, unit, H, inside, D: tl.constexpr, P: tl.cons
 
 
 @triton.jit
-def load_inputs(inputs, at, offsets, inside, STATE: tl.constexpr):
-    """The inputs of a step."""
+def load_each(tensors, at, offsets, inside, STATE: tl.constexpr):
+    """A tile of each of a tuple of tensors, which may be None."""
     out = ()
-    if inputs is not None:
-        for k in tl.static_range(len(inputs)):
-            out = out + (tl.load(inputs[k] + at + offsets, mask=inside, other=0.0).to(STATE),)
+    if tensors is not None:
+        for k in tl.static_range(len(tensors)):
+            out = out + (tl.load(tensors[k] + at + offsets, mask=inside, other=0.0).to(STATE),)
     return out
 
 
