@@ -27,17 +27,20 @@ class PackShape(NamedTuple):
     tasks: int  # panels of all jobs together
     panels: int
     straight: int  # 0: rows of the source become lanes; 1: its columns do, its rows are K
-    rows: int  # of one gate where they become lanes, else of the source
-    columns: int
+    rows: int  # of one gate where they become lanes, else of the source; of one head
+    columns: int  # of one head
     gates: int  # whose vectors lie side by side in a panel
     units: int  # how many vectors of units a panel holds for each gate
-    target_at: int  # (panels, K, units, gates, lanes)
+    heads: int
+    extents: int  # of several heads, with what each panel is multiplied: see `extents.py`
+    depth: int  # how many rows a panel has
+    target_at: int  # (panels, depth, units, gates, lanes)
 
 
 class PackAddresses(NamedTuple):
     counter: int  # the ticket counter, as `memory` read from the first block only
     memory: int
-    source: int  # (rows, columns)
+    source: int  # of each head (rows, columns)
     source_row: int
 
 
@@ -52,6 +55,8 @@ class ForwardShape(NamedTuple):
     hidden: int
     outputs: int  # P with a projection, else H
     panels: int  # of w_ih and w_hh
+    extents: int  # with which numbers of h each panel of w_hh is multiplied: int64 (panels, 2), the first and how many
+    depth: int  # the most of any panel: so many rows has each in memory
     reverse: int
     projected: int
     ys_row: int
@@ -106,6 +111,7 @@ class UnpackedShape(NamedTuple):
     batch: int
     inputs: int
     hidden: int
+    head: int  # units of one
     reverse: int
     team: int  # how many threads share the units, and meet after every step; 1: one does all
     thread_count: int  # as in a forward, as the next two
@@ -119,7 +125,7 @@ class UnpackedAddresses(NamedTuple):
     h0: int  # (B, H)
     c0: int
     w_ih: int  # (Gx·H, I), dense
-    w_hh: int  # (Gu·H, H), dense
+    w_hh: int  # (heads, Gu·D, D), dense
     bias_ih: int  # (Gx·H,)
     bias_hh: int
     parameters: int  # the addresses of P, (H,) each
@@ -144,7 +150,9 @@ class BackwardShape(NamedTuple):
     thread_count: int
     barrier: int
     clock: int
-    products: int  # rows of w_hh, the K of the product with it; they have the order of the blocks
+    segments: int  # of a panel's product: 1, or one for each u gate where there are several heads
+    extents: int  # as in a forward, of numbers of a segment, which a gate has of its block
+    depth: int  # as in a forward, of all segments; rows of w_hh have the order of the blocks
     products_at: int  # at which element of a row of dgates dgh starts
     gates_row: int  # W·H
     states_row: int  # of h and c

@@ -61,7 +61,9 @@ class _Schedule(NamedTuple):
 
 def serves(layer: Layer) -> bool:
     """Whether these are the layers that it takes, and it is fast for them."""
-    if layer.lengths is not None or layer.resets is not None or layer.projected or 0 in layer.x.shape:
+    if layer.lengths is not None or layer.resets is not None or 0 in layer.x.shape:
+        return False
+    if layer.projected or layer.heads > 1:
         return False
     return max(layer.x.shape[2], layer.hidden_size) <= LARGEST_BESIDE_MKL or not _has_fast_products()
 
