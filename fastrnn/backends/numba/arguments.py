@@ -202,28 +202,33 @@ class WeightsShape(NamedTuple):
     jobs: int
     tasks: int  # into how many its panels are split
     panels: int  # of columns
-    inputs: int  # numbers of a row that these weights multiply: columns of the gradient
-    columns: int  # of the gates' gradients that belong to these weights: its rows
+    inputs: int  # numbers of a row that these weights multiply: columns of the gradient; of one head
+    columns: int  # of the gates' gradients that belong to these weights: its rows, of all heads
+    head: int  # of these one head's
+    head_rows: int  # from one head's rows of the gradient to the next one's
+    extents: int  # as in a forward, of the numbers that a panel of columns is multiplied with
+    depth: int  # the most of any panel
     gates_row: int
     early: int  # how many rows of `early_x` and `early_d` there are
+    early_row: int
     rows: int  # and of `x` and `d`
     x_row: int
     scratch_at: int  # as in a forward
     scratch_size: int
-    results_at: int  # (panels of a task, inputs, vectors of a panel, lanes)
+    results_at: int  # (panels of a task, depth, vectors of a panel, lanes)
     sums_at: int  # (panels of a task, vectors of a panel, lanes)
     panel_at: int  # (rows of a chunk, vectors of a panel, lanes)
-    rows_at: int  # (inputs, rows of a chunk), in blocks of inputs, and a vector more
+    rows_at: int  # (depth, rows of a chunk), in blocks of inputs, and a vector more
 
 
 class WeightsAddresses(NamedTuple):
     counter: int  # the ticket counter, as `memory` read from the first block only
     memory: int
-    early_x: int  # (early, inputs), dense
+    early_x: int  # (early, inputs of all heads)
     early_d: int  # (early, columns), rows `gates_row` apart, as d
-    x: int  # (rows, inputs)
+    x: int  # (rows, inputs of all heads)
     d: int  # (rows, columns)
-    d_weights: int  # (columns, inputs), dense, written
+    d_weights: int  # of each head (head, inputs), dense, written
     d_bias: int  # (columns,), written
 
 

@@ -97,12 +97,10 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
 
     @njit(error_model="numpy")
     def add_up(like: Any, out: int, size: int, segments: int) -> None:
-        """Adds to the results of a product's first segment those of the others, `size` numbers each."""
-        for at in range(0, size, lanes(like)):
-            total = load(like, out, at)
-            for segment in range(1, segments):
-                total = total + load(like, out, segment * size + at)
-            store(out, at, total)
+        """Adds to the results of a product's first segment those of the others, `size` numbers each: from the last one
+        on, each to those before it."""
+        for at in range(size * segments - lanes(like), size - 1, -lanes(like)):
+            store(out, at - size, load(like, out, at - size) + load(like, out, at))
 
     @njit(error_model="numpy")
     def arrive(
