@@ -28,11 +28,9 @@ from tests.torch_parity import assert_close
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 ALL: dict[str, Cell] = {**BUILT_IN, **CELLS}
-MULTIPLIED = [name for name, cell in ALL.items() if cell.u_gates]
 often = pytest.mark.parametrize("name", ["lstm", "everything"])
-names = pytest.mark.parametrize(
-    "name", ["lstm", "everything", *exhaustive(*[n for n in MULTIPLIED if n not in ("lstm", "everything")])]
-)
+names = pytest.mark.parametrize("name", ["lstm", "rnn_tanh", "everything", *exhaustive("gru", "wide")])
+"""One gate, whose panels hold several vectors, and many; blocks of gradients in another order than gates."""
 MASKED = Shape(steps=7, batch=9, hidden=72, heads=4, directions=2, lengths=True, resets=True)
 SHAPES = (
     Shape(hidden=12, heads=4),
