@@ -102,23 +102,30 @@ def hidden_product_backward(layer: Layer, direction: int, dgh: Tensor) -> Tensor
 
 def product_of_heads(h: Tensor, w_hh: Tensor, gates: int) -> Tensor:
     """Each head's h times its own weights (N, Gu·D, D) -> (..., Gu, H)."""
-    gh = torch.einsum("...nd,ngd->...ng", h.unflatten(-1, (len(w_hh), -1)), w_hh)
-    return torch.unflatten(gh, -1, (gates, -1)).transpose(-3, -2).flatten(-2)
+    gh = torch.bmm(_by_head(h.flatten(0, -2), len(w_hh)), w_hh.transpose(1, 2))
+    by_gate = torch.unflatten(gh, 2, (gates, -1)).permute(1, 2, 0, 3).flatten(2)
+    return torch.unflatten(by_gate, 0, h.shape[:-1])
 
 
 def product_of_heads_backward(dgh: Tensor, w_hh: Tensor) -> Tensor:
     """dgh (..., Gu, H) -> the gradient of the h (..., H) that entered `product_of_heads`."""
-    return torch.einsum("...ng,ngd->...nd", _by_head(dgh, len(w_hh)), w_hh).flatten(-2)
+    dh = torch.bmm(_gates_by_head(dgh.flatten(0, -3), len(w_hh)), w_hh).transpose(0, 1).flatten(1)
+    return torch.unflatten(dh, 0, dgh.shape[:-2])
 
 
 def weights_of_heads(dgh: Tensor, h: Tensor, heads: int) -> Tensor:
     """The gradient of `product_of_heads`'s weights, from dgh (rows, Gu, H) and h (rows, H)."""
-    return torch.einsum("rng,rnd->ngd", _by_head(dgh, heads), h.unflatten(-1, (heads, -1)))
+    return torch.bmm(_gates_by_head(dgh, heads).transpose(1, 2), _by_head(h, heads))
 
 
-def _by_head(dgh: Tensor, heads: int) -> Tensor:
-    """(..., N, Gu·D) from (..., Gu, H)."""
-    return torch.unflatten(dgh, -1, (heads, -1)).transpose(-3, -2).flatten(-2)
+def _by_head(h: Tensor, heads: int) -> Tensor:
+    """(N, rows, D) from (rows, H)."""
+    return torch.unflatten(h, 1, (heads, -1)).transpose(0, 1)
+
+
+def _gates_by_head(dgh: Tensor, heads: int) -> Tensor:
+    """(N, rows, Gu·D) from (rows, Gu, H)."""
+    return torch.unflatten(dgh, 2, (heads, -1)).permute(2, 0, 1, 3).flatten(2)
 
 
 def input_product(layer: Layer, direction: int, dtype: torch.dtype) -> Tensor:
