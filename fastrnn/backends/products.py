@@ -81,15 +81,14 @@ def states_before(layer: Layer, direction: int, histories: Sequence[Tensor]) -> 
 
 def hidden_product(layer: Layer, direction: int, h: Tensor) -> Tensor:
     """h (..., P or H) times one direction's recurrent weights, plus their bias -> gh (..., Gu, H)."""
-    gates, heads = len(layer.cell.u_gates), layer.heads
+    gates = len(layer.cell.u_gates)
     if gates == 0:
         return h.new_empty((*h.shape[:-1], 0, layer.hidden_size))
     w_hh = layer.w_hh[direction].to(h.dtype)
     bias = layer.biases[2 * direction + 1].to(h.dtype) if layer.biases else None
-    if heads == 1:
+    if layer.heads == 1:
         return torch.unflatten(F.linear(h, w_hh[0], bias), -1, (gates, layer.hidden_size))
-    gh = torch.einsum("...nd,ngd->...ng", h.unflatten(-1, (heads, -1)), w_hh)
-    gh = torch.unflatten(gh, -1, (gates, -1)).transpose(-3, -2).flatten(-2)
+    gh = product_of_heads(h, w_hh, gates)
     return gh if bias is None else gh + bias.unflatten(0, (gates, -1))
 
 
@@ -98,8 +97,35 @@ def hidden_product_backward(layer: Layer, direction: int, dgh: Tensor) -> Tensor
     w_hh = layer.w_hh[direction].to(dgh.dtype)
     if layer.heads == 1:
         return dgh.flatten(-2) @ w_hh[0]
-    by_head = dgh.unflatten(-1, (layer.heads, -1)).transpose(-3, -2).flatten(-2)
-    return torch.einsum("...ng,ngd->...nd", by_head, w_hh).flatten(-2)
+    return product_of_heads_backward(dgh, w_hh)
+
+
+def product_of_heads(h: Tensor, w_hh: Tensor, gates: int) -> Tensor:
+    """Each head's h times its own weights (N, Gu·D, D) -> (..., Gu, H)."""
+    gh = torch.bmm(_by_head(h.flatten(0, -2), len(w_hh)), w_hh.transpose(1, 2))
+    by_gate = torch.unflatten(gh, 2, (gates, -1)).permute(1, 2, 0, 3).flatten(2)
+    return torch.unflatten(by_gate, 0, h.shape[:-1])
+
+
+def product_of_heads_backward(dgh: Tensor, w_hh: Tensor) -> Tensor:
+    """dgh (..., Gu, H) -> the gradient of the h (..., H) that entered `product_of_heads`."""
+    dh = torch.bmm(_gates_by_head(dgh.flatten(0, -3), len(w_hh)), w_hh).transpose(0, 1).flatten(1)
+    return torch.unflatten(dh, 0, dgh.shape[:-2])
+
+
+def weights_of_heads(dgh: Tensor, h: Tensor, heads: int) -> Tensor:
+    """The gradient of `product_of_heads`'s weights, from dgh (rows, Gu, H) and h (rows, H)."""
+    return torch.bmm(_gates_by_head(dgh, heads).transpose(1, 2), _by_head(h, heads))
+
+
+def _by_head(h: Tensor, heads: int) -> Tensor:
+    """(N, rows, D) from (rows, H)."""
+    return torch.unflatten(h, 1, (heads, -1)).transpose(0, 1)
+
+
+def _gates_by_head(dgh: Tensor, heads: int) -> Tensor:
+    """(N, rows, Gu·D) from (rows, Gu, H)."""
+    return torch.unflatten(dgh, 2, (heads, -1)).permute(2, 0, 1, 3).flatten(2)
 
 
 def input_product(layer: Layer, direction: int, dtype: torch.dtype) -> Tensor:
@@ -133,8 +159,7 @@ def weight_gradients(layer: Layer, dgx: Tensor, dgh: Tensor, h_before: Tensor) -
     if layer.heads == 1:
         d_w_hh = (dgh_rows.T @ h_rows)[None]
     else:
-        by_head = dgh.unflatten(-1, (layer.heads, -1)).transpose(-3, -2).flatten(-2).flatten(0, 1)
-        d_w_hh = torch.einsum("rng,rnd->ngd", by_head, h_rows.unflatten(-1, (layer.heads, -1)))
+        d_w_hh = weights_of_heads(dgh.flatten(0, 1), h_rows, layer.heads)
     dtype = layer.x.dtype
     biases = [dgx_rows.sum(0).to(dtype), dgh_rows.sum(0).to(dtype)] if layer.biases else []
     return d_w_ih.to(dtype), d_w_hh.to(dtype), biases

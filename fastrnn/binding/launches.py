@@ -85,11 +85,13 @@ class Launches(Plan):
             biases, _, parameters = ([*chain(*each)] for each in lists)
             rows = self.steps * self.batch
             few = rows <= unpacked.KEPT_ROWS if keep_weights else unpacked.pays(self.steps, self.batch, self.hidden)
-            if few and self.directions == 1 and not self.masked and (self.dense or index):
+            one_way = self.directions == 1 and unpacked.holds(w_hh[0])
+            if few and one_way and not self.masked and (self.dense or index):
                 reading = unpacked.unpacked_launch(key, x_shape, w_ih[0], w_hh[0], biases, parameters)
                 made.append((reading.run, *self.strides[index]))
                 continue
-            laying_out = layer_forward.forward_launch(key, x_shape, w_ih, w_hh, biases, (), False)
+            by_rows = [w.flatten(0, -2) for w in w_hh]
+            laying_out = layer_forward.forward_launch(key, x_shape, w_ih, by_rows, biases, (), False)
             if keep_weights:
                 laying_out.keep_weights()
             run = partial(_run_with, laying_out.run, parameters) if parameters else laying_out.run

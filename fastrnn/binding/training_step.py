@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastrnn import checks, ops
-from fastrnn.backends import outside
+from fastrnn.backends import outside, products
 from fastrnn.backends.layer import Gradients, Layer, grouped
 from fastrnn.backends.numba import step, unpacked
 from fastrnn.backends.stack import Stack
@@ -49,6 +49,9 @@ class TrainingStep(Plan):
         (self.weights,) = checked.weights
         self.hidden = self.weights[0].shape[0] // len(cell.x_gates)
         self.of_x, self.of_u = _columns(cell.x_runs, self.hidden), _columns(cell.u_runs, self.hidden)
+        w_hh = self.weights[1]
+        self.heads = w_hh.shape[0] if w_hh.dim() == 3 and cell.u_gates else 0
+        """of a recurrent weight that is one matrix for each head, else 0"""
         self.has_more = len(cell.parameters) + len(cell.inputs) > 0
         """whether there are gradients outside the products and the states"""
         self.parameters_at = len(self.weights) - len(cell.parameters)
@@ -129,7 +132,7 @@ class _Loop:
         """What the steps have left so far; it goes when the backward ends, wherever that is."""
         task = torch._C._current_graph_task_id()
         if task not in self.sums:
-            self.sums[task] = _Sums(needed)
+            self.sums[task] = _Sums(needed, self.plan.heads)
             engine: Any = torch.autograd.Variable._execution_engine
             engine.queue_callback(partial(self.sums.pop, task, None))
         return self.sums[task]
@@ -152,8 +155,8 @@ class _Rows(NamedTuple):
 class _Sums:
     """The gradients of a loop's weights in one backward, as far as it has come."""
 
-    def __init__(self, needed: list[bool]) -> None:
-        self.needed = needed
+    def __init__(self, needed: list[bool], heads: int) -> None:
+        self.needed, self.heads = needed, heads
         self.gradients: list[Tensor | None] = []
         self.rows: list[_Rows] = []
         self.versions: list[int] = []
@@ -185,7 +188,7 @@ class _Sums:
         d_input, terms = _joined(dgx), [*map(_joined, zip(*parameters, strict=True))]
         together = _Rows(d_input, d_input if dgx[0] is dgh[0] else _joined(dgh), _joined(x), _joined(h), terms)
         self.rows, self.versions, self.bytes = [], [], 0
-        found = _weight_gradients(together, self.needed)
+        found = _weight_gradients(together, self.needed, self.heads)
         pairs = zip(self.gradients or [None] * len(found), found, strict=True)
         self.gradients = [one if sum_ is None or one is None else sum_ + one for sum_, one in pairs]
 
@@ -268,7 +271,11 @@ def _gradients(
     if not plan.adds:
         dgh = _taken(blocks, plan.of_u)
     if need_h and cell.u_gates:
-        d_before[0].addmm_(dgh, weights[1])
+        if plan.heads:
+            of_gates = dgh.unflatten(1, (-1, plan.hidden))
+            d_before[0].add_(products.product_of_heads_backward(of_gates, weights[1]))
+        else:
+            d_before[0].addmm_(dgh, weights[1])
     found: list[Tensor | None] = [dgx.mm(weights[0]) if need_x else None, *d_before]
     named: dict[str, Tensor] = {}
     if plan.has_more and ((parameters and any(need_weights)) or any(need_inputs)):
@@ -279,7 +286,7 @@ def _gradients(
     if any(need_weights):
         rows = _Rows(dgx, dgh, x, states[0], [named[name] for name in cell.parameters])
         if _is_compiled_autograd():
-            return [*found, *_weight_gradients(rows, need_weights), *d_inputs]
+            return [*found, *_weight_gradients(rows, need_weights, plan.heads), *d_inputs]
         sums: _Sums = ctx.loop.of_this_backward(need_weights)
         sums.add(rows)
         if ctx.is_first:
@@ -287,14 +294,15 @@ def _gradients(
     return [*found, *[None] * len(weights), *d_inputs]
 
 
-def _weight_gradients(rows: _Rows, needed: list[bool]) -> list[Tensor | None]:
-    """In the order of the weights."""
+def _weight_gradients(rows: _Rows, needed: list[bool], heads: int) -> list[Tensor | None]:
+    """In the order of the weights; `heads` as in the plan."""
     first = len(needed) - len(rows.parameters)
     need_w_ih, need_w_hh, *need_biases = needed[:first]
-    found: list[Tensor | None] = [
-        rows.dgx.t().mm(rows.x) if need_w_ih else None,
-        rows.dgh.t().mm(rows.h) if need_w_hh else None,
-    ]
+    found: list[Tensor | None] = [rows.dgx.t().mm(rows.x) if need_w_ih else None]
+    if need_w_hh and heads:
+        found.append(products.weights_of_heads(rows.dgh.unflatten(1, (-1, rows.h.shape[1])), rows.h, heads))
+    else:
+        found.append(rows.dgh.t().mm(rows.h) if need_w_hh else None)
     if any(need_biases):
         sums = rows.dgx.sum(0)
         found += [sums, sums if rows.dgh is rows.dgx else rows.dgh.sum(0)]
@@ -309,7 +317,7 @@ def _differentiable(cell: Cell, x: Tensor, kept: _Kept, grads: tuple[Tensor | No
         cell_name=cell.key,
         x=x.unsqueeze(0),
         w_ih=[w_ih],
-        w_hh=[w_hh.unsqueeze(0)],
+        w_hh=[w_hh if w_hh.dim() == 3 else w_hh.unsqueeze(0)],
         biases=[*biases],
         extras=[],
         states0=[state.unsqueeze(0) for state in kept.states],

@@ -24,14 +24,14 @@ def test_every_cell_in_every_floating_dtype(cell: str) -> None:
         assert backend.supports(replace(layer, x=layer.x.to(dtype))) is None
 
 
-def test_projection() -> None:
-    assert backend.supports(random_layer("lstm", Shape(projection=2))) is None
+@pytest.mark.parametrize("shape", [Shape(projection=2), Shape(heads=3)], ids=str)
+def test_projections_and_heads(shape: Shape) -> None:
+    assert backend.supports(random_layer("lstm", shape)) is None
 
 
 def test_reasons() -> None:
     layer = random_layer("gru", Shape())
     assert backend.supports(replace(layer, x=layer.x.to("meta"))) == "it takes CPU tensors only, got meta"
-    assert backend.supports(random_layer("gru", Shape(heads=3))) == "it has no heads (N = 3) yet"
     assert backend.supports(replace(layer, x=layer.x.cfloat())) == "it does not compute in torch.complex64"
 
 

@@ -42,8 +42,6 @@ def supports(layer: Layer) -> str | None:
         return f"it takes CPU tensors only, got {layer.x.device.type}"
     if layer.x.dtype not in DTYPES:
         return f"it does not compute in {layer.x.dtype}"
-    if layer.heads > 1:
-        return f"it has no heads (N = {layer.heads}) yet"
     return ready()
 
 

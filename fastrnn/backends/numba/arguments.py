@@ -27,17 +27,20 @@ class PackShape(NamedTuple):
     tasks: int  # panels of all jobs together
     panels: int
     straight: int  # 0: rows of the source become lanes; 1: its columns do, its rows are K
-    rows: int  # of one gate where they become lanes, else of the source
-    columns: int
+    rows: int  # of one gate where they become lanes, else of the source; of one head
+    columns: int  # of one head
     gates: int  # whose vectors lie side by side in a panel
     units: int  # how many vectors of units a panel holds for each gate
-    target_at: int  # (panels, K, units, gates, lanes)
+    heads: int
+    extents: int  # of several heads, with what each panel is multiplied: see `extents.py`
+    depth: int  # how many rows a panel has
+    target_at: int  # (panels, depth, units, gates, lanes)
 
 
 class PackAddresses(NamedTuple):
     counter: int  # the ticket counter, as `memory` read from the first block only
     memory: int
-    source: int  # (rows, columns)
+    source: int  # of each head (rows, columns)
     source_row: int
 
 
@@ -52,6 +55,8 @@ class ForwardShape(NamedTuple):
     hidden: int
     outputs: int  # P with a projection, else H
     panels: int  # of w_ih and w_hh
+    extents: int  # with which numbers of h each panel of w_hh is multiplied: int64 (panels, 2), the first and how many
+    depth: int  # the most of any panel: so many rows has each in memory
     reverse: int
     projected: int
     ys_row: int
@@ -106,6 +111,7 @@ class UnpackedShape(NamedTuple):
     batch: int
     inputs: int
     hidden: int
+    head: int  # units of one
     reverse: int
     team: int  # how many threads share the units, and meet after every step; 1: one does all
     thread_count: int  # as in a forward, as the next two
@@ -119,7 +125,7 @@ class UnpackedAddresses(NamedTuple):
     h0: int  # (B, H)
     c0: int
     w_ih: int  # (Gx·H, I), dense
-    w_hh: int  # (Gu·H, H), dense
+    w_hh: int  # (heads, Gu·D, D), dense
     bias_ih: int  # (Gx·H,)
     bias_hh: int
     parameters: int  # the addresses of P, (H,) each
@@ -144,7 +150,9 @@ class BackwardShape(NamedTuple):
     thread_count: int
     barrier: int
     clock: int
-    products: int  # rows of w_hh, the K of the product with it; they have the order of the blocks
+    segments: int  # of a panel's product: 1, or one for each u gate where there are several heads
+    extents: int  # as in a forward, of numbers of a segment, which a gate has of its block
+    depth: int  # as in a forward, of all segments; rows of w_hh have the order of the blocks
     products_at: int  # at which element of a row of dgates dgh starts
     gates_row: int  # W·H
     states_row: int  # of h and c
@@ -194,28 +202,33 @@ class WeightsShape(NamedTuple):
     jobs: int
     tasks: int  # into how many its panels are split
     panels: int  # of columns
-    inputs: int  # numbers of a row that these weights multiply: columns of the gradient
-    columns: int  # of the gates' gradients that belong to these weights: its rows
+    inputs: int  # numbers of a row that these weights multiply: columns of the gradient; of one head
+    columns: int  # of the gates' gradients that belong to these weights: its rows, of all heads
+    head: int  # of these one head's
+    head_rows: int  # from one head's rows of the gradient to the next one's
+    extents: int  # as in a forward, of the numbers that a panel of columns is multiplied with
+    depth: int  # the most of any panel
     gates_row: int
     early: int  # how many rows of `early_x` and `early_d` there are
+    early_row: int
     rows: int  # and of `x` and `d`
     x_row: int
     scratch_at: int  # as in a forward
     scratch_size: int
-    results_at: int  # (panels of a task, inputs, vectors of a panel, lanes)
+    results_at: int  # (panels of a task, depth, vectors of a panel, lanes)
     sums_at: int  # (panels of a task, vectors of a panel, lanes)
     panel_at: int  # (rows of a chunk, vectors of a panel, lanes)
-    rows_at: int  # (inputs, rows of a chunk), in blocks of inputs, and a vector more
+    rows_at: int  # (depth, rows of a chunk), in blocks of inputs, and a vector more
 
 
 class WeightsAddresses(NamedTuple):
     counter: int  # the ticket counter, as `memory` read from the first block only
     memory: int
-    early_x: int  # (early, inputs), dense
+    early_x: int  # (early, inputs of all heads)
     early_d: int  # (early, columns), rows `gates_row` apart, as d
-    x: int  # (rows, inputs)
+    x: int  # (rows, inputs of all heads)
     d: int  # (rows, columns)
-    d_weights: int  # (columns, inputs), dense, written
+    d_weights: int  # of each head (head, inputs), dense, written
     d_bias: int  # (columns,), written
 
 

@@ -10,6 +10,7 @@ import torch
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import ForwardShape
 from fastrnn.backends.numba.compile import kernel
+from fastrnn.backends.numba.extents import extents
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up, panel_units
 from fastrnn.backends.numba.panels import Panels
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
@@ -43,6 +44,7 @@ def schedule(
     x_shape: tuple[int, ...],
     hidden: int,
     outputs: int,
+    heads: int,
     directions: int,
     reverse: bool,
     projected: bool,
@@ -54,7 +56,9 @@ def schedule(
     units = panel_units(x_gates, u_gates)
     compiled, pack = kernel(cell, "forward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize
-    recurrent, panels = u_gates * hidden * outputs, geometry.panels(hidden, units)
+    head = outputs // heads
+    recurrent, panels = u_gates * hidden * head, geometry.panels(hidden, units)
+    of = extents(hidden, head, heads, units * geometry.lanes)
     products = x_gates * hidden * inputs + recurrent
     slices, team, threads = split(
         batch, directions, steps, products, 0 if projected else recurrent, item, panels, available
@@ -92,6 +96,8 @@ def schedule(
             hidden=hidden,
             outputs=outputs,
             panels=panels,
+            extents=of.address,
+            depth=of.depth,
             reverse=int(reverse or direction == 1),
             projected=int(projected),
             ys_row=directions * outputs,
@@ -103,7 +109,7 @@ def schedule(
             tile_size=geometry.tile_bytes,
             w_ih_at=laid_out.rows(hidden, inputs, x_gates, units),
             bias_ih_at=laid_out.rows(hidden, 1, x_gates, units),
-            w_hh_at=laid_out.rows(hidden, outputs, u_gates, units) if u_gates else 0,
+            w_hh_at=laid_out.rows(hidden // heads, head, u_gates, units, of) if u_gates else 0,
             bias_hh_at=laid_out.rows(hidden, 1, u_gates, units) if u_gates else 0,
             w_hr_at=laid_out.rows(outputs, hidden, 1, PANEL_VECTORS) if projected else 0,
             scratch_at=scratch_at,
@@ -113,7 +119,7 @@ def schedule(
         for direction in range(directions)
     ]
     likely = directions * steps * batch * products * SECONDS_PER_PRODUCT
-    kind = ("forward", cell, dtype, batch, inputs, hidden, outputs, directions, parts > 0)
+    kind = ("forward", cell, dtype, batch, inputs, hidden, outputs, heads, directions, parts > 0)
     launches = [(threads, shapes, Pace(kind, steps, likely, threads, team > 1))]
     if parts:
         share = 1 - recurrent / products

@@ -15,6 +15,7 @@ from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
 from fastrnn.backends.numba import launch, weight_gradients, workspace
 from fastrnn.backends.numba.arguments import FIELDS, BackwardAddresses, BackwardShape
 from fastrnn.backends.numba.compile import kernel
+from fastrnn.backends.numba.extents import extents
 from fastrnn.backends.numba.forward_schedule import SCHEDULES
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up
 from fastrnn.backends.numba.other_states import place
@@ -101,6 +102,7 @@ def _run(
         batch,
         hidden,
         outputs,
+        layer.heads,
         directions,
         layer.reverse,
         layer.projected,
@@ -158,11 +160,12 @@ def _run(
 
 
 def _by_blocks(layer: Layer) -> list[Tensor]:
-    """Each direction's w_hh with its rows in the order of the gates' blocks, which follow one another."""
-    runs = layer.cell.u_runs
+    """Each direction's w_hh (N·Gu·D, D or P) with each head's rows in the order of the gates' blocks, which follow one
+    another."""
+    runs, head = layer.cell.u_runs, layer.hidden_size // layer.heads
     if len(runs) > 1:
-        return [torch.cat([w[0, run.rows(layer.hidden_size)] for run in runs]) for w in layer.w_hh]
-    return [w[0] for w in layer.w_hh] if runs else []
+        return [torch.cat([w[:, run.rows(head)] for run in runs], 1).flatten(0, 1) for w in layer.w_hh]
+    return [w.flatten(0, 1) for w in layer.w_hh] if runs else []
 
 
 @lru_cache(SCHEDULES)
@@ -173,16 +176,22 @@ def _schedule(
     batch: int,
     hidden: int,
     outputs: int,
+    heads: int,
     directions: int,
     reverse: bool,
     projected: bool,
     available: int,
 ) -> _Schedule:
     contract = KNOWN[cell]
-    rows_of_w_hh, others = len(contract.u_gates) * hidden, len(contract.states) - 1
+    u_gates, others, head = len(contract.u_gates), len(contract.states) - 1, outputs // heads
+    rows_of_w_hh = u_gates * hidden // heads
     compiled, pack = kernel(cell, "backward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize
     panels = geometry.panels(outputs, PANEL_VECTORS)
+    # Of one head the gates follow one another; of several, each gate's share of them does.
+    segments = 1 if heads == 1 else u_gates
+    width = PANEL_VECTORS * geometry.lanes
+    of = extents(outputs, rows_of_w_hh // segments, heads, width) if u_gates else None
     products = rows_of_w_hh * outputs or len(contract.blocks) * hidden * POINTWISE
     shared = 0 if projected else rows_of_w_hh * outputs
     slices, team, threads = split(batch, directions, steps, products, shared, item, panels, available)
@@ -190,7 +199,7 @@ def _schedule(
     scratch = Arena()
     scratch.take(PANEL_VECTORS * geometry.lanes * item)
     offsets = {
-        "tile_at": scratch.take(geometry.tile_bytes * team),
+        "tile_at": scratch.take(geometry.tile_bytes * segments * team),
         "carry_at": scratch.take(rows * geometry.padded(outputs) * item),
         "dc_at": scratch.take(others * rows * geometry.padded(hidden) * item),
         "dh_at": scratch.take(rows * geometry.padded(outputs) * item if projected else 0),
@@ -199,7 +208,7 @@ def _schedule(
     arena = Arena()
     scratch_at = arena.take(directions * slices * scratch.size)
     laid_out = Panels(pack, arena, available)
-    w_hh = [laid_out.columns(rows_of_w_hh, outputs) if rows_of_w_hh else 0 for _ in range(directions)]
+    w_hh = [laid_out.columns(rows_of_w_hh, head, of) if of else 0 for _ in range(directions)]
     w_hr = [laid_out.columns(outputs, hidden) if projected else 0 for _ in range(directions)]
     shapes = [
         BackwardShape(
@@ -213,8 +222,10 @@ def _schedule(
             projected=int(projected),
             team=team,
             **launch.team_functions(),
-            tile_size=geometry.tile_bytes,
-            products=rows_of_w_hh,
+            tile_size=geometry.tile_bytes * segments,
+            segments=segments,
+            extents=of.address if of else 0,
+            depth=of.depth * segments if of else 0,
             products_at=min(contract.dgh, default=0) * hidden,
             gates_row=len(contract.blocks) * hidden,
             states_row=directions * hidden,
@@ -227,7 +238,7 @@ def _schedule(
         )
         for direction in range(directions)
     ]
-    kind = ("backward", cell, dtype, batch, hidden, outputs, directions)
+    kind = ("backward", cell, dtype, batch, hidden, outputs, heads, directions)
     pace = Pace(kind, steps, directions * steps * batch * products * SECONDS_PER_PRODUCT, threads, team > 1)
     return _Schedule(compiled.address, laid_out, shapes, arena.size, threads, pace)
 

@@ -137,14 +137,26 @@ def forward_launch(
 ) -> ForwardLaunch:
     """The forward over x (T, B, I) with these weights, which are read where they are; the caller keeps them.
 
-    For each direction (G·H, I), (G·H, H or P), then its two (G·H,), if any, and its (P, H), if any, as `readable` gives
-    them.
+    For each direction (Gx·H, I), (N·Gu·D, D) or (Gu·H, P), then (Gx·H,) and (Gu·H,), if any, and (P, H), if any, as
+    `readable` gives them.
     """
     steps, batch, _ = x_shape
     dtype, directions, projected = w_ih[0].dtype, len(w_ih), len(extras) > 0
     contract = KNOWN[cell]
-    hidden, outputs = w_ih[0].shape[0] // len(contract.x_gates), w_hh[0].shape[1]
-    cut = schedule(cell, dtype, x_shape, hidden, outputs, directions, reverse, projected, launch.available_threads())
+    hidden, columns = w_ih[0].shape[0] // len(contract.x_gates), w_hh[0].shape[1]
+    outputs = columns if projected else hidden
+    cut = schedule(
+        cell,
+        dtype,
+        x_shape,
+        hidden,
+        outputs,
+        outputs // columns,
+        directions,
+        reverse,
+        projected,
+        launch.available_threads(),
+    )
     no_bias = None if biases else torch.zeros(max(w_ih[0].shape[0], w_hh[0].shape[0]), dtype=dtype)
     sources: list[Source] = []
     for direction in range(directions):
@@ -190,7 +202,7 @@ class BoundForward:
 
     def _launch(self, layer: Layer) -> tuple[ForwardLaunch, Sequence[Any]]:
         """And what is to be kept for it."""
-        w_hh = [w[0] for w in layer.w_hh]
+        w_hh = [w.flatten(0, 1) for w in layer.w_hh]
         groups = (layer.w_ih, w_hh, layer.biases, layer.extras)
         weights = w_ih, w_hh, biases, extras = [readable(group, self.dtype) for group in groups]
         return forward_launch(layer.cell_name, self.shape, w_ih, w_hh, biases, extras, layer.reverse), weights

@@ -13,6 +13,7 @@ from fastrnn.backends.addresses import address
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import FIELDS, PackAddresses, PackShape
 from fastrnn.backends.numba.compile import Kernel
+from fastrnn.backends.numba.extents import Extents
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, Geometry
 from fastrnn.backends.numba.sharing import Pace
 from fastrnn.backends.numba.tensors import cast, dense_rows
@@ -48,29 +49,46 @@ class Panels:
         self._arena = arena
         self._threads = threads
         self._jobs: list[PackShape] = []
+        self._extents: list[Extents | None] = []
+        """kept for their tables, whose addresses the jobs have"""
         self._numbers = 0
 
-    def rows(self, rows: int, columns: int, gates: int, units: int) -> int:
+    def rows(self, rows: int, columns: int, gates: int, units: int, of: Extents | None = None) -> int:
         """Plans for a (gates·rows, columns) matrix whose rows become lanes, gates side by side -> where it will lie.
 
-        A panel holds `units` vectors of each gate.
+        A panel holds `units` vectors of each gate. Of several heads, there are such matrices one after another.
         """
-        return self._add(self._geometry.panels(rows, units), 0, rows, columns, gates, units, columns)
+        panels = self._geometry.panels(rows * (of.heads if of else 1), units)
+        return self._add(panels, 0, rows, columns, gates, units, of.depth if of else columns, of)
 
-    def columns(self, rows: int, columns: int) -> int:
-        """Plans for a (rows, columns) matrix whose columns become lanes -> where it will lie."""
-        return self._add(self._geometry.panels(columns, PANEL_VECTORS), 1, rows, columns, 1, PANEL_VECTORS, rows)
+    def columns(self, rows: int, columns: int, of: Extents | None = None) -> int:
+        """Plans for a (rows, columns) matrix whose columns become lanes -> where it will lie; `of` as in `rows`."""
+        panels = self._geometry.panels(columns * (of.heads if of else 1), PANEL_VECTORS)
+        depth = of.depth * (rows // columns) if of and of.heads > 1 else rows
+        return self._add(panels, 1, rows, columns, 1, PANEL_VECTORS, depth, of)
 
     @property
     def _geometry(self) -> Geometry:
         return self._kernel.geometry
 
-    def _add(self, panels: int, straight: int, rows: int, columns: int, gates: int, units: int, k: int) -> int:
-        numbers = panels * k * units * gates * self._geometry.lanes
+    def _add(
+        self,
+        panels: int,
+        straight: int,
+        rows: int,
+        columns: int,
+        gates: int,
+        units: int,
+        depth: int,
+        of: Extents | None = None,
+    ) -> int:
+        numbers = panels * depth * units * gates * self._geometry.lanes
         target = self._arena.take(numbers * self._geometry.itemsize)
         self._numbers += numbers
         tasks = panels + sum(job.panels for job in self._jobs)
-        self._jobs.append(PackShape(0, 0, panels, straight, rows, columns, gates, units, target))
+        self._extents.append(of)
+        heads, table = (of.heads, of.address) if of else (1, 0)
+        self._jobs.append(PackShape(0, 0, panels, straight, rows, columns, gates, units, heads, table, depth, target))
         self._jobs[0] = self._jobs[0]._replace(jobs=len(self._jobs), tasks=tasks)
         return target
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastrnn.backends import products
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import Pointwise, PointwiseBackward
 from fastrnn.backends.numba.compile import kernel
@@ -33,7 +34,12 @@ def forward(
     end = len(weights) - len(cell.parameters)
     own, (w_ih, w_hh, *biases) = weights[end:], weights[:end]  # a step has no projection
     b_ih, b_hh = biases or (None, None)
-    gx, gh = F.linear(x, w_ih, b_ih), F.linear(h, w_hh, b_hh) if cell.u_gates else None
+    gx, gh = F.linear(x, w_ih, b_ih), None
+    if w_hh.dim() == 3 and cell.u_gates:
+        gh = products.product_of_heads(h, w_hh, len(cell.u_gates)).flatten(1).contiguous()
+        gh = gh if b_hh is None else gh.add_(b_hh)
+    elif cell.u_gates:
+        gh = F.linear(h, w_hh, b_hh)
     batch, hidden = h.shape
     after = tuple([torch.empty_like(h) for _ in states])
     saves = len(cell.saved)

@@ -28,6 +28,8 @@ RANGES = ((4, 2**62, 32), (8, 2**62, 8), (16, 256, 16))
 the weights, up to 1.1 at the edges, for 64 to 1024 units on 2 cores with AVX-512; at twice as many rows up to 1.6."""
 KEPT_ROWS = 2
 """Up to so many rows of all steps together it is faster than weights that were laid out before the call."""
+NARROW = 64
+"""Bytes of the widest vector: it holds units of one head only, so that heads of fewer are left to packed weights."""
 DTYPES = (torch.float32, torch.float64)
 SCHEDULES = 512
 """How many are kept."""
@@ -70,22 +72,32 @@ class UnpackedLaunch(NamedTuple):
 
 @lru_cache(SCHEDULES)
 def schedule(
-    cell: str, dtype: torch.dtype, steps: int, batch: int, inputs: int, hidden: int, reverse: bool, available: int
+    cell: str,
+    dtype: torch.dtype,
+    steps: int,
+    batch: int,
+    inputs: int,
+    hidden: int,
+    head: int,
+    reverse: bool,
+    available: int,
 ) -> Schedule:
-    """For x (steps, batch, inputs), with up to `available` threads."""
+    """For x (steps, batch, inputs) and heads of `head` units, with up to `available` threads."""
     compiled = kernel(cell, "unpacked", dtype)
-    products = batch * hidden * (len(KNOWN[cell].x_gates) * inputs + len(KNOWN[cell].u_gates) * hidden)
-    team = min(available, divide_up(hidden, compiled.geometry.lanes)) if products >= TEAM_PRODUCTS else 1
+    products = batch * hidden * (len(KNOWN[cell].x_gates) * inputs + len(KNOWN[cell].u_gates) * head)
+    blocks = hidden // head * divide_up(head, compiled.geometry.lanes)
+    team = min(available, blocks) if products >= TEAM_PRODUCTS else 1
     shape = UnpackedShape(
         steps=steps,
         batch=batch,
         inputs=inputs,
         hidden=hidden,
+        head=head,
         reverse=int(reverse),
         team=team,
         **launch.team_functions(),
     )
-    kind = ("unpacked", cell, dtype, batch, inputs, hidden)
+    kind = ("unpacked", cell, dtype, batch, inputs, hidden, head)
     pace = Pace(kind, steps, steps * products * SECONDS_PER_PRODUCT, team, steps > 1)
     return Schedule(compiled.address, team, shape, pace)
 
@@ -99,11 +111,11 @@ def unpacked_launch(
     parameters: Sequence[Tensor] = (),
     reverse: bool = False,
 ) -> UnpackedLaunch:
-    """A launch with these weights, which the caller keeps: (Gx·H, I), (Gu·H, H), (Gx·H,) and (Gu·H,) or none, and the
+    """A launch with these weights, which the caller keeps: (Gx·H, I), (N·Gu·D, D), (Gx·H,) and (Gu·H,) or none, and the
     cell's parameters, (H,) each; contiguous."""
-    hidden, available = w_hh.shape[1], launch.available_threads()
+    hidden, head = w_ih.shape[0] // len(KNOWN[cell].x_gates), w_hh.shape[-1]
     steps, batch, inputs = x_shape
-    cut = schedule(cell, w_ih.dtype, steps, batch, inputs, hidden, reverse, available)
+    cut = schedule(cell, w_ih.dtype, steps, batch, inputs, hidden, head, reverse, launch.available_threads())
     b_ih, b_hh = biases or (None, None)
     table = array("q", map(address, parameters))
     addresses = UnpackedAddresses(
@@ -126,6 +138,11 @@ def unpacked_launch(
     return UnpackedLaunch(cut, memory, table)
 
 
+def holds(w_hh: Tensor) -> bool:
+    """Whether w_hh (..., D) is of a single head, or of heads that fill a vector."""
+    return w_hh.dim() < 3 or w_hh.shape[0] == 1 or w_hh.shape[-1] * w_hh.itemsize >= NARROW
+
+
 def pays(steps: int, batch: int, hidden: int) -> bool:
     """Whether this is faster than laying out the weights."""
     return steps * batch > 0 and any(
@@ -141,6 +158,7 @@ def serves(layer: Layer) -> bool:
         layer.x.dtype in DTYPES
         and layer.directions == 1
         and not layer.projected
+        and holds(layer.w_hh[0])
         and layer.lengths is None
         and layer.resets is None
         and pays(steps, batch, layer.hidden_size)
@@ -150,7 +168,7 @@ def serves(layer: Layer) -> bool:
 def forward(layer: Layer) -> Forward:
     """The output and the final states of a layer that `serves` approves."""
     x = layer.x.contiguous()
-    w_ih, w_hh = layer.w_ih[0].contiguous(), layer.w_hh[0][0].contiguous()
+    w_ih, w_hh = layer.w_ih[0].contiguous(), layer.w_hh[0].contiguous()
     biases, parameters = ([tensor.contiguous() for tensor in group] for group in (layer.biases, layer.parameters))
     states0 = [state.contiguous() for state in layer.states0]
     inputs = side_by_side(layer.inputs)

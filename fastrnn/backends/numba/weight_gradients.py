@@ -5,6 +5,7 @@ It takes layers without lengths and resets, whose states before each step lie wh
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,12 @@ from fastrnn.backends.layer import Layer
 from fastrnn.backends.numba import launch, workspace
 from fastrnn.backends.numba.arguments import FIELDS, WeightsAddresses, WeightsShape
 from fastrnn.backends.numba.compile import Kernel, kernel
+from fastrnn.backends.numba.extents import Extents, extents
 from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Arena, divide_up
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
 from fastrnn.backends.numba.split import WORK_PER_THREAD
 from fastrnn.backends.numba.tensors import cast, dense, direction_address
+from fastrnn.cells.contract import Run
 from fastrnn.cells.known import KNOWN
 
 SCHEDULES = 512
@@ -45,7 +48,10 @@ class _Job(NamedTuple):
     """in ys where it is recurrent"""
     d: int
     first_row: int
-    """of the gradient"""
+    """of the gradient, of the first head's"""
+    first_bias: int
+    of: Extents
+    """kept for its table"""
 
 
 class _Schedule(NamedTuple):
@@ -91,6 +97,7 @@ def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Ten
         dtype,
         tuple(x.shape),
         layer.hidden_size,
+        layer.heads,
         layer.directions,
         layer.reverse,
         launch.available_threads(),
@@ -103,7 +110,7 @@ def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Ten
         to, source = (d_w_hh, ys) if job.recurrent else (d_w_ih, x)
         d_bias = 0
         if d_biases:
-            d_bias = d_biases[2 * job.direction + job.recurrent].data_ptr() + job.first_row * item
+            d_bias = d_biases[2 * job.direction + job.recurrent].data_ptr() + job.first_bias * item
         addresses = WeightsAddresses(
             counter=0,
             memory=memory.data_ptr(),
@@ -126,6 +133,7 @@ def _schedule(
     dtype: torch.dtype,
     x_shape: tuple[int, int, int],
     hidden: int,
+    heads: int,
     directions: int,
     reverse: bool,
     available: int,
@@ -134,30 +142,41 @@ def _schedule(
     compiled = kernel("", "weights", dtype)
     contract = KNOWN[cell]
     gates_row = len(contract.blocks) * hidden
-    work = directions * hidden * (len(contract.x_gates) * inputs + len(contract.u_gates) * hidden) * steps * batch
+    head = hidden // heads
+    work = directions * hidden * (len(contract.x_gates) * inputs + len(contract.u_gates) * head) * steps * batch
     threads = max(1, min(available, work // WORK_PER_THREAD))
     arena, jobs = Arena(), []
     for direction in range(directions):
         backwards = reverse or direction == 1
         for run in contract.x_runs:
             columns = run.count * hidden
-            shape = _shape(compiled, arena, threads, inputs, columns, gates_row, 0, steps * batch, inputs)
+            shape, of = _shape(compiled, arena, threads, inputs, columns, 1, 0, gates_row, 0, steps * batch, inputs)
             d, first_row = run.block * hidden, run.gate * hidden
-            jobs.append(_Job(direction, False, shape, early_d=0, x=0, d=d, first_row=first_row))
+            jobs.append(_Job(direction, False, shape, 0, 0, d, first_row, first_row, of))
         # What enters the first step is the initial state, what enters another is what the step before left.
         output_row = directions * hidden
         early, late = (steps - 1, 0) if backwards else (0, 1)
         x = direction * hidden + (batch * output_row if backwards else 0)
-        for run in contract.u_runs:
+        for run in contract.u_runs if heads == 1 else _single(contract.u_runs):
             columns, rows = run.count * hidden, (steps - 1) * batch
-            shape = _shape(compiled, arena, threads, hidden, columns, gates_row, batch, rows, output_row)
-            d, first_row = run.block * hidden, run.gate * hidden
+            head_rows = len(contract.u_gates) * head
+            shape, of = _shape(
+                compiled, arena, threads, head, columns, heads, head_rows, gates_row, batch, rows, output_row
+            )
+            d, first_row, first_bias = run.block * hidden, run.gate * head, run.gate * hidden
             early_d, d = early * batch * gates_row + d, late * batch * gates_row + d
-            jobs.append(_Job(direction, True, shape, early_d, x, d, first_row))
+            jobs.append(_Job(direction, True, shape, early_d, x, d, first_row, first_bias, of))
     jobs[0] = jobs[0]._replace(shape=jobs[0].shape._replace(jobs=len(jobs)))
-    kind = ("weights", cell, dtype, batch, inputs, hidden, directions)
+    kind = ("weights", cell, dtype, batch, inputs, hidden, heads, directions)
     pace = Pace(kind, steps, work * SECONDS_PER_PRODUCT, threads)
     return _Schedule(compiled.address, threads, jobs, arena.size, pace)
+
+
+def _single(runs: Sequence[Run]) -> Iterator[Run]:
+    """Each gate by itself: those of one head do not follow one another in the gradient's rows of all."""
+    for run in runs:
+        for gate in range(run.count):
+            yield Run(run.block + gate, run.gate + gate, 1)
 
 
 def _shape(
@@ -166,36 +185,45 @@ def _shape(
     threads: int,
     inputs: int,
     columns: int,
+    heads: int,
+    head_rows: int,
     gates_row: int,
     early: int,
     rows: int,
     x_row: int,
-) -> WeightsShape:
+) -> tuple[WeightsShape, Extents]:
     """One job's, its scratch memory in the arena."""
     geometry, item = compiled.geometry, compiled.geometry.itemsize
     width = PANEL_VECTORS * geometry.lanes
     panels = geometry.panels(columns, PANEL_VECTORS)
-    largest = max(1, RESULT_BYTES // (inputs * width * item))
+    of = extents(columns, inputs, heads, width)
+    largest = max(1, RESULT_BYTES // (of.depth * width * item))
     tasks = min(panels, max(divide_up(panels, largest), threads))
     each = divide_up(panels, tasks)
     scratch = Arena()
     places = {
-        "results_at": scratch.take(each * inputs * width * item),
+        "results_at": scratch.take(each * of.depth * width * item),
         "sums_at": scratch.take(each * width * item),
         "panel_at": scratch.take(CHUNK_ROWS * width * item),
-        "rows_at": scratch.take((CHUNK_ROWS * inputs + geometry.lanes) * item),
+        "rows_at": scratch.take((CHUNK_ROWS * of.depth + geometry.lanes) * item),
     }
-    return WeightsShape(
+    shape = WeightsShape(
         jobs=0,
         tasks=tasks,
         panels=panels,
         inputs=inputs,
         columns=columns,
+        head=columns // heads,
+        head_rows=head_rows,
+        extents=of.address,
+        depth=of.depth,
         gates_row=gates_row,
         early=early,
+        early_row=heads * inputs,
         rows=rows,
         x_row=x_row,
         scratch_at=arena.take(tasks * scratch.size),
         scratch_size=scratch.size,
         **places,
     )
+    return shape, of

@@ -13,6 +13,7 @@ from numba import carray, njit
 from fastrnn.backends.numba.kernels.activations import forced
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt
 from fastrnn.backends.numba.kernels.dots import stack_memory
+from fastrnn.backends.numba.kernels.extents import extent
 from fastrnn.backends.numba.kernels.masks import cut, live, starts
 from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, fetch_row
 from fastrnn.backends.numba.kernels.simd import (
@@ -95,6 +96,13 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
         return derivative(like, dh, places, some)
 
     @njit(error_model="numpy")
+    def add_up(like: Any, out: int, size: int, segments: int) -> None:
+        """Adds to the results of a product's first segment those of the others, `size` numbers each: from the last one
+        on, each to those before it."""
+        for at in range(size * segments - lanes(like), size - 1, -lanes(like)):
+            store(out, at - size, load(like, out, at - size) + load(like, out, at))
+
+    @njit(error_model="numpy")
     def arrive(
         a: Any, like: Any, t: int, later: int, first: int, rows: int, member: int, members: int, base: int
     ) -> None:
@@ -107,22 +115,30 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
         width = units * lane_count
         carry_row = (a.outputs + width - 1) // width * width
         out = base + a.tile_at + member * a.tile_size
-        k = a.products if later >= 0 else 0
         first_panel, panels = share(carry_row // width, members, member)
-        weights = address(like, a.memory + a.w_hh_at, first_panel * a.products * width)
+        weights = address(like, a.memory + a.w_hh_at, first_panel * a.depth * width)
         blocks = (rows + tile_most - 1) // tile_most if has_product else rows
         # Weights stay in the cache from one block of rows to the next; without any, memory is read as it lies.
         outer, inner = (panels, blocks) if has_product else (blocks, panels)
         for o in range(outer):
             for i in range(inner):
                 panel, block = (first_panel + o, i) if has_product else (first_panel + i, o)
-                w = address(like, a.memory + a.w_hh_at, panel * a.products * width)
-                following = next_panel(like, weights, panel - first_panel, panels, a.products, width)
                 begin, count = share(rows, blocks, block)
-                soon, soon_step = part_of_panel(like, following, a.products, width, blocks, block)
-                dgh = address(like, a.dgates, (later * a.batch + first + begin) * a.gates_row + a.products_at)
                 if has_product:
-                    tile(like, count, base, dgh, a.gates_row, w, k, out, width, soon, soon_step)
+                    first_k, of_segment = extent(a.extents, panel)
+                    w = address(like, a.memory + a.w_hh_at, panel * a.depth * width)
+                    following = next_panel(like, weights, panel - first_panel, panels, a.depth, width)
+                    at = (later * a.batch + first + begin) * a.gates_row + a.products_at + first_k
+                    k = of_segment if later >= 0 else 0
+                    for segment in range(a.segments):
+                        tiles, number = blocks * a.segments, block * a.segments + segment
+                        soon, soon_step = part_of_panel(like, following, of_segment, width, tiles, number)
+                        dgh = address(like, a.dgates, at + segment * a.hidden)
+                        of_gate = address(like, w, segment * of_segment * width)
+                        to = address(like, out, segment * count * width)
+                        tile(like, count, base, dgh, a.gates_row, of_gate, k, to, width, soon, soon_step)
+                    if a.segments > 1:
+                        add_up(like, out, count * width, a.segments)
                 for r in range(count):
                     row = begin + r
                     b = first + row
@@ -217,7 +233,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                     clear_row(like, address(like, base + a.carry_at, row * carry_row + own), own_outputs)
                     clear(like, address(like, base + a.dc_at, row * dc_row + own), a.dc_apart, own_hidden)
             if members > 1:
-                stays, waited = stay(a, counter, s, rows * width * a.products, decides, since, waited)
+                stays, waited = stay(a, counter, s, rows * width * a.depth, decides, since, waited)
                 if not stays:
                     if member > 0:
                         return

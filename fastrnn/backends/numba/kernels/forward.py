@@ -14,6 +14,7 @@ from typing import Any
 from numba import carray, njit
 
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
+from fastrnn.backends.numba.kernels.extents import extent
 from fastrnn.backends.numba.kernels.masks import cut, live
 from fastrnn.backends.numba.kernels.rows import clear_row, copy_row
 from fastrnn.backends.numba.kernels.simd import (
@@ -104,20 +105,21 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         c, m, out = base + a.c_at, base + a.m_at, base + a.tile_at + member * a.tile_size
         blocks = (rows + most - 1) // most
         first_panel, panels = share(a.panels, members, member)
-        weights = address(like, a.memory + a.w_hh_at, first_panel * a.outputs * width)
+        weights = address(like, a.memory + a.w_hh_at, first_panel * a.depth * width)
         # Weights stay in the cache from one block of rows to the next; without any, memory is read as it lies.
         outer, inner = (panels, blocks) if u_gates > 0 else (blocks, panels)
         for o in range(outer):
             for i in range(inner):
                 panel, block = (first_panel + o, i) if u_gates > 0 else (first_panel + i, o)
                 bias = address(like, a.memory + a.bias_hh_at, panel * width)
-                w = address(like, a.memory + a.w_hh_at, panel * a.outputs * width)
-                following = next_panel(like, weights, panel - first_panel, panels, a.outputs, width)
                 begin, count = share(rows, blocks, block)
-                soon, soon_step = part_of_panel(like, following, a.outputs, width, blocks, block)
-                h_block = address(like, h, begin * h_row)
                 if u_gates > 0:
-                    u_tile(like, count, bias, h_block, h_row, w, a.outputs, out, width, soon, soon_step)
+                    first_k, k = extent(a.extents, panel)
+                    w = address(like, a.memory + a.w_hh_at, panel * a.depth * width)
+                    following = next_panel(like, weights, panel - first_panel, panels, a.depth, width)
+                    soon, soon_step = part_of_panel(like, following, k, width, blocks, block)
+                    h_block = address(like, h, begin * h_row + first_k)
+                    u_tile(like, count, bias, h_block, h_row, w, k, out, width, soon, soon_step)
                 for r in range(count):
                     row = begin + r
                     b = first + row
@@ -209,7 +211,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         own = first_panel * units * lane_count
         own_units = min(panels * units * lane_count, a.hidden - own)
         clear_row(like, base, plain_width)
-        uneven = rows * lane_count * (u_vecs * a.outputs + x_vecs * a.inputs * a.chunk)
+        uneven = rows * lane_count * (u_vecs * a.depth + x_vecs * a.inputs * a.chunk)
         since, waited = seconds(a.clock) if decides and members > 1 else 0.0, 0.0
         first_t = a.steps - 1 if a.reverse else 0
         for row in range(rows):

@@ -6,27 +6,29 @@ from typing import Any
 
 from numba import carray, njit
 
+from fastrnn.backends.numba.kernels.extents import extent
+from fastrnn.backends.numba.kernels.rows import clear_row
 from fastrnn.backends.numba.kernels.simd import (
     address,
     lanes,
     load_some,
     store,
+    store_some,
     take_ticket,
     zeros,
 )
-from fastrnn.backends.numba.kernels.transpose import transpose
+from fastrnn.backends.numba.kernels.transpose import transpose, transpose_some
 
 
 @njit(error_model="numpy")
-def _pack_rows(like: Any, a: Any, memory: int, panel: int) -> None:
-    """target[panel, k, u, g, lane] = source[g rows + (panel units + u) lanes + lane, k], 0 past the gate's rows."""
+def _pack_rows(like: Any, a: Any, matrix: int, first: int, target: int) -> None:
+    """target[k, u, g, lane] = matrix[g rows + first + u lanes + lane, k], 0 past the gate's rows."""
     width = lanes(like)
     step = a.units * a.gates * width
-    target = address(like, memory + a.target_at, panel * a.columns * step)
     for u in range(a.units):
-        unit = (panel * a.units + u) * width
+        unit = first + u * width
         for gate in range(a.gates):
-            source = address(like, a.source, (gate * a.rows + unit) * a.source_row)
+            source = address(like, matrix, (gate * a.rows + unit) * a.source_row)
             to = address(like, target, (u * a.gates + gate) * width)
             for k in range(0, a.columns, width):
                 at, columns = address(like, source, k), a.columns - k
@@ -34,16 +36,55 @@ def _pack_rows(like: Any, a: Any, memory: int, panel: int) -> None:
 
 
 @njit(error_model="numpy")
-def _pack_columns(like: Any, a: Any, memory: int, panel: int) -> None:
-    """target[panel, k, u, lane] = source[k, (panel units + u) lanes + lane], 0 past the columns."""
+def _pack_columns(like: Any, a: Any, first: int, target: int) -> None:
+    """target[k, u, lane] = source[k, first + u lanes + lane], 0 past the columns."""
     width = lanes(like)
     step = a.units * width
-    target = address(like, memory + a.target_at, panel * a.rows * step)
     for k in range(a.rows):
         for u in range(a.units):
-            unit = (panel * a.units + u) * width
+            unit = first + u * width
             value = load_some(like, address(like, a.source, k * a.source_row + unit), 0, a.columns - unit)
             store(address(like, target, k * step + u * width), 0, value)
+
+
+@njit(error_model="numpy")
+def _pack_heads(like: Any, a: Any, panel: int, target: int) -> None:
+    """A panel of several heads' matrices, of square gates: the units of any other head are zeros to each.
+
+    target[k, u, g, lane] where rows become lanes, else target[g, k, u, lane], k counting from the panel's first.
+    """
+    size, width = a.columns, lanes(like)
+    wide = a.units * width
+    first, count = extent(a.extents, panel)
+    begin, end = panel * wide, min((panel + 1) * wide, a.heads * size)
+    gates = a.rows // size if a.straight else a.gates
+    matrix = gates * size * a.source_row
+    if count == size and not a.straight and end - begin == wide:
+        _pack_rows(like, a, address(like, a.source, first // size * matrix), begin - first, target)
+        return
+    clear_row(like, target, count * gates * wide)
+    for u in range(a.units):
+        vector = begin + u * width
+        unit, beyond = vector, min(vector + width, end)
+        while unit < beyond:
+            head = unit // size
+            some = min((head + 1) * size, beyond) - unit
+            of_head, own = address(like, a.source, head * matrix), unit - head * size
+            for gate in range(gates):
+                if a.straight:
+                    to = address(like, target, (gate * count + head * size - first) * wide + unit - begin)
+                    for k in range(size):
+                        value = load_some(like, of_head, (gate * size + k) * a.source_row + own, some)
+                        store_some(to, k * wide, value, some)
+                else:
+                    step = gates * wide
+                    lane = (u * gates + gate) * width + unit - vector
+                    to = address(like, target, (head * size - first) * step + lane)
+                    source = address(like, of_head, (gate * size + own) * a.source_row)
+                    for k in range(0, size, width):
+                        at, columns = address(like, source, k), size - k
+                        transpose_some(like, at, a.source_row, some, columns, address(like, to, k * step), step)
+            unit += some
 
 
 def pack_kernel(dtype: Any) -> Any:
@@ -61,9 +102,14 @@ def pack_kernel(dtype: Any) -> Any:
             while task >= blocks[job].panels:
                 task -= blocks[job].panels
                 job += 1
-            if blocks[job].straight:
-                _pack_columns(like, blocks[job], blocks[0].memory, task)
+            a = blocks[job]
+            width = a.units * lanes(like)
+            target = address(like, blocks[0].memory + a.target_at, task * a.depth * width * a.gates)
+            if a.heads > 1:
+                _pack_heads(like, a, task, target)
+            elif a.straight:
+                _pack_columns(like, a, task * width, target)
             else:
-                _pack_rows(like, blocks[job], blocks[0].memory, task)
+                _pack_rows(like, a, a.source, task * width, target)
 
     return pack

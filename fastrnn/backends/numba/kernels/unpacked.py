@@ -1,8 +1,8 @@
 """The forward kernel for few rows and steps: weights are read where torch keeps them, nothing is laid out before.
 
 It writes the output and the final states and keeps nothing for backward. A thread computes all gates of as many hidden
-units as a vector has lanes; where there are several threads, each has its share of the units, and they meet after every
-step, when each needs the others' share of h.
+units of one head as a vector has lanes; where there are several threads, each has its share of the units, and they meet
+after every step, when each needs the others' share of h.
 """
 
 from __future__ import annotations
@@ -42,16 +42,30 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
 
     @njit(error_model="numpy")
     def products(
-        like: Any, some: int, gates: int, x: int, rows: int, k: int, w: int, bias: int, unit: int, hidden: int, out: int
+        like: Any,
+        some: int,
+        gates: int,
+        x: int,
+        x_row: int,
+        rows: int,
+        k: int,
+        w: int,
+        units: int,
+        bias: int,
+        hidden: int,
+        out: int,
     ) -> None:
-        """out (rows, gates, lanes): w (gates·hidden, k) times x (rows, k), and the bias, of units from `unit` on."""
+        """out (rows, gates, lanes): w (gates·units, k) times x (rows, k), and the bias (gates·hidden,).
+
+        Rows of w and numbers of the bias are those from the places given on.
+        """
         for gate in range(gates):
-            first = gate * hidden + unit
+            rows_of_gate = address(like, w, gate * units * k)
             for row in range(rows):
                 at = (row * gates + gate) * lanes(like)
-                dots(like, some, address(like, x, row * k), k, address(like, w, first * k), k, address(like, out, at))
+                dots(like, some, address(like, x, row * x_row), k, rows_of_gate, k, address(like, out, at))
                 if bias != 0:
-                    store(out, at, load(like, out, at) + load_some(like, bias, first, some))
+                    store(out, at, load(like, out, at) + load_some(like, bias, gate * hidden, some))
 
     @njit(error_model="numpy")
     def run(a: Any, like: Any, member: int, members: int) -> None:
@@ -59,8 +73,9 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
         width = lanes(like)
         h, c = states, address(like, states, width)
         of_step = address(like, of_units, parameters * width)
-        all_blocks = (a.hidden + width - 1) // width
-        uneven = a.batch * width * (x_gates * a.inputs + u_gates * a.hidden)
+        of_head = (a.head + width - 1) // width
+        all_blocks = a.hidden // a.head * of_head
+        uneven = a.batch * width * (x_gates * a.inputs + u_gates * a.head)
         since, waited = seconds(a.clock) if member == 0 and members > 1 else 0.0, 0.0
         first, blocks = share(all_blocks, members, member)
         for s in range(a.steps):
@@ -68,18 +83,23 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
             t, before = (a.steps - 1 - s, 1) if a.reverse else (s, -1)
             h_all = a.h0 if s == 0 else address(like, a.ys, (t + before) * a.batch * a.hidden)
             c_all = a.c0 if s == 0 else a.c_last
-            for block in range(first, first + blocks):
-                unit = block * width
-                some = min(width, a.hidden - unit)
+            head = first // of_head
+            unit = head * a.head + first % of_head * width
+            for _ in range(blocks):
+                some = min(width, (head + 1) * a.head - unit)
                 if parameters > 0:
                     for k in range(parameters):
                         store(of_units, k * width, load_some(like, load_int(a.parameters, k), unit, some))
                 for start in range(0, a.batch, ROWS):
                     rows = min(ROWS, a.batch - start)
                     x = address(like, a.x, (t * a.batch + start) * a.inputs)
-                    products(like, some, x_gates, x, rows, a.inputs, a.w_ih, a.bias_ih, unit, a.hidden, gx)
-                    h_rows = address(like, h_all, start * a.hidden)
-                    products(like, some, u_gates, h_rows, rows, a.hidden, a.w_hh, a.bias_hh, unit, a.hidden, gh)
+                    w = address(like, a.w_ih, unit * a.inputs)
+                    bias = address(like, a.bias_ih, unit) if a.bias_ih != 0 else 0
+                    products(like, some, x_gates, x, a.inputs, rows, a.inputs, w, a.hidden, bias, a.hidden, gx)
+                    h_rows = address(like, h_all, start * a.hidden + head * a.head)
+                    w = address(like, a.w_hh, (head * (u_gates - 1) * a.head + unit) * a.head)
+                    bias = address(like, a.bias_hh, unit) if a.bias_hh != 0 else 0
+                    products(like, some, u_gates, h_rows, a.hidden, rows, a.head, w, a.head, bias, a.hidden, gh)
                     for row in range(rows):
                         at = (start + row) * a.hidden + unit
                         store(h, 0, load_some(like, h_all, at, some))
@@ -104,6 +124,8 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
                         others.put(like, c, width, a.c_last, at, some)
                         if last:
                             store_some(a.h_last, at, new, some)
+                unit += some
+                head += unit == (head + 1) * a.head
             if meets and members > 1 and not last:
                 stays, waited = stay(a, a.counter, s, uneven, member == 0, since, waited)
                 if not stays:

@@ -2,7 +2,7 @@
 
 A task owns some columns of the gates' gradients. In chunks of rows it copies them, a panel at a time, to where they
 stay in the first-level cache, and adds up its products with the numbers of the rows that were multiplied by these
-weights.
+weights: of the state's with those of the heads that the panel's columns belong to.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 from numba import carray, njit
 
+from fastrnn.backends.numba.kernels.extents import extent
 from fastrnn.backends.numba.kernels.rows import clear_row
 from fastrnn.backends.numba.kernels.simd import (
     address,
@@ -68,27 +69,34 @@ def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
         """Adds to the results of a task the products of `rows` rows of x and of gradients at `d`."""
         width = vecs * lanes(like)
         results, panel_at, rows_at = base + a.results_at, base + a.panel_at, base + a.rows_at
-        blocks = (a.inputs + tile_most - 1) // tile_most
         for start in range(0, rows, chunk):
             count = min(chunk, rows - start)
-            copy_rows(like, address(like, x, start * x_row), x_row, count, a.inputs, blocks, rows_at)
+            copied, inputs, blocks = 0, 0, 0
             for p in range(panels):
+                first_input, of_panel = extent(a.extents, first + p)
+                if first_input != copied or of_panel != inputs:
+                    copied, inputs, blocks = first_input, of_panel, (of_panel + tile_most - 1) // tile_most
+                    copy_rows(like, address(like, x, start * x_row + copied), x_row, count, inputs, blocks, rows_at)
                 column = (first + p) * width
                 source = address(like, d, start * a.gates_row + column)
                 sums = address(like, base + a.sums_at, p * width)
                 copy_panel(like, source, a.gates_row, count, a.columns - column, panel_at, sums)
                 for block in range(blocks):
-                    begin, numbers = share(a.inputs, blocks, block)
+                    begin, numbers = share(inputs, blocks, block)
                     at = address(like, rows_at, begin * chunk)
-                    to = address(like, results, (p * a.inputs + begin) * width)
+                    to = address(like, results, (p * a.depth + begin) * width)
                     tile(like, numbers, at, numbers, panel_at, count, to, width)
 
     @njit(error_model="numpy")
     def put(a: Any, like: Any, first: int, panels: int, base: int) -> None:
-        """A task's results, (panels, inputs, vecs, lanes), into the gradients, (columns, inputs) and (columns,)."""
+        """A task's results, (panels, depth, vecs, lanes), into the gradients, (head, inputs) of each and (columns,).
+
+        Of what columns gave with other heads' numbers nothing is taken.
+        """
         lane_count = lanes(like)
         width = vecs * lane_count
         for p in range(panels):
+            first_input, _ = extent(a.extents, first + p)
             for v in range(vecs):
                 column = (first + p) * width + v * lane_count
                 some = a.columns - column
@@ -96,19 +104,25 @@ def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
                     continue
                 if a.d_bias != 0:
                     store_some(a.d_bias, column, load(like, base + a.sums_at, p * width + v * lane_count), some)
-                for i in range(0, a.inputs, lane_count):
-                    source = address(like, base + a.results_at, (p * a.inputs + i) * width + v * lane_count)
-                    to = address(like, a.d_weights, column * a.inputs + i)
-                    transpose_some(like, source, width, a.inputs - i, some, to, a.inputs)
+                own, end = column, min(column + lane_count, a.columns)
+                while own < end:
+                    head = own // a.head
+                    row, count = own - head * a.head, min((head + 1) * a.head, end) - own
+                    for i in range(0, a.inputs, lane_count):
+                        at = (p * a.depth + head * a.inputs - first_input + i) * width + v * lane_count + own - column
+                        to = address(like, a.d_weights, (head * a.head_rows + row) * a.inputs + i)
+                        source = address(like, base + a.results_at, at)
+                        transpose_some(like, source, width, a.inputs - i, count, to, a.inputs)
+                    own += count
 
     @njit(error_model="numpy")
     def run(a: Any, like: Any, task: int, base: int) -> None:
         width = vecs * lanes(like)
         first, panels = share(a.panels, a.tasks, task)
         clear_row(like, base + a.sums_at, panels * width)
-        clear_row(like, base + a.results_at, panels * a.inputs * width)
+        clear_row(like, base + a.results_at, panels * a.depth * width)
         if a.early > 0:
-            add_products(a, like, a.early_x, a.inputs, a.early_d, a.early, first, panels, base)
+            add_products(a, like, a.early_x, a.early_row, a.early_d, a.early, first, panels, base)
         if a.rows > 0:
             add_products(a, like, a.x, a.x_row, a.d, a.rows, first, panels, base)
         put(a, like, first, panels, base)
