@@ -69,7 +69,11 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     elif layer.cell.saved:
         recomputed = (_recomputed(layer, direction, states) for direction in range(directions))
         saved = [torch.stack([torch.cat(parts, -1) for parts in recomputed])]
-    dgates = workspace.empty((directions, steps, batch, width * hidden), dtype)
+    gates = (directions, steps, batch, width * hidden)
+    if layer.cell.u_gates:
+        dgates, lent = workspace.empty(gates, dtype), None
+    else:  # nothing else of the call is as large, and clearing fresh memory would be much of its time
+        dgates, lent = workspace.lent(gates, dtype)
     dh_out = torch.empty((directions, steps, batch, layer.output_size), dtype=dtype) if layer.projected else None
     d_states0 = [torch.zeros(state.shape, dtype=dtype) for state in layer.states0]
     own, dx = layer.cell.parameters, []
@@ -87,6 +91,8 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
         of_parameters = [*d_parameters.sum(1).to(storage).flatten(0, 1).unbind()]
     inputs_alone = replace(grads, need_weights=False)  # the kernel has summed up those of parameters
     _, d_inputs = outside.of_layer(layer, dgates, saved[0] if saved else None, states, inputs_alone)
+    if lent is not None:
+        workspace.give_back(lent)
     return Backward(dx, *weights, [d.to(storage) for d in d_states0], of_parameters, d_inputs)
 
 
