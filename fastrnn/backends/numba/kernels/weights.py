@@ -14,6 +14,7 @@ from numba import carray, njit
 from fastrnn.backends.numba.kernels.rows import clear_row
 from fastrnn.backends.numba.kernels.simd import (
     address,
+    ask_for,
     lanes,
     load,
     load_some,
@@ -24,6 +25,9 @@ from fastrnn.backends.numba.kernels.simd import (
 )
 from fastrnn.backends.numba.kernels.tile import outer_product, share, tile_rows
 from fastrnn.backends.numba.kernels.transpose import transpose_some
+
+AHEAD = 12
+"""How many rows ahead gradients are asked for: a panel's rows lie too far apart for the processor to foresee them."""
 
 
 def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
@@ -45,6 +49,7 @@ def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
             total = like
             for r in range(rows):
                 value = load_some(like, source, r * row + v * lane_count, some)
+                ask_for(like, source, (r + AHEAD) * row + v * lane_count)
                 store(panel, (r * vecs + v) * lane_count, value)
                 total = total + value
             store(sums, v * lane_count, load(like, sums, v * lane_count) + total)
