@@ -40,7 +40,8 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
     parameters = cell.parameters
     fetch, give, clear, add, vectors = others.fetch, others.give, others.clear, others.add, others.vectors
     memory_before, memory_after = stack_memory(cell.states), stack_memory(cell.states)
-    like_blocks, has_product, x_gates = saves in (0, cell.blocks), cell.u_gates > 0, cell.x_gates
+    like_blocks, x_gates = saves in (0, cell.blocks), cell.x_gates
+    has_product, is_alone = cell.u_gates > 0, cell.u_gates == 0  # a branch on either by itself is not compiled in vain
     tile, tile_most = product(units), tile_rows(units)
 
     @forced
@@ -250,7 +251,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                 if cut(a, t, b):
                     clear_row(like, address(like, base + a.carry_at, row * carry_row + own), own_outputs)
                     clear(like, address(like, base + a.dc_at, row * dc_row + own), a.dc_apart, own_hidden)
-            if not has_product and a.dx != 0 and a.parts == 0 and ((s + 1) % a.chunk == 0 or s + 1 == a.steps):
+            if is_alone and a.dx != 0 and a.parts == 0 and ((s + 1) % a.chunk == 0 or s + 1 == a.steps):
                 steps = s % a.chunk + 1
                 start = t - steps + 1 if a.reverse else t
                 input_gradient(a, like, start, steps, first, rows, base, base + a.tile_at)
@@ -292,7 +293,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
             owner, member = task // members, task % members
             base = a.memory + a.scratch_at + owner * a.scratch_size
             direction, row_slice = owner // a.slices, owner % a.slices
-            if not has_product and a.parts > 0:
+            if is_alone and a.parts > 0:
                 run_part(blocks[direction], like, row_slice, member, base)
             else:
                 run(blocks[direction], like, row_slice, member, members, base, a.counter, task == 0)
