@@ -232,8 +232,8 @@ FAULTS = (
     Fault(
         "numba-apart-h",
         "fastrnn/backends/numba/kernels/forward.py",
-        "kept, kept_units = (0, a.outputs) if u_gates > 0 else (own, own_units)  # of h",
-        "kept, kept_units = 0, a.outputs",
+        "return a.outputs if meets else own_units",
+        "return a.outputs",
         "threads that share units and never meet write each other's h",
     ),
     Fault(
