@@ -1,9 +1,10 @@
-"""`python -m benchmarks.own_cells`: cells of one's own, trained, against an eager torch loop and `jax.lax.scan`.
+"""`python -m benchmarks.own_cells`: cells of one's own, trained, against an eager torch loop and JAX's scans.
 
 Each contender computes one layer from zero states, its output and every gradient, the input's included. The loop is
 what a user would write: one product with the input for all steps, then the step in plain torch, one after the other.
-JAX compiles the same in a process of its own (`benchmarks.peers`). Everybody's results are compared with the reference
-in float64 before anything is timed.
+JAX compiles the same in a process of its own (`benchmarks.peers`), as `jax.lax.scan`, and of a cell that is linear in
+its state as `jax.lax.associative_scan` too, for which such cells were made. Everybody's results are compared with the
+reference in float64 before anything is timed.
 
 For cells without a product with the state it is also told how long the rest takes, beside the input's products, in
 times of what reading and writing its bytes would take: see `floor`.
@@ -53,9 +54,13 @@ CELLS: dict[str, Cell] = {
     cell.name: cell for cell in (library.peephole_lstm, library.mgu, library.indrnn, library.mingru)
 }
 SHAPES = ("100x1x64x64", "100x32x256x256")
+LINEAR, LONG = ("mingru",), ("4096x4x256x256",)
+"""Cells that are linear in their state, and shapes that are measured of these alone."""
 COPIED = 1 << 24
 """Numbers: 64 MB, more than caches hold."""
-LOOP, JAX = "eager loop", "jax.lax.scan"
+LOOP, JAX, ASSOCIATIVE = "eager loop", "jax.lax.scan", "jax.lax.associative_scan"
+PEERS = {JAX: "JaxScan", ASSOCIATIVE: "JaxAssociativeScan"}
+"""The classes of `benchmarks.peers.jax_scan`."""
 FORMAT = 1
 """Of the JSON."""
 
@@ -133,7 +138,7 @@ def numbers(cell: Cell, shape: Shape) -> int:
     return (len(cell.x_gates) + kept + kept + 1 + len(cell.blocks)) * shape.T * shape.B * shape.H
 
 
-def measure(name: str, shape: Shape, jax: PeerProcess | None, budget: float) -> Result:
+def measure(name: str, shape: Shape, peers: dict[str, PeerProcess], budget: float) -> Result:
     """Races everybody on one cell and shape. Raises ValueError where results are wrong, PeerFailed of JAX."""
     cell = CELLS[name]
     layer, x, dy = layer_of(cell, shape)
@@ -142,9 +147,10 @@ def measure(name: str, shape: Shape, jax: PeerProcess | None, budget: float) -> 
         "fastrnn": trained(lambda x: layer(x)[0], x, parameters, dy),
         LOOP: trained(loop(layer), x, parameters, dy),
     }
-    if jax is not None:
-        jax.ask("build", task_of(layer, x, dy))
-        runs[JAX] = InAProcess(jax)
+    for who, process in peers.items():
+        if who != ASSOCIATIVE or name in LINEAR:
+            process.ask("build", task_of(layer, x, dy))
+            runs[who] = InAProcess(process)
     check(runs, layer, x, dy)
     bounds = () if cell.u_gates else floor(cell, shape)
     times = timing.interleave([*runs.values(), *bounds], budget)
@@ -192,7 +198,7 @@ def check(runs: dict[str, Any], layer: fastrnn.Recurrent, x: Tensor, dy: Tensor)
         errors[who] = [relative_error(got.detach(), expected.detach()) for got, expected in found]
         for name, error, of_loop in zip(names, errors[who], errors[LOOP], strict=True):
             allowed = TOLERANCE if who == LOOP else FACTOR * of_loop + FLOOR[torch.float32]
-            if not error <= (max(allowed, TOLERANCE) if who == JAX else allowed):
+            if not error <= (max(allowed, TOLERANCE) if who in PEERS else allowed):
                 raise ValueError(f"{who}: {name} differs from the reference by {error:.2g}")
 
 
@@ -200,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
-        cells, shapes = known("cell", listed(options.cells), CELLS), parse_shapes(listed(options.shapes))
+        cells, shapes = known("cell", listed(options.cells), CELLS), parse_shapes(listed(options.shapes or SHAPES))
         if options.jax and importlib.util.find_spec("jax") is None:
             raise UsageError('jax is not installed: pip install "fastrnn[jax]", or leave it out with --no-jax')
         check_output("--json", options.json)
@@ -210,17 +216,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     where = environment.describe(peers=["jax"] if options.jax else [])
-    jax = PeerProcess(JAX, "benchmarks.peers.jax_scan:JaxScan") if options.jax else None
+    points = [(name, shape) for name in cells for shape in shapes]
+    if not options.shapes:
+        points += [(name, shape) for name in cells if name in LINEAR for shape in parse_shapes(LONG)]
+    peers = {who: PeerProcess(who, f"benchmarks.peers.jax_scan:{one}") for who, one in PEERS.items() if options.jax}
     results, failures = [], []
     try:
-        for name, shape in track([(name, shape) for name in cells for shape in shapes], transient=True):
+        for name, shape in track(points, transient=True):
             try:
-                results.append(measure(name, shape, jax, options.budget))
+                results.append(measure(name, shape, peers, options.budget))
             except (PeerFailed, ValueError) as error:
                 failures.append(f"{name} {shape}: {error}")
     finally:
-        if jax is not None:
-            jax.close()
+        for process in peers.values():
+            process.close()
     console = console_for_tables()
     console.print(f"{report.machine_text(where)}", highlight=False)
     console.print(table(results))
@@ -237,7 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--cells", nargs="+", default=list(CELLS), metavar="CELL", help=f"of {', '.join(CELLS)}")
-    add("--shapes", nargs="+", default=list(SHAPES), metavar="SHAPE", help="TxBxH or TxBxIxH")
+    add("--shapes", nargs="+", metavar="SHAPE", help="TxBxH or TxBxIxH; default: two, a third one of linear cells")
     add("--no-jax", dest="jax", action="store_false", help="leave JAX out")
     add("--threads", type=positive_int, metavar="N", help="default: torch's own choice")
     add("--budget", type=positive_float, default=5.0, metavar="SECONDS", help="for each cell and shape")
@@ -253,7 +262,8 @@ def table(results: Sequence[Result]) -> Table:
     for name in (*(f"{name} / fastrnn" for name in others), "beyond the products / copying"):
         shown.add_column(name, justify="right")
     for result in results:
-        ratios = [f"{r.median:.2f} ({r.q1:.2f} to {r.q3:.2f})" for r in (result.ratios[name] for name in others)]
+        found = map(result.ratios.get, others)
+        ratios = ["" if r is None else f"{r.median:.2f} ({r.q1:.2f} to {r.q3:.2f})" for r in found]
         bound = "" if result.floor is None else f"{result.floor:.2f}"
         fast = report.time_text(result.seconds["fastrnn"])
         shown.add_row(result.cell, str(result.shape), fast, *ratios, bound)

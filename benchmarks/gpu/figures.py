@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from benchmarks.cases import Case, Shape
 from benchmarks.means import geometric_mean
 
-BASELINE, AUTO = "torch.nn", "auto"
+BASELINE, LOOP, AUTO = "torch.nn", "loop", "auto"
 GRAPH, EAGER = "graph", "eager"
 KINDS = (GRAPH, EAGER)
 

@@ -68,6 +68,10 @@ def _race(dry: bool) -> list[Job]:
     return [Job("race", "benchmarks.gpu.race", {"device": "cpu", "dry": True} if dry else {})]
 
 
+def _cells(dry: bool) -> list[Job]:
+    return [Job("cells", "benchmarks.gpu.cells", {"device": "cpu", "dry": True} if dry else {})]
+
+
 def _ceilings(dry: bool) -> list[Job]:
     return [] if dry else [Job("ceilings", "benchmarks.gpu.ceilings")]
 
@@ -85,6 +89,7 @@ STAGES = (
     Stage("build", 90, _build),
     Stage("smoke", 80, _smoke),
     Stage("race", 150, _race),
+    Stage("cells", 40, _cells),
     Stage("ceilings", 25, _ceilings),
     Stage("prove", 80, _prove),
     Stage("sanitize", 35, _sanitize),

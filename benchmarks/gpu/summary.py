@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.figures import BASELINE, KINDS, losses, means, points, racers
+from benchmarks.gpu.figures import BASELINE, KINDS, LOOP, losses, means, points, racers
 
 Records = dict[str, list[dict[str, Any]]]
 """By stage."""
@@ -42,6 +42,7 @@ def summary(records: Records) -> tuple[str, bool]:
         lines += [f"  {_short(row)}" for row in failed[:MOST_FAILURES]]
     for stage, tell in (("machine", _machine), ("smoke", _smoke), ("ceilings", _plain), ("prove", _plain)):
         lines += tell(records.get(stage, []))
+    lines += cells_lines(records.get("cells", []))
     lines += race_lines(records.get("race", []))
     return "\n".join(lines), failures == 0
 
@@ -83,6 +84,26 @@ def _smoke(rows: Sequence[dict[str, Any]]) -> list[str]:
         if row["ok"]:
             shares[kind] = max(shares.get(kind, 0.0), float(row["share"]))
     return [f"  {kind}: {dict(counts)}, largest share {shares.get(kind)}" for kind, counts in sorted(kinds.items())]
+
+
+def cells_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line a layer: the loop's µs as a graph and eagerly, and how many times as fast each racer is; or why not."""
+    lines = []
+    for row in rows:
+        parts = [row.get("not served", "")]
+        for racer, times in row.get("times", {}).items():
+            base, told = row["times"][LOOP], []
+            for kind in KINDS:
+                if kind not in times:
+                    told.append("-")
+                elif racer == LOOP:
+                    told.append(f"{times[kind][0]:.0f} µs")
+                else:
+                    told.append(f"{base[kind][0] / times[kind][0]:.2f}" if kind in base else f"{times[kind][0]:.0f} µs")
+            why = next((f" ({times[key]})" for key in ("failed", "not served") if key in times), "")
+            parts.append(f"{racer} {' | '.join(told)}{why}")
+        lines.append(f"  {row.get('case')}: {', '.join(filter(None, parts))}"[:400])
+    return lines
 
 
 def race_lines(rows: Sequence[dict[str, Any]]) -> list[str]:

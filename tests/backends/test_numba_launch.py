@@ -17,7 +17,7 @@ pytest.importorskip("numba", exc_type=ImportError)
 from fastrnn.backends import numba as backend
 from fastrnn.backends.layer import Gradients, Layer, Residuals
 from fastrnn.backends.numba import launch, sharing
-from fastrnn.backends.numba.split import Split, split
+from fastrnn.backends.numba.split import Split, split, split_units
 from tests.random_layers import Shape, cast, random_layer
 
 LARGE = Shape(steps=40, batch=13, inputs=48, hidden=80, directions=2, lengths=True, resets=True)
@@ -119,6 +119,16 @@ def test_a_team_is_formed_only_where_it_can_help() -> None:
 def test_small_work_stays_on_one_thread() -> None:
     assert tasks(batch=8, units=4, threads=8, steps=1) == Split(slices=1, team=1, threads=1)
     assert tasks(batch=8, units=128, threads=4, directions=2) == Split(slices=2, team=1, threads=4)
+
+
+def test_threads_share_units_that_need_nothing_of_each_other() -> None:
+    sizes = {"directions": 1, "steps": 1000, "products": 100_000, "panels": 4}
+    assert split_units(batch=8, available=4, **sizes) == Split(slices=4, team=1, threads=4)
+    assert split_units(batch=1, available=4, **sizes) == Split(slices=1, team=4, threads=4)
+    assert split_units(batch=3, available=4, **sizes) == Split(slices=1, team=4, threads=4)
+    assert split_units(batch=2, available=8, **sizes | {"directions": 2}) == Split(slices=2, team=2, threads=8)
+    assert split_units(batch=1, available=2, **sizes | {"directions": 2}) == Split(slices=1, team=1, threads=2)
+    assert split_units(batch=1, available=4, **sizes | {"steps": 1}) == Split(slices=1, team=1, threads=1)
 
 
 def test_many_python_threads_at_once() -> None:

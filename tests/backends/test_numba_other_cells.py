@@ -12,8 +12,9 @@ pytest.importorskip("numba", exc_type=ImportError)
 
 import fastrnn
 from fastrnn import backends
+from fastrnn.backends import gate_gradients
 from fastrnn.backends.layer import Gradients, Layer, Residuals
-from fastrnn.backends.numba import launch, sharing
+from fastrnn.backends.numba import launch, sharing, split
 from fastrnn.cells import Cell, Step, mix, sigmoid, tanh
 from fastrnn.cells.known import known
 from tests.cells.zoo import ZOO
@@ -125,6 +126,36 @@ def test_threads_that_share_the_units(name: str, monkeypatch: pytest.MonkeyPatch
             assert_right(layer_of(name, Shape(40, 2, 3, 180, directions, lengths=True, resets=True)), torch.float64)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(steps=130, batch=1, inputs=60, hidden=170, resets=True),
+        Shape(steps=130, batch=1, inputs=1, hidden=170, lengths=True, reverse=True),
+        Shape(steps=40, batch=9, inputs=49, hidden=170, lengths=True, resets=True, reverse=True),
+        Shape(steps=40, batch=9, inputs=1, hidden=170, lengths=True, resets=True),
+        Shape(steps=2, batch=40, inputs=32, hidden=20),
+        Shape(steps=2, batch=40, inputs=1, hidden=20),
+    ],
+    ids=str,
+)
+def test_input_gradients_without_a_product(shape: Shape, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come of the recurrence's kernel, in chunks of steps, and are the same whoever shares rows or units."""
+    monkeypatch.setattr(sharing, "is_welcome", lambda pace: True)
+    monkeypatch.setattr(split, "WORK_PER_THREAD", 1)
+    monkeypatch.delattr(gate_gradients, "input_gradient")
+    layer, before, found = layer_of("indrnn", shape), torch.get_num_threads(), []
+    assert_right(layer, torch.float64)
+    grads = cotangents(layer)
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(computed(layer, torch.float64, "numba", grads))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(one, other[what]) for what, one in found[0].items())
 
 
 @names

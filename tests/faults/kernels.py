@@ -230,6 +230,20 @@ FAULTS = (
         "with a projection, a reset clears the gradient of the first P units' c alone",
     ),
     Fault(
+        "numba-apart-h",
+        "fastrnn/backends/numba/kernels/forward.py",
+        "return a.outputs if meets else own_units",
+        "return a.outputs",
+        "threads that share units and never meet write each other's h",
+    ),
+    Fault(
+        "numba-dx-chunk",
+        "fastrnn/backends/numba/kernels/backward.py",
+        "((s + 1) % a.chunk == 0 or s + 1 == a.steps)",
+        "(s + 1) % a.chunk == 0",
+        "x's gradient is missing for the steps that do not fill a chunk",
+    ),
+    Fault(
         "bfloat16-gates",
         "fastrnn/backends/layer.py",
         "return torch.float16 if dtype == torch.bfloat16 else dtype",

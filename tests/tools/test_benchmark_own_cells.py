@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -62,13 +61,13 @@ def test_mistakes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monkey
 def test_jax_computes_the_same(name: str) -> None:
     cell: Cell = own_cells.CELLS[name]
     layer, x, dy = own_cells.layer_of(cell, Shape(3, 2, 4, 5))
-    process = PeerProcess(own_cells.JAX, "benchmarks.peers.jax_scan:JaxScan")
-    try:
-        process.ask("build", own_cells.task_of(layer, x, dy))
-        runs: dict[str, Any] = {
-            own_cells.LOOP: own_cells.trained(own_cells.loop(layer), x, list(layer.parameters()), dy),
-            own_cells.JAX: own_cells.InAProcess(process),
-        }
-        own_cells.check(runs, layer, x, dy)
-    finally:
-        process.close()
+    loop = own_cells.trained(own_cells.loop(layer), x, list(layer.parameters()), dy)
+    for who, one in own_cells.PEERS.items():
+        if who == own_cells.ASSOCIATIVE and name not in own_cells.LINEAR:
+            continue
+        process = PeerProcess(who, f"benchmarks.peers.jax_scan:{one}")
+        try:
+            process.ask("build", own_cells.task_of(layer, x, dy))
+            own_cells.check({own_cells.LOOP: loop, who: own_cells.InAProcess(process)}, layer, x, dy)
+        finally:
+            process.close()

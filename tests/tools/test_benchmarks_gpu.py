@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.cases import Shape
 from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import cells, race
 from benchmarks.gpu.figures import BASELINE
 from benchmarks.gpu.stages import NAMES, Stage
 from benchmarks.gpu.summary import read, summary
@@ -158,6 +160,35 @@ def test_the_report_has_a_table_and_a_picture(tmp_path: Path) -> None:
     assert "| lstm 2x3x4x64 float16 | 200 | 2.00 | 0.50 |" in table
     assert "| training, the best kernel | 2.00, 2.00 |" in table
     assert (tmp_path / command.PICTURE).read_bytes().startswith(PNG_SIGNATURE)
+
+
+@pytest.mark.parametrize("point", cells.POINTS, ids=lambda point: point.label)
+def test_cells_beside_the_loop(point: cells.Point) -> None:
+    """Where layers have no heads that is told, and nothing fails."""
+    racers = [*cells.RACERS[:1], race.Racer("auto", cells.Trained("reference"))]
+    small = point._replace(shape=Shape(3, 2, 8, 8), device="cpu", dtype="float32")
+    row = cells.run(small, racers)
+    text, is_fine = summary({"cells": [{"case": point.label, **row}]})
+    assert is_fine
+    if "not served" in row:
+        assert point.heads > 1
+        assert f"{point.label}: fastrnn.Recurrent takes no num_heads" in text
+    else:
+        assert row["times"]["loop"]["eager"][0] > 0
+        assert f"{point.label}: loop - | " in text
+        assert ", auto - | " in text
+
+
+def test_a_cell_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(cells.Trained):
+        def build(self, problem: cells.Problem) -> Any:
+            right = super().build(problem)
+            return lambda: [1.1 * tensor for tensor in right()]
+
+    small = cells.POINTS[0]._replace(shape=Shape(3, 2, 8, 8), device="cpu")
+    row = cells.run(small, [*cells.RACERS[:1], race.Racer("triton", Wrong("reference"))])
+    assert row["times"]["triton"].keys() == {"failed"}
+    assert "y differs from the loop" in summary({"cells": [{"case": "one", **row}]})[0]
 
 
 def test_a_wrong_result_is_a_failure() -> None:

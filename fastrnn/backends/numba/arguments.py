@@ -63,7 +63,7 @@ class ForwardShape(NamedTuple):
     history_row: int
     chunk: int  # for how many steps the input's product is computed at a time
     parts: int  # > 0: only that product, each slice's in so many tasks; < 0: only the steps after it; 0: both
-    team: int  # how many threads share a slice's hidden units and meet after every step
+    team: int  # how many threads share a slice's hidden units and, but of a cell without u gates, meet after every step
     thread_count: int  # the C function int (*)(void) that gives the number of threads in the parallel region
     barrier: int  # the C function void (*)(void) that returns once all of them have called it
     clock: int  # the C function double (*)(void) that gives the time in seconds
@@ -167,6 +167,11 @@ class BackwardShape(NamedTuple):
     dc_apart: int  # elements from one to the next
     d_parameters_at: int  # (rows, P, padded H)
     dh_at: int  # (rows, padded P)
+    # Of a cell without a product of the state whose kernel computes the gradient of x, all else being 0:
+    inputs: int
+    w_ih_at: int  # in panels of columns, its gates in the order of the blocks; of one input the column itself
+    chunk: int  # for how many steps at a time
+    parts: int  # as in a forward, of x's gradient; there are as many as members of a team
 
 
 class BackwardAddresses(NamedTuple):
@@ -194,6 +199,7 @@ class BackwardAddresses(NamedTuple):
     dc0: int  # (B, H), written
     d_parameters: int  # (B, P, H), written: each sequence's share, so that threads share no sum
     dh_out: int  # (T, B, P): the gradient of every projected h, written
+    dx: int  # (T, B, I), written
 
 
 class WeightsShape(NamedTuple):

@@ -14,7 +14,7 @@ from fastrnn.backends.numba.extents import extents
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up, panel_units
 from fastrnn.backends.numba.panels import Panels
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
-from fastrnn.backends.numba.split import WORK_PER_THREAD, split
+from fastrnn.backends.numba.split import WORK_PER_THREAD, split, split_units
 from fastrnn.cells.known import KNOWN
 
 GX_BYTES = 384 * 1024
@@ -60,9 +60,11 @@ def schedule(
     recurrent, panels = u_gates * hidden * head, geometry.panels(hidden, units)
     of = extents(hidden, head, heads, units * geometry.lanes)
     products = x_gates * hidden * inputs + recurrent
-    slices, team, threads = split(
-        batch, directions, steps, products, 0 if projected else recurrent, item, panels, available
-    )
+    if u_gates:
+        shared = 0 if projected else recurrent
+        slices, team, threads = split(batch, directions, steps, products, shared, item, panels, available)
+    else:
+        slices, team, threads = split_units(batch, directions, steps, products, panels, available)
     rows = divide_up(batch, slices)
     padded = geometry.padded(hidden, units)
     step = rows * x_gates * padded * item
@@ -120,7 +122,7 @@ def schedule(
     ]
     likely = directions * steps * batch * products * SECONDS_PER_PRODUCT
     kind = ("forward", cell, dtype, batch, inputs, hidden, outputs, heads, directions, parts > 0)
-    launches = [(threads, shapes, Pace(kind, steps, likely, threads, team > 1))]
+    launches = [(threads, shapes, Pace(kind, steps, likely, threads, meets=team > 1 and u_gates > 0))]
     if parts:
         share = 1 - recurrent / products
         pace = Pace(("inputs", *kind), steps, likely * share, spread)

@@ -21,14 +21,28 @@ from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up
 from fastrnn.backends.numba.other_states import place
 from fastrnn.backends.numba.panels import Panels, readable, source
 from fastrnn.backends.numba.sharing import SECONDS_PER_PRODUCT, Pace
-from fastrnn.backends.numba.split import split
-from fastrnn.backends.numba.tensors import dense, dense_rows, direction_address, masks, step_inputs, unit_parameters
+from fastrnn.backends.numba.split import split, split_units
+from fastrnn.backends.numba.tensors import (
+    cast,
+    dense,
+    dense_rows,
+    direction_address,
+    masks,
+    step_inputs,
+    unit_parameters,
+)
 from fastrnn.cells.known import KNOWN
 from fastrnn.cells.projection import unprojected_output
 
 _COUNTER = FIELDS["backward"].index("counter")
 POINTWISE = 16
 """Multiplications that take as long as a unit's share of one block, where there is no product."""
+DGATES_BYTES = 256 * 1024
+"""Of the gradients, of which x's are computed while they are in a second-level cache of 1 MB beside w_ih."""
+LAID_OUT_ROWS = 32
+"""Rows of all steps together from which on laying out w_ih for x's gradient is worth it."""
+WIDEST_WASTE = 4 / 3
+"""Times the inputs that panels of w_ih may be wide: beyond, torch's product does less in vain."""
 
 
 class _Schedule(NamedTuple):
@@ -36,11 +50,12 @@ class _Schedule(NamedTuple):
 
     kernel: int
     panels: Panels
-    shapes: list[BackwardShape]
+    launches: list[tuple[int, list[BackwardShape], Pace]]
+    """how many threads, a shape for each direction, and how long it took"""
     memory: int
     """bytes"""
-    threads: int
-    pace: Pace
+    serves_input: bool
+    """whether x's gradient is computed as well, if it is asked for"""
 
 
 def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
@@ -55,23 +70,30 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
     elif layer.cell.saved:
         recomputed = (_recomputed(layer, direction, states) for direction in range(directions))
         saved = [torch.stack([torch.cat(parts, -1) for parts in recomputed])]
-    dgates = workspace.empty((directions, steps, batch, width * hidden), dtype)
+    gates = (directions, steps, batch, width * hidden)
+    if layer.cell.u_gates:
+        dgates, lent = workspace.empty(gates, dtype), None
+    else:  # nothing else of the call is as large, and clearing fresh memory would be much of its time
+        dgates, lent = workspace.lent(gates, dtype)
     dh_out = torch.empty((directions, steps, batch, layer.output_size), dtype=dtype) if layer.projected else None
     d_states0 = [torch.zeros(state.shape, dtype=dtype) for state in layer.states0]
-    own = layer.cell.parameters
+    own, dx = layer.cell.parameters, []
     d_parameters = torch.zeros((directions, batch, len(own), hidden), dtype=dtype) if own else None
     if batch == 0 or steps == 0:
         finals = zip(grads.finals, d_states0, strict=True)
         d_states0 = [zero if d is None else zero.copy_(d) for d, zero in finals]
     else:
-        _run(layer, states, saved, grads, dgates, dh_out, d_states0, d_parameters)
-    dx = [gate_gradients.input_gradient(layer, dgates)] if grads.need_x else []
+        dx = _run(layer, states, saved, grads, dgates, dh_out, d_states0, d_parameters)
+    if grads.need_x and not dx:
+        dx = [gate_gradients.input_gradient(layer, dgates)]
     weights = _weight_gradients(layer, states, saved, dgates, dh_out) if grads.need_weights else ([], [], [], [])
     of_parameters = []
     if d_parameters is not None and grads.need_weights:
         of_parameters = [*d_parameters.sum(1).to(storage).flatten(0, 1).unbind()]
     inputs_alone = replace(grads, need_weights=False)  # the kernel has summed up those of parameters
     _, d_inputs = outside.of_layer(layer, dgates, saved[0] if saved else None, states, inputs_alone)
+    if lent is not None:
+        workspace.give_back(lent)
     return Backward(dx, *weights, [d.to(storage) for d in d_states0], of_parameters, d_inputs)
 
 
@@ -89,9 +111,9 @@ def _run(
     dh_out: Tensor | None,
     d_states0: list[Tensor],
     d_parameters: Tensor | None,
-) -> None:
+) -> list[Tensor]:
     """Fills dgates (directions, T, B, W·H), dh_out (directions, T, B, P), the initial states' gradients, and each
-    sequence's share of those of the cell's parameters, (directions, B, P, H)."""
+    sequence's share of those of the cell's parameters, (directions, B, P, H) -> `Backward.x`, if it is found here."""
     dtype, directions = layer.state_dtype, layer.directions
     steps, batch, _ = layer.x.shape
     hidden, outputs = layer.hidden_size, layer.output_size
@@ -106,6 +128,7 @@ def _run(
         directions,
         layer.reverse,
         layer.projected,
+        _inputs(layer) if grads.need_x else 0,
         launch.available_threads(),
     )
     states0 = [dense(state, dtype) for state in layer.states0]
@@ -122,12 +145,19 @@ def _run(
     c, dc_history = (place(tensors, directions, row) for tensors in (states[1:], dhistories))
     c0, dc_last, dc0 = (place(tensors[1:], directions, batch * row) for tensors in (states0, d_last, d_states0))
     memory = workspace.take(cut.memory)
-    weights = readable([*_by_blocks(layer), *layer.extras], dtype)
+    weights = [*_by_blocks(layer), *layer.extras]
+    dx = []
+    if cut.serves_input:
+        w_ih = [layer.w_ih[0][run.rows(hidden)] for run in layer.cell.x_runs]
+        weights.append(w_ih[0] if len(w_ih) == 1 else torch.cat(w_ih))
+        if layer.x.shape[2] == 1:
+            weights[-1] = weights[-1].T
+        dx.append(workspace.empty(layer.x.shape, dtype))
+    weights = readable(weights, dtype)
     if weights:
         cut.panels.launch(map(source, weights)).run(memory.data_ptr())
-    blocks = [
-        shape
-        + BackwardAddresses(
+    addresses = [
+        BackwardAddresses(
             counter=0,
             memory=memory.data_ptr(),
             lengths=address(lengths),
@@ -152,11 +182,23 @@ def _run(
             dc0=dc0.of(direction),
             d_parameters=direction_address(d_parameters, direction),
             dh_out=direction_address(dh_out, direction),
+            dx=dx[0].data_ptr() if dx else 0,
         )
-        for direction, shape in enumerate(cut.shapes)
+        for direction in range(directions)
     ]
-    launch.run(cut.kernel, cut.threads, blocks, _COUNTER, cut.pace)
+    for threads, shapes, pace in cut.launches:
+        blocks = (shape + rest for shape, rest in zip(shapes, addresses, strict=True))
+        launch.run(cut.kernel, threads, blocks, _COUNTER, pace)
     workspace.give_back(memory)
+    return [cast(d, layer.x.dtype) for d in dx]
+
+
+def _inputs(layer: Layer) -> int:
+    """How many x has, if the kernel is to compute the gradient of x, else 0."""
+    steps, batch, inputs = layer.x.shape
+    if layer.cell.u_gates or layer.directions > 1 or steps * batch < LAID_OUT_ROWS:
+        return 0
+    return inputs
 
 
 def _by_blocks(layer: Layer) -> list[Tensor]:
@@ -180,6 +222,7 @@ def _schedule(
     directions: int,
     reverse: bool,
     projected: bool,
+    inputs: int,
     available: int,
 ) -> _Schedule:
     contract = KNOWN[cell]
@@ -192,9 +235,16 @@ def _schedule(
     segments = 1 if heads == 1 else u_gates
     width = PANEL_VECTORS * geometry.lanes
     of = extents(outputs, rows_of_w_hh // segments, heads, width) if u_gates else None
-    products = rows_of_w_hh * outputs or len(contract.blocks) * hidden * POINTWISE
-    shared = 0 if projected else rows_of_w_hh * outputs
-    slices, team, threads = split(batch, directions, steps, products, shared, item, panels, available)
+    if inputs > 1 and geometry.padded(inputs) > WIDEST_WASTE * inputs:
+        inputs = 0
+    of_x = len(contract.x_gates) * hidden
+    if u_gates:
+        products = rows_of_w_hh * outputs
+        shared = 0 if projected else products
+        slices, team, threads = split(batch, directions, steps, products, shared, item, panels, available)
+    else:
+        products = len(contract.blocks) * hidden * POINTWISE + of_x * inputs
+        slices, team, threads = split_units(batch, directions, steps, products, panels, available)
     rows = divide_up(batch, slices)
     scratch = Arena()
     scratch.take(PANEL_VECTORS * geometry.lanes * item)
@@ -210,6 +260,10 @@ def _schedule(
     laid_out = Panels(pack, arena, available)
     w_hh = [laid_out.columns(rows_of_w_hh, head, of) if of else 0 for _ in range(directions)]
     w_hr = [laid_out.columns(outputs, hidden) if projected else 0 for _ in range(directions)]
+    w_ih = 0
+    if inputs:
+        w_ih = laid_out.columns(of_x, inputs) if inputs > 1 else laid_out.columns(1, of_x)
+    parts = -1 if inputs and team > 1 else 0
     shapes = [
         BackwardShape(
             owners=directions * slices,
@@ -234,13 +288,21 @@ def _schedule(
             scratch_at=scratch_at,
             scratch_size=scratch.size,
             dc_apart=rows * geometry.padded(hidden),
+            inputs=inputs,
+            w_ih_at=w_ih,
+            chunk=max(1, DGATES_BYTES // (rows * len(contract.blocks) * hidden * item)),
+            parts=parts,
             **offsets,
         )
         for direction in range(directions)
     ]
-    kind = ("backward", cell, dtype, batch, hidden, outputs, heads, directions)
-    pace = Pace(kind, steps, directions * steps * batch * products * SECONDS_PER_PRODUCT, threads, team > 1)
-    return _Schedule(compiled.address, laid_out, shapes, arena.size, threads, pace)
+    kind = ("backward", cell, dtype, batch, inputs, hidden, outputs, heads, directions)
+    likely = directions * steps * batch * products * SECONDS_PER_PRODUCT
+    launches = [(threads, shapes, Pace(kind, steps, likely, threads, meets=team > 1 and u_gates > 0))]
+    if parts:
+        pace = Pace(("inputs", *kind), steps, likely, threads)
+        launches.append((threads, [shape._replace(parts=team) for shape in shapes], pace))
+    return _Schedule(compiled.address, laid_out, launches, arena.size, inputs > 0)
 
 
 def _weight_gradients(

@@ -18,7 +18,7 @@ tenth."""
 
 
 class Split(NamedTuple):
-    """Each direction's rows in `slices`, whose units `team` threads share."""
+    """Each direction's rows in `slices`, whose units `team` threads share, meeting for a product of the state alone."""
 
     slices: int
     team: int
@@ -43,3 +43,18 @@ def split(
     owners = directions * slices
     team = min(available // owners, panels) if divide_up(batch, slices) * recurrent >= TEAM_PRODUCTS else 1
     return Split(slices, max(1, team), owners * team if team > 1 else threads)
+
+
+def split_units(batch: int, directions: int, steps: int, products: int, panels: int, available: int) -> Split:
+    """As `split`, of a recurrence without a product of the state: threads that no row is left for share units.
+
+    Of all ways the one in which the slowest thread has least to do, and of these that with most slices: a thread reads
+    whole rows then.
+    """
+    wanted = max(1, min(available, directions * steps * batch * products // WORK_PER_THREAD))
+    ways = []
+    for slices in range(min(batch, divide_up(wanted, directions)), 0, -1):
+        team = max(1, min(wanted // (directions * slices), panels))
+        ways.append((divide_up(batch, slices) * divide_up(panels, team), Split(slices, team, 0)))
+    slices, team, _ = min(ways, key=lambda way: way[0])[1]
+    return Split(slices, team, min(wanted, directions * slices * team))

@@ -37,7 +37,14 @@ def take(size: int) -> Tensor:
         else:
             if memory.numel() >= size:
                 return memory
-    return torch.empty(size, dtype=torch.uint8)
+    return empty((size,), torch.uint8)
+
+
+def lent(sizes: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A tensor of these sizes, and the memory to give back once nothing refers to it."""
+    size = prod(sizes) * dtype.itemsize
+    memory = take(size)
+    return memory[:size].view(dtype).view(sizes), memory
 
 
 def give_back(memory: Tensor) -> None:

@@ -1,7 +1,8 @@
 """The backward kernel: as the forward's, a task owns some rows of the batch in one direction for all steps.
 
 What reaches h from the step after it is dgates w_hh, a tile at a time, each followed by the cell's derivative on what
-it gave. Only the recurrence is here: the gradients of weights and x are large products of dgates, outside.
+it gave. The gradients of weights and x are large products of dgates, outside, but where the cell has no product of the
+state: there x's gradient is computed for a chunk of steps at a time, while dgates are in the cache.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from numba import carray, njit
 
 from fastrnn.backends.numba.kernels.activations import forced
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt
-from fastrnn.backends.numba.kernels.dots import stack_memory
+from fastrnn.backends.numba.kernels.dots import dots, stack_memory
 from fastrnn.backends.numba.kernels.extents import extent
 from fastrnn.backends.numba.kernels.masks import cut, live, starts
 from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, fetch_row
@@ -40,7 +41,8 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
     parameters = cell.parameters
     fetch, give, clear, add, vectors = others.fetch, others.give, others.clear, others.add, others.vectors
     memory_before, memory_after = stack_memory(cell.states), stack_memory(cell.states)
-    like_blocks, has_product = saves in (0, cell.blocks), cell.u_gates > 0
+    like_blocks, x_gates = saves in (0, cell.blocks), cell.x_gates
+    has_product, is_alone = cell.u_gates > 0, cell.u_gates == 0  # a branch on either by itself is not compiled in vain
     tile, tile_most = product(units), tile_rows(units)
 
     @forced
@@ -164,6 +166,39 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                         store(carry, 0, dh)
 
     @njit(error_model="numpy")
+    def input_gradient(a: Any, like: Any, t: int, steps: int, first: int, rows: int, base: int, out: int) -> None:
+        """dx = dgx w_ih for steps from t on. Tiles run as the forward's."""
+        k, step_d = x_gates * a.hidden, a.batch * a.gates_row
+        d = address(like, a.dgates, (t * a.batch + first) * a.gates_row)
+        dx = address(like, a.dx, (t * a.batch + first) * a.inputs)
+        width, most = units * lanes(like), lanes(like) if a.inputs == 1 else tile_most
+        along_time = steps >= min(rows, most)
+        inner, inner_d, inner_x = (steps, step_d, a.batch * a.inputs) if along_time else (rows, a.gates_row, a.inputs)
+        outer, outer_d, outer_x = (rows, a.gates_row, a.inputs) if along_time else (steps, step_d, a.batch * a.inputs)
+        blocks, panels = (inner + most - 1) // most, (a.inputs + width - 1) // width
+        weights = address(like, a.memory + a.w_ih_at, 0)
+        for panel in range(panels):
+            w, column = address(like, weights, panel * k * width), panel * width
+            following = next_panel(like, weights, panel, panels, k, width)
+            for o in range(outer):
+                for block in range(blocks):
+                    begin, count = share(inner, blocks, block)
+                    at = address(like, d, o * outer_d + begin * inner_d)
+                    to = address(like, dx, o * outer_x + begin * inner_x + column)
+                    if a.inputs == 1:
+                        dots(like, count, w, k, at, inner_d, out)
+                        for r in range(count):
+                            store_some(to, r * inner_x, load(like, out, r), 1)
+                        continue
+                    soon, soon_step = part_of_panel(like, following, k, width, outer * blocks, o * blocks + block)
+                    if column + width <= a.inputs:
+                        tile(like, count, base, at, inner_d, w, k, to, inner_x, soon, soon_step)
+                        continue
+                    tile(like, count, base, at, inner_d, w, k, out, width, soon, soon_step)
+                    for r in range(count):
+                        copy_row(like, address(like, out, r * width), address(like, to, r * inner_x), a.inputs - column)
+
+    @njit(error_model="numpy")
     def unproject(a: Any, like: Any, t: int, first: int, rows: int, base: int) -> None:
         """The gradient of o tanh(c), dh w_hr, and on through the cell, for the rows that are alive at step t."""
         lane_count = lanes(like)
@@ -208,7 +243,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
         # With a projection there is one member, and h and c differ in size.
         own_hidden = own_outputs if members > 1 else a.hidden
         clear_row(like, base, width)
-        since, waited = seconds(a.clock) if decides and members > 1 else 0.0, 0.0
+        since, waited = seconds(a.clock) if has_product and decides and members > 1 else 0.0, 0.0
         for row in range(rows):
             b = first + row
             source = address(like, a.dh_last, b * a.outputs + own) if a.dh_last != 0 else 0
@@ -232,7 +267,11 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                 if cut(a, t, b):
                     clear_row(like, address(like, base + a.carry_at, row * carry_row + own), own_outputs)
                     clear(like, address(like, base + a.dc_at, row * dc_row + own), a.dc_apart, own_hidden)
-            if members > 1:
+            if is_alone and a.dx != 0 and a.parts == 0 and ((s + 1) % a.chunk == 0 or s + 1 == a.steps):
+                steps = s % a.chunk + 1
+                start = t - steps + 1 if a.reverse else t
+                input_gradient(a, like, start, steps, first, rows, base, base + a.tile_at)
+            if has_product and members > 1:
                 stays, waited = stay(a, counter, s, rows * width * a.depth, decides, since, waited)
                 if not stays:
                     if member > 0:
@@ -250,11 +289,19 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                 to = address(like, a.d_parameters, (b * parameters + parameter) * a.hidden + own)
                 copy_row(like, d_parameters_at(a, like, row, parameter, own, base), to, own_hidden)
 
+    @njit(error_model="numpy")
+    def run_part(a: Any, like: Any, row_slice: int, part: int, base: int) -> None:
+        """One part of the input's gradient for all steps."""
+        first, rows = share(a.batch, a.slices, row_slice)
+        start, steps = share(a.steps, a.parts, part)
+        clear_row(like, base, units * lanes(like))
+        input_gradient(a, like, start, steps, first, rows, base, base + a.tile_at + part * a.tile_size)
+
     def backward(pointer: Any) -> None:
         like = zeros(dtype)
         blocks = carray(pointer, 2)
         a = blocks[0]
-        members = team_members(a, a.owners)
+        members = team_members(a, a.owners) if has_product else a.team
         while True:
             task = take_ticket(a.counter)
             if task >= a.owners * members:
@@ -262,6 +309,9 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
             owner, member = task // members, task % members
             base = a.memory + a.scratch_at + owner * a.scratch_size
             direction, row_slice = owner // a.slices, owner % a.slices
-            run(blocks[direction], like, row_slice, member, members, base, a.counter, task == 0)
+            if is_alone and a.parts > 0:
+                run_part(blocks[direction], like, row_slice, member, base)
+            else:
+                run(blocks[direction], like, row_slice, member, members, base, a.counter, task == 0)
 
     return backward

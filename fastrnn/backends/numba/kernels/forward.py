@@ -1,7 +1,8 @@
 """The forward kernel: a task owns some rows of the batch, in one direction, for all steps.
 
 Tasks wait for nobody, unless there are fewer rows than threads and a step is long: then a team of threads shares the
-rows' hidden units, and meets after every step, when each needs the others' share of h.
+rows' hidden units, and meets after every step, when each needs the others' share of h. Where the cell has no product of
+the state, its members need nothing of each other, and never meet.
 
 In chunks of steps: the input's product for the whole chunk into scratch memory that stays in cache, then step by step
 the state's product, one tile after the other, each followed by the cell's step on what it gave.
@@ -13,6 +14,7 @@ from typing import Any
 
 from numba import carray, njit
 
+from fastrnn.backends.numba.kernels.activations import forced
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
 from fastrnn.backends.numba.kernels.extents import extent
 from fastrnn.backends.numba.kernels.masks import cut, live
@@ -39,7 +41,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
     """
     step, others, inputs, saves = cell.step, other_states(cell.states), cell.inputs, cell.saved
     take, give, clear, clear_out, put = others.take, others.give, others.clear, others.clear_out, others.put
-    x_gates, u_gates = cell.x_gates, cell.u_gates
+    x_gates, u_gates, meets = cell.x_gates, cell.u_gates, cell.u_gates > 0
     x_vecs, u_vecs = units * x_gates, units * u_gates
     x_tile, x_most, u_tile, u_most = product(x_vecs), tile_rows(x_vecs), product(u_vecs), tile_rows(u_vecs)
     most = u_most if u_gates > 0 else 1  # rows at a time
@@ -75,6 +77,16 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                     at = address(like, x, o * outer_x + begin * inner_x)
                     to = address(like, gx, o * outer_gx + begin * inner_gx + panel * width)
                     x_tile(like, count, bias, at, inner_x, w, a.inputs, to, inner_gx, soon, soon_step)
+
+    @forced
+    def kept(own: int) -> Any:
+        """From which unit on a member of a team touches h: all of them touch all, but where they never meet."""
+        return 0 if meets else own
+
+    @forced
+    def kept_units(a: Any, own_units: int) -> Any:
+        """How many units of h that are."""
+        return a.outputs if meets else own_units
 
     @njit(error_model="numpy")
     def put_output(a: Any, like: Any, h: Any, h_new: int, t: int, row: int, unit: int) -> None:
@@ -181,9 +193,9 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                             put_output(a, like, new, at, t, first + begin + r, unit)
 
     @njit(error_model="numpy")
-    def rest(a: Any, like: Any, t: int, b: int, h: int, h_new: int) -> None:
+    def rest(a: Any, like: Any, t: int, b: int, h: int, h_new: int, own_units: int) -> None:
         """Step t of a row that is over or has not begun: the state stays, outputs are zero."""
-        copy_row(like, h, h_new, a.outputs)
+        copy_row(like, h, h_new, kept_units(a, own_units))
         at = t * a.batch + b
         clear_row(like, address(like, a.ys, at * a.ys_row), a.outputs)
         if a.history != 0:
@@ -197,7 +209,8 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
     ) -> None:
         """A slice's steps, by one thread, or by one of the members of a team, of which the first may end up alone.
 
-        What members write of h twice, they write alike and before they meet; of c each touches its own units only.
+        What members write of h twice, they write alike and before they meet; of c each touches its own units only, and
+        of h where they never meet.
         """
         first, rows = share(a.batch, a.slices, row_slice)
         lane_count = lanes(like)
@@ -212,15 +225,16 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         own_units = min(panels * units * lane_count, a.hidden - own)
         clear_row(like, base, plain_width)
         uneven = rows * lane_count * (u_vecs * a.depth + x_vecs * a.inputs * a.chunk)
-        since, waited = seconds(a.clock) if decides and members > 1 else 0.0, 0.0
+        since, waited = seconds(a.clock) if meets and decides and members > 1 else 0.0, 0.0
         first_t = a.steps - 1 if a.reverse else 0
         for row in range(rows):
             b = first + row
             # A late member must not bring back what another has cleared for the first step.
             if cut(a, first_t, b):
-                clear_row(like, address(like, h, row * h_row), a.outputs)
+                clear_row(like, address(like, h, row * h_row + kept(own)), kept_units(a, own_units))
             else:
-                copy_row(like, address(like, a.h0, b * a.outputs), address(like, h, row * h_row), a.outputs)
+                h0, to = address(like, a.h0, b * a.outputs + kept(own)), address(like, h, row * h_row + kept(own))
+                copy_row(like, h0, to, kept_units(a, own_units))
             take(like, a.c0, b * a.hidden + own, address(like, c, row * c_row + own), c_apart, own_units)
         for start in range(0, a.steps, a.chunk):
             steps = min(a.chunk, a.steps - start)
@@ -230,7 +244,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
             for s in range(steps):
                 for row in range(rows):
                     if cut(a, t, first + row):
-                        clear_row(like, address(like, h, row * h_row), a.outputs)
+                        clear_row(like, address(like, h, row * h_row + kept(own)), kept_units(a, own_units))
                         clear(like, address(like, c, row * c_row + own), c_apart, own_units)
                 gx_step = address(like, gx, s * rows * a.panels * x_vecs * lane_count)
                 state_step(a, like, t, first, rows, member, members, gx_step, h, h_new, h_row, base)
@@ -239,9 +253,9 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                 if a.lengths != 0:
                     for row in range(rows):
                         if not live(a, t, first + row):
-                            at = row * h_row
-                            rest(a, like, t, first + row, address(like, h, at), address(like, h_new, at))
-                if members > 1:
+                            at = row * h_row + kept(own)
+                            rest(a, like, t, first + row, address(like, h, at), address(like, h_new, at), own_units)
+                if meets and members > 1:
                     stays, waited = stay(a, counter, start + s, uneven, decides, since, waited)
                     if not stays:
                         if member > 0:
@@ -252,7 +266,8 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                 t += -1 if a.reverse else 1
         for row in range(rows):
             b = first + row
-            copy_row(like, address(like, h, row * h_row), address(like, a.h_last, b * a.outputs), a.outputs)
+            to = address(like, a.h_last, b * a.outputs + kept(own))
+            copy_row(like, address(like, h, row * h_row + kept(own)), to, kept_units(a, own_units))
             give(like, address(like, c, row * c_row + own), c_apart, a.c_last, b * a.hidden + own, own_units)
 
     @njit(error_model="numpy")
@@ -270,7 +285,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         a = blocks[0]
         parts = a.parts
         if parts <= 0:
-            parts = team_members(a, a.owners)
+            parts = team_members(a, a.owners) if meets else a.team
         while True:
             task = take_ticket(a.counter)
             if task >= a.owners * parts:

@@ -398,6 +398,17 @@ def prefetch(builder: Any, at: Any, cache: int = FIRST_LEVEL) -> None:
 
 
 @intrinsic
+def ask_for(typing: Any, like: Any, base: Any, index: Any) -> Any:
+    """Has the cache line of element `index` come into the first-level cache; there need not be memory at all."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        prefetch(builder, pointer(builder, like, args[1], args[2]))
+        return context.get_dummy_value()
+
+    return types.void(like, types.intp, types.intp), emit
+
+
+@intrinsic
 def take_ticket(typing: Any, counter: Any) -> Any:
     """Adds one to the int64 at `counter`, atomically -> what it was before."""
 

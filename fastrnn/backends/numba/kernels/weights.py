@@ -15,6 +15,7 @@ from fastrnn.backends.numba.kernels.extents import extent
 from fastrnn.backends.numba.kernels.rows import clear_row
 from fastrnn.backends.numba.kernels.simd import (
     address,
+    ask_for,
     lanes,
     load,
     load_some,
@@ -25,6 +26,9 @@ from fastrnn.backends.numba.kernels.simd import (
 )
 from fastrnn.backends.numba.kernels.tile import outer_product, share, tile_rows
 from fastrnn.backends.numba.kernels.transpose import transpose_some
+
+AHEAD = 12
+"""How many rows ahead gradients are asked for: a panel's rows lie too far apart for the processor to foresee them."""
 
 
 def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
@@ -46,6 +50,7 @@ def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
             total = like
             for r in range(rows):
                 value = load_some(like, source, r * row + v * lane_count, some)
+                ask_for(like, source, (r + AHEAD) * row + v * lane_count)
                 store(panel, (r * vecs + v) * lane_count, value)
                 total = total + value
             store(sums, v * lane_count, load(like, sums, v * lane_count) + total)
