@@ -74,8 +74,8 @@ def test_ready(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @interpreted
 def test_auto_leaves_the_interpreter_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = random_layer("gru", Shape(heads=3))
-    assert backends.module("numba").supports(layer) is not None
+    layer = random_layer("gru", Shape())
+    monkeypatch.setattr(backends.module("numba"), "ready", lambda: "numba is not installed")
     assert backends.operator_backend("auto", layer) == "reference"
     assert backends.operator_backend("triton", layer) == "triton"
 
