@@ -145,12 +145,13 @@ def of_row(row: Row) -> Iterator[Kernel]:
             if tile is None:
                 continue
             kernel = Kernel(direction, cell, precision, STORAGE[precision], row.units, tile, MASKED, MAIN)
-            if cell not in CELLS:
-                kernel = kernel._replace(program=PROGRAMS[cell])
-                for variant in (MASKED, MASKED_LEAN) if direction == "backward" else (MASKED,):
-                    yield kernel._replace(variant=variant)
-                continue
             is_widest = row.units == widest(cell, precision)
+            if cell not in CELLS:
+                # The variant that takes most registers; where there are more of them than of a narrower row's, both.
+                both = direction == "backward" and is_widest
+                for variant in (MASKED, MASKED_LEAN) if both else (MASKED,):
+                    yield kernel._replace(variant=variant, program=PROGRAMS[cell])
+                continue
             for capability in CAPABILITIES if is_widest or CELLS[cell].saved else (MAIN,):
                 for variant in variants(cell, direction, capability):
                     yield kernel._replace(variant=variant, capability=capability)

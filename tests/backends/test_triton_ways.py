@@ -30,12 +30,12 @@ pytestmark = [
 
 HEADS = (
     Shape(heads=2),
-    Shape(steps=7, batch=9, hidden=51, heads=3, directions=2, lengths=True, resets=True),
+    Shape(steps=4, batch=9, hidden=51, heads=3, directions=2, lengths=True, resets=True),
     Shape(steps=3, batch=2, hidden=6, heads=6, reverse=True, resets=True),
 )
 EVERYTHING = Shape(steps=7, batch=9, hidden=19, directions=2, lengths=True, resets=True)
 
-gates_first = pytest.mark.parametrize("cell", ["lstm", "gru", *exhaustive("rnn_tanh", "rnn_relu")])
+gates_first = pytest.mark.parametrize("cell", ["lstm", "gru", *exhaustive("rnn_tanh")])
 """The cells whose kernels have all that the others' have."""
 
 EXACT = torch.float64 if configurations.INTERPRETED else torch.float32
@@ -65,7 +65,7 @@ def assert_as_reference(layer: Layer, dtype: torch.dtype = EXACT, recompute: boo
     [
         pytest.param(cell, shape, marks=() if cell == ("lstm", "gru")[number % 2] else pytest.mark.exhaustive)
         for number, shape in enumerate([*AWKWARD[:-2], *HEADS])
-        for cell in CELLS
+        for cell in ("lstm", "gru", "rnn_tanh")
     ],
     ids=str,
 )
@@ -113,7 +113,7 @@ def test_tf32(cell: str, shape: Shape, backend: str) -> None:
         pytest.param("gru", False, id="gru-persistent", marks=pytest.mark.exhaustive),
     ],
 )
-@pytest.mark.parametrize("dtype", [EXACT, *exhaustive(torch.bfloat16, torch.float16)], ids=str)
+@pytest.mark.parametrize("dtype", [EXACT, *exhaustive(torch.bfloat16)], ids=str)
 def test_recomputed_gates(
     cell: str, dtype: torch.dtype, steps: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
