@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 
 from fastrnn.cells.compiler.expression import (
@@ -54,6 +54,7 @@ class Linear:
         return sorted(found)
 
 
+@cache
 def forward(p: Program) -> Linear | None:
     """The step of the states that a step looks at, in leaves as those of the step; None where it is not linear.
 
@@ -67,6 +68,7 @@ def forward(p: Program) -> Linear | None:
     return linear(read, [after[state] for state in read], [leaf("before", state) for state in read])
 
 
+@cache
 def backward(p: Program) -> Linear | None:
     """How the gradients that reach the states after a step become those that reach the states before it, in leaves as
     those of the derivative; None where the state has a product, whose share is missing here."""
