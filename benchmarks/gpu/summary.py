@@ -90,7 +90,7 @@ def cells_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A line a layer: the loop's µs as a graph and eagerly, and how many times as fast each racer is; or why not."""
     lines = []
     for row in rows:
-        parts = [row.get("not served", "")]
+        parts = []
         for racer, times in row.get("times", {}).items():
             base, told = row["times"][LOOP], []
             for kind in KINDS:
@@ -102,7 +102,7 @@ def cells_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
                     told.append(f"{base[kind][0] / times[kind][0]:.2f}" if kind in base else f"{times[kind][0]:.0f} µs")
             why = next((f" ({times[key]})" for key in ("failed", "not served") if key in times), "")
             parts.append(f"{racer} {' | '.join(told)}{why}")
-        lines.append(f"  {row.get('case')}: {', '.join(filter(None, parts))}"[:400])
+        lines.append(f"  {row.get('case')}: {', '.join(parts)}"[:400])
     return lines
 
 

@@ -164,19 +164,14 @@ def test_the_report_has_a_table_and_a_picture(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("point", cells.POINTS, ids=lambda point: point.label)
 def test_cells_beside_the_loop(point: cells.Point) -> None:
-    """Where layers have no heads that is told, and nothing fails."""
     racers = [*cells.RACERS[:1], race.Racer("auto", cells.Trained("reference"))]
     small = point._replace(shape=Shape(3, 2, 8, 8), device="cpu", dtype="float32")
     row = cells.run(small, racers)
     text, is_fine = summary({"cells": [{"case": point.label, **row}]})
     assert is_fine
-    if "not served" in row:
-        assert point.heads > 1
-        assert f"{point.label}: fastrnn.Recurrent takes no num_heads" in text
-    else:
-        assert row["times"]["loop"]["eager"][0] > 0
-        assert f"{point.label}: loop - | " in text
-        assert ", auto - | " in text
+    assert row["times"]["loop"]["eager"][0] > 0
+    assert f"{point.label}: loop - | " in text
+    assert ", auto - | " in text
 
 
 def test_a_cell_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
