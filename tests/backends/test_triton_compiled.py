@@ -147,8 +147,9 @@ def of_row(row: Row) -> Iterator[Kernel]:
             kernel = Kernel(direction, cell, precision, STORAGE[precision], row.units, tile, MASKED, MAIN)
             is_widest = row.units == widest(cell, precision)
             if cell not in CELLS:
-                # The variant that takes most registers; where there are more of them than of a narrower row's, both.
-                both = direction == "backward" and is_widest
+                # The variant that takes most registers, and where another may take more of them or of shared memory, it
+                # too: in the widest row and in the narrowest.
+                both = direction == "backward" and (is_widest or row.units == SMALLEST_TILE)
                 for variant in (MASKED, MASKED_LEAN) if both else (MASKED,):
                     yield kernel._replace(variant=variant, program=PROGRAMS[cell])
                 continue
