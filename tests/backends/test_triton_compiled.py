@@ -147,6 +147,8 @@ def of_row(row: Row) -> Iterator[Kernel]:
             kernel = Kernel(direction, cell, precision, STORAGE[precision], row.units, tile, MASKED, MAIN)
             is_widest = row.units == widest(cell, precision)
             if cell not in CELLS:
+                if precision != row.precisions[-1]:  # the one that takes most
+                    continue
                 # The variant that takes most registers, and where another may take more of them or of shared memory, it
                 # too: in the widest row and in the narrowest.
                 both = direction == "backward" and (is_widest or row.units == SMALLEST_TILE)
