@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fastrnn.cells.author import Step
 from fastrnn.cells.built_in import CELLS
 from fastrnn.cells.contract import Cell
+from fastrnn.cells.normalisation import layer_norm, mean, rms_norm
 from fastrnn.cells.symbol import (
     Shares,
     Symbol,
@@ -45,12 +46,15 @@ __all__ = [
     "Symbol",
     "abs",
     "exp",
+    "layer_norm",
     "log",
     "log_sigmoid",
     "maximum",
+    "mean",
     "minimum",
     "mix",
     "relu",
+    "rms_norm",
     "sigmoid",
     "softplus",
     "sqrt",

@@ -95,6 +95,8 @@ class Cell:
     gradients_outside: Callable[..., States] = _nothing
     """`gradients_outside(blocks, saved, before, after, parameters=(), inputs=())` -> gradients that follow from those
     of the blocks, one for each name in `outside`: of a u from the blocks of x, those of sums included"""
+    over_units: bool = False
+    """whether a step, and so its derivative, looks at all units of a sequence: at a mean"""
     program: Program | None = field(default=None, repr=False, compare=False)
     """what it was made from; None of the built-in cells, whose code was made beforehand"""
 

@@ -25,6 +25,11 @@ def minimum(a: Tensor | float, b: Tensor | float) -> Tensor:
     return torch.minimum(*_tensors(a, b))
 
 
+def mean(x: Tensor) -> Tensor:
+    """The mean over the units, (..., H), for each of them."""
+    return x.mean(-1, keepdim=True).expand_as(x)
+
+
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), of large x as well: torch's own takes x for it from 20 on."""
     return -F.logsigmoid(-x)

@@ -5,12 +5,15 @@ operation of other expressions, a constant, or a leaf. Leaves of a step are a ga
 or of the state's ("u"), the sum of both ("pre"), a state before the step ("before"), a parameter and an input of the
 step; those of a derivative also a state after the step ("after"), what the step saved ("saved"), the gradient that
 reaches a state after the step ("arriving"), and a block of gradients that is known already ("block").
+
+One operation looks at all units of a sequence, and gives each of them the same: their `mean`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from weakref import WeakValueDictionary
 
@@ -37,6 +40,11 @@ class Expression:
     @property
     def is_leaf(self) -> bool:
         return self.op in LEAVES
+
+    @cached_property
+    def is_uniform(self) -> bool:
+        """Whether all units of a sequence have the same value. (What it is made of has been asked before.)"""
+        return self.op in ("constant", "mean") or (bool(self.args) and all(a.is_uniform for a in self.args))
 
 
 _known: WeakValueDictionary[tuple[object, ...], Expression] = WeakValueDictionary()
@@ -124,12 +132,26 @@ def divide(a: Expression, b: Expression) -> Expression:
     return operation("divide", a, b)
 
 
+def mean(a: Expression) -> Expression:
+    """Over the units; factors that all units share stay outside, so that fewer values are summed."""
+    if a.is_uniform:
+        return a
+    if a.op == "neg":
+        return negative(mean(a.args[0]))
+    if a.op in ("multiply", "divide") and a.args[1].is_uniform:
+        return rebuilt(a.op, mean(a.args[0]), a.args[1])
+    if a.op == "multiply" and a.args[0].is_uniform:
+        return multiply(a.args[0], mean(a.args[1]))
+    return operation("mean", a)
+
+
 REBUILT: Mapping[str, Callable[..., Expression]] = {
     "add": add,
     "subtract": subtract,
     "neg": negative,
     "multiply": multiply,
     "divide": divide,
+    "mean": mean,
 }
 """The operations whose functions simplify."""
 

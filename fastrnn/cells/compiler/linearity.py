@@ -59,10 +59,10 @@ def forward(p: Program) -> Linear | None:
     """The step of the states that a step looks at, in leaves as those of the step; None where it is not linear.
 
     A state that no step looks at needs no recurrence: it follows from those that enter the step, whatever it is of
-    them. Where the state has a product, the step is not linear in what one unit knows.
+    them. Where the state has a product, or a mean is taken, the step is not linear in what one unit knows.
     """
     read = p.read("before", p.after)
-    if _has_product(p):
+    if _mixes_units(p):
         return None
     after = dict(zip(p.states, p.after, strict=True))
     return linear(read, [after[state] for state in read], [leaf("before", state) for state in read])
@@ -71,8 +71,8 @@ def forward(p: Program) -> Linear | None:
 @cache
 def backward(p: Program) -> Linear | None:
     """How the gradients that reach the states after a step become those that reach the states before it, in leaves as
-    those of the derivative; None where the state has a product, whose share is missing here."""
-    if _has_product(p):
+    those of the derivative; None where other units have a share: by the state's product, or a mean."""
+    if _mixes_units(p):
         return None
     found = linear(p.states, p.d_before, [leaf("arriving", state) for state in p.states])
     assert found is not None, "every rule of a derivative is linear in the gradient"
@@ -80,8 +80,8 @@ def backward(p: Program) -> Linear | None:
     return found
 
 
-def _has_product(p: Program) -> bool:
-    return len(p.shares("u")) > 0
+def _mixes_units(p: Program) -> bool:
+    return len(p.shares("u")) > 0 or p.over_units
 
 
 def linear(states: Sequence[str], after: Sequence[Expression], before: Sequence[Expression]) -> Linear | None:

@@ -73,6 +73,11 @@ class Program:
         """Of `saved`, what may be larger than a number of 16 bits."""
         return [name for name, e in self.saved.items() if not is_bounded(e)]
 
+    @property
+    def over_units(self) -> bool:
+        """Whether a step, and so its derivative, looks at all units of a sequence: at a mean."""
+        return any(e.op == "mean" for e in below(self.after))
+
     def read(self, kind: str, outputs: Iterable[Expression]) -> list[str]:
         """The states before ("before") or after the step ("after") that expressions are made of."""
         there = leaves(outputs, kind)
@@ -107,14 +112,17 @@ def program(
     at_hand |= {e: leaf("saved", name) for name, e in kept.items()}
     derivative = dict(zip((*blocks, *before, *after, *others), replaced(wanted, at_hand), strict=True))
     d_outside = {}
-    for e in [e for e in blocks if e.op == "u"] + others:
-        of_product = [block for block in blocks if block.op in OF_GATES and e.op != block.op]
-        known = {derivative[block]: leaf("block", variable(block)) for block in of_product}
+    # The simplest first: a gain's gradient follows from its bias's.
+    simplest = sorted(others, key=lambda e: len(below([derivative[e]])))
+    for e in [e for e in blocks if e.op == "u"] + simplest:
+        telling = [block for block in blocks if e.op != "u" or block.op in ("x", "pre")]
+        known = {derivative[block]: leaf("block", variable(block)) for block in telling}
         (outside,) = replaced([derivative[e]], {d: block for d, block in known.items() if d.args})
         if not leaves([outside], "arriving"):
             d_outside[e] = outside
         elif e in others:
             blocks.append(e)
+    d_outside = {e: d_outside[e] for e in (*blocks, *others) if e in d_outside}
     d_names = {d: f"d{variable(e)}" for e, d in derivative.items() if e in blocks}
     for e, its in [*named.items(), *zip(after, states, strict=True)]:
         again, d = replaced([e, total.get(e, ZERO)], at_hand)

@@ -17,6 +17,7 @@ from fastrnn.cells.compiler.expression import (
     below,
     constant,
     divide,
+    mean,
     multiply,
     negative,
     operation,
@@ -27,7 +28,7 @@ from fastrnn.cells.compiler.values import VALUES
 Derivative = Callable[..., tuple[Expression, ...]]
 """From the gradient of an operation's value, the value and the arguments to the gradients of the arguments."""
 
-HALF = constant(0.5)
+HALF, TWO = constant(0.5), constant(2)
 
 
 def where_le(a: Expression, b: Expression, then: Expression, otherwise: Expression) -> Expression:
@@ -74,6 +75,10 @@ DERIVATIVES: Mapping[str, Derivative] = {
     "where_lt": lambda d, e, a, b, *_: _chosen(where_lt, d, a, b),
     "mix": lambda d, e, z, a, b: (multiply(d, subtract(a, b)), multiply(d, z), multiply(d, subtract(ONE, z))),
     "stop_gradient": lambda d, e, a: (ZERO,),
+    # What one unit does to the mean it does to all units: its gradient is the mean of what reaches theirs.
+    "mean": lambda d, e, a: (mean(d),),
+    # The middle is the mean of all whose distances are summed: what reaches it sums to zero.
+    "squared_distance": lambda d, e, a, middle: (multiply(multiply(TWO, d), subtract(a, middle)), ZERO),
 }
 
 LARGEST_HALF = 65504.0
@@ -101,6 +106,7 @@ _MAGNITUDES: Mapping[str, Callable[..., float]] = {
     "where_lt": lambda a, b, then, otherwise: max(then, otherwise),
     "mix": lambda z, a, b: _product(z, a) + _product(1 + z, b),
     "stop_gradient": lambda a: a,
+    "mean": lambda a: a,
 }
 """How large a value can be, from how large the arguments are. Of the others nothing is known."""
 

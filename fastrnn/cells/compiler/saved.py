@@ -42,7 +42,7 @@ def saved(
         capacity.setdefault(a, {})[b] = units
         capacity.setdefault(b, {}).setdefault(a, 0)
 
-    candidates = set(values) - free
+    candidates = {e for e in values if e not in free and not e.is_uniform}  # what is saved has a value for each unit
     for e in {**dict.fromkeys(values), **dict.fromkeys(needed)}:
         if e in free:
             continue

@@ -35,5 +35,7 @@ VALUES: Mapping[str, Callable[..., float]] = {
     "where_lt": lambda a, b, then, otherwise: then if a < b else otherwise,
     "mix": lambda z, a, b: z * a + (1 - z) * b,
     "stop_gradient": lambda x: x,
+    "mean": lambda x: x,
+    "squared_distance": lambda x, middle: (x - middle) ** 2,
 }
-"""They raise ArithmeticError or ValueError where there is no value."""
+"""Of a mean over units: all have the same number. They raise ArithmeticError or ValueError where there is no value."""

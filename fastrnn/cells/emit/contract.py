@@ -40,6 +40,7 @@ def literal(p: Program) -> str:
         "reads_after": _strings(p.read("after", backward)),
         "outside": _strings([variable(e) for e in p.d_outside]),
         **{name: f"{p.name}_{name}" for name in functions},
+        **({"over_units": "True"} if p.over_units else {}),
     }
     lines = [f"    {field}={text}," for field, text in fields.items()]
     return "\n".join([f"{p.name.upper()} = Cell(", *lines, ")"])

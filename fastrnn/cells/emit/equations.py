@@ -23,7 +23,7 @@ def _square(write: Writer, e: Expression) -> str | None:
 
 LANGUAGE = Language(
     operations={
-        **{name: Form(f"{name}({{0}})") for name in ("tanh", "relu", "exp", "log", "softplus")},
+        **{name: Form(f"{name}({{0}})") for name in ("tanh", "relu", "exp", "log", "softplus", "mean")},
         "sigmoid": Form("σ({0})"),
         "sqrt": Form("√({0})"),
         "abs": Form("|{0}|"),
@@ -34,6 +34,7 @@ LANGUAGE = Language(
         "where_lt": Form("({2} where {0} < {1}, else {3})", needs=(1, 1, 1, 1)),
         "mix": Form("{0} * {1} + (1 - {0}) * {2}", 1, (ATOM, 2, 2)),
         "stop_gradient": Form("stop({0})"),
+        "squared_distance": Form("({0} - {1})²", needs=(1, 2)),
     },
     constant=lambda value: f"{value:g}".replace("inf", "∞"),
     special=_square,

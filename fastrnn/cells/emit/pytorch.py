@@ -18,7 +18,8 @@ LANGUAGE = Language(
     operations={
         **{name: Form(f"torch.{name}({{0}})") for name in ("sigmoid", "tanh", "relu", "exp", "log", "sqrt", "abs")},
         **{name: Form(f"functions.{name}({{0}}, {{1}})") for name in ("maximum", "minimum")},
-        "softplus": Form("functions.softplus({0})"),
+        **{name: Form(f"functions.{name}({{0}})") for name in ("softplus", "mean")},
+        "squared_distance": Form("({0} - {1}).square()", needs=(1, 2)),
         "neg": Form("-{0}", 1, (3,)),
         "where_le": Form("torch.where({0} <= {1}, {2}, {3})"),
         "where_lt": Form("torch.where({0} < {1}, {2}, {3})"),
