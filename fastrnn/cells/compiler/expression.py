@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from threading import Lock
 from weakref import WeakValueDictionary
 
@@ -32,6 +31,8 @@ class Expression:
     args: tuple[Expression, ...]
     value: float | str | None
     """a constant's number, a leaf's name"""
+    is_uniform: bool
+    """whether all units of a sequence have the same value"""
 
     def __repr__(self) -> str:
         """Of its arguments the operations alone: written in whole, what is used twice would double with each use."""
@@ -41,10 +42,6 @@ class Expression:
     def is_leaf(self) -> bool:
         return self.op in LEAVES
 
-    @cached_property
-    def is_uniform(self) -> bool:
-        """Whether all units of a sequence have the same value. (What it is made of has been asked before.)"""
-        return self.op in ("constant", "mean") or (bool(self.args) and all(a.is_uniform for a in self.args))
 
 
 _known: WeakValueDictionary[tuple[object, ...], Expression] = WeakValueDictionary()
@@ -75,8 +72,9 @@ def leaf(kind: str, name: str) -> Expression:
 
 def _only(op: str, args: tuple[Expression, ...], value: float | str | None) -> Expression:
     key = (op, args, value)
+    is_uniform = op in ("constant", "mean") or (bool(args) and all(a.is_uniform for a in args))
     with _lock:
-        return _known.get(key) or _known.setdefault(key, Expression(op, args, value))
+        return _known.get(key) or _known.setdefault(key, Expression(op, args, value, is_uniform))
 
 
 ZERO, ONE = constant(0), constant(1)
