@@ -105,8 +105,8 @@ def random_layer(cell_name: str, shape: Shape) -> Layer:
         lengths,
         torch.rand(shape.steps, shape.batch) < 0.3 if shape.resets else None,
         shape.reverse,
-        [weight(hidden) for _ in range(shape.directions) for _ in cell.parameters],
-        inputs,
+        parameters=[weight(hidden) for _ in range(shape.directions) for _ in cell.parameters],
+        inputs=inputs,
     )
 
 

@@ -99,6 +99,8 @@ def supports(layer: Layer) -> str | None:
         return f"it does not compute in {layer.x.dtype}"
     if layer.projected:
         return "it has no projections (proj_size) yet"
+    if layer.recurrent_mask is not None:
+        return "it has no recurrent dropout yet"
     if max(layer.x.shape) > MOST_STEPS:
         return f"it takes sizes up to {MOST_STEPS}, got {tuple(layer.x.shape)}"
     reason = ready()
