@@ -92,7 +92,7 @@ class WeightDrop(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Itself in evaluation."""
-        return F.dropout(weight, self.p, self.training) if self.training else weight
+        return F.dropout(weight, self.p, self.training)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """What is assigned to the parameter is the weight itself."""

@@ -147,6 +147,20 @@ def test_one_mask_serves_all_steps(backend: str) -> None:
     assert kept.unique(dim=0).shape[0] == 50  # each sequence has a mask of its own
 
 
+def test_threads_that_share_the_rows() -> None:
+    module = fastrnn.LSTM(INPUT, 65, recurrent_dropout=RATE, dtype=torch.float64)
+    x, h = random(20, 24, INPUT, grad=True), random(1, 24, 65, grad=True)
+    before, runs = torch.get_num_threads(), []
+    for backend, threads in (("reference", 1), ("numba", 1), ("numba", 2)):
+        module.backend = backend
+        torch.set_num_threads(threads)
+        got = called(module, x, (h, h))
+        runs.append([*tensors(got), *gradients(got, [x, h, *module.parameters()])])
+    torch.set_num_threads(before)
+    assert_close(runs[1], runs[0])
+    assert_close(runs[2], runs[0])
+
+
 def test_where_the_cell_reads_h_itself_it_reads_all_of_it() -> None:
     """With all of the product dropped, a GRU still has its z h."""
     module = make("GRU", recurrent_dropout=1.0)
