@@ -3,8 +3,8 @@
 `RNN`, `GRU`, `LSTM` and their cells take the place of their torch.nn namesakes; `fastrnn.functional` has them without
 modules. `accelerate` and `to_torch` convert the layers of a model; `fastrnn.onnx`, `fastrnn.export` and `fastrnn.keras`
 take models elsewhere, `fastrnn.xlstm` weights of xLSTM here. `use_backend` chooses what computes, `explain` says what
-would, and `probe` shows gates, states and gradients over time. Importing this package imports neither numba nor triton;
-a backend loads what it needs when it is first asked for.
+would, and `probe` shows gates, states and gradients over time; `weight_drop` drops weights in training. Importing this
+package imports neither numba nor triton; a backend loads what it needs when it is first asked for.
 """
 
 from fastrnn import main_interpreter  # noqa: F401  before torch is imported
@@ -18,6 +18,7 @@ from fastrnn import functional
 from fastrnn.backends import use_backend
 from fastrnn.cells.cell import cell
 from fastrnn.convert import accelerate, to_torch
+from fastrnn.dropping import weight_drop
 from fastrnn.explaining import explain
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fastrnn.probing import probe
@@ -48,6 +49,7 @@ __all__ = [
     "probe",
     "to_torch",
     "use_backend",
+    "weight_drop",
 ]
 
 _WHEN_ASKED_FOR = ("export", "keras", "onnx", "xlstm")

@@ -146,7 +146,7 @@ def _of_direction(
     own = [products.direction_slice(layer, direction, history).to(dgx.dtype) for history in needed]
     before = products.states_before(layer, direction, own)
     named = {} if from_dgx else _blocks(layer, direction, dgx, before)
-    dgx_rows, h_rows = by_member(dgx), by_member(before[0])
+    dgx_rows, h_rows = by_member(dgx), by_member(products.multiplied(layer, direction, before[0]))
     dgh_rows = dgx_rows
     if not cell.adds_shares:
         dgh_rows = by_member(_side_by_side([named[cell.blocks[place]] for place in cell.dgh] or [dgx[..., :0]]))

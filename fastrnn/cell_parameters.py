@@ -12,6 +12,7 @@ from fastrnn import checks, heads
 from fastrnn.binding.checked import Weights
 from fastrnn.cells import Cell
 from fastrnn.cells.known import known
+from fastrnn.zoneout import Zoneout, rates_of, step_input
 
 Init = Mapping[str, Callable[[Tensor], Any] | float]
 """How parameters begin, by their names without layer and direction: a function that fills one in place, as those of
@@ -29,6 +30,9 @@ class CellParameters(nn.Module):
     """
 
     num_heads: int = 1
+    training: bool
+    zoneout: Zoneout = None
+    """the rate, or the rates, of the inputs of the steps that a call draws itself"""
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class CellParameters(nn.Module):
         bias: bool,
         init: Any,
         num_heads: int,
+        zoneout: Any,
         **like: Any,
     ) -> None:
         """`sizes` are suffixes, each with the size of the input there; `like` are `device` and `dtype`."""
@@ -58,6 +63,8 @@ class CellParameters(nn.Module):
         super().__init__()
         self.cell: Cell = cell
         self.input_size, self.hidden_size, self.bias = sizes[0][1], hidden_size, bias
+        rates_of(label, cell, zoneout)
+        self.zoneout = tuple(zoneout) if isinstance(zoneout, Sequence) else zoneout
         self.num_heads, self.init = num_heads, dict(init or {})
         wrong = [name for name in self.init if name not in self._each()]
         if wrong:
@@ -149,19 +156,29 @@ class CellParameters(nn.Module):
         size = parameter.shape[2] if by_head else self.hidden_size
         return parameter.narrow(int(by_head), gates.index(gate) * size, size)
 
-    def _inputs(self, given: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The inputs of the steps in the cell's order, of a call's keywords."""
-        names = self.cell.inputs
+    def _inputs(self, given: Mapping[str, Any], input: Any, draws: bool = True) -> tuple[Any, ...]:
+        """The inputs of the steps in the cell's order, of a call's keywords and of what zoneout draws beside `input`;
+        without `draws`, its expectation in place of that."""
+        names, label = self.cell.inputs, type(self).__name__
+        rates = rates_of(label, self.cell, self.zoneout)
         for name in given:
             if name not in names:
-                raise TypeError(f"{type(self).__name__}.forward() got an unexpected keyword argument {name!r}")
-        missing = [name for name in names if name not in given]
+                raise TypeError(f"{label}.forward() got an unexpected keyword argument {name!r}")
+            if name in rates:
+                raise TypeError(f"{label}.forward() got {name!r}, which the module draws: its zoneout is not None")
+        missing = [name for name in names if name not in given and name not in rates]
         if missing:
             raise TypeError(
-                f"{type(self).__name__}.forward() needs {', '.join(missing)}: the cell {self.cell.name} takes "
+                f"{label}.forward() needs {', '.join(missing)}: the cell {self.cell.name} takes "
                 f"{'it' if len(missing) == 1 else 'them'} in every step"
             )
-        return tuple(given[name] for name in names)
+        sizes = self._step_sizes(input) if rates and draws and self.training else None
+        drawn = {name: step_input(rate, input, sizes) for name, rate in rates.items()}
+        return tuple(drawn[name] if name in drawn else given[name] for name in names)
+
+    def _step_sizes(self, input: Any) -> tuple[int, ...] | None:
+        """Of an input of the steps without anything to broadcast, as `input` lies; None if that is none."""
+        raise NotImplementedError
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "cell":
@@ -172,6 +189,9 @@ class CellParameters(nn.Module):
     def __setstate__(self, state: Any) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._cell_name = known(self.cell).key
+
+    def _zoneout_shown(self) -> list[str]:
+        return [] if self.zoneout is None else [f"zoneout={self.zoneout}"]
 
     def _options(self) -> list[str]:
         """What else is not as by default, for `repr`."""

@@ -92,6 +92,15 @@ def types(kind: type, **values: object) -> None:
             raise TypeError(f"{name} should be of type {kind.__name__}, got: {type(value).__name__}")
 
 
+def recurrent_dropout(rate: Any) -> None:
+    """That it is a probability, with torch.nn's words."""
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
+        raise ValueError(
+            "recurrent_dropout should be a number in range [0, 1] representing the probability of an element being "
+            "zeroed"
+        )
+
+
 def layer_input(label: str, input: Tensor) -> None:
     """input (T, B, I), (B, T, I) or (T, I) of the module called `label`."""
     if input.dim() not in (2, 3):

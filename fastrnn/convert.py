@@ -29,7 +29,7 @@ _NAMES = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
 _TORCH: dict[type, str] = {getattr(nn, name): f"torch.nn.{name}" for name in _NAMES}
 _FASTRNN: dict[type, str] = {getattr(layers, name): f"fastrnn.{name}" for name in _NAMES}
 _OF_CELLS: dict[type, str] = {Recurrent: "fastrnn.Recurrent", RecurrentCell: "fastrnn.RecurrentCell"}
-_OPTIONS = ("num_heads", "backend", "recompute", "prepacked")
+_OPTIONS = ("num_heads", "recurrent_dropout", "backend", "recompute", "prepacked")
 """What fastrnn's layers have and torch's have not. `num_heads` is 1 where they become torch's."""
 
 

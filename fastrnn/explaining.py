@@ -133,12 +133,12 @@ def _of_layers(
     return_states: bool = False,
     **inputs: Any,
 ) -> Explanation:
-    return _of_call(module, input, hx, lengths, resets, return_states, _inputs(module, inputs))
+    return _of_call(module, input, hx, lengths, resets, return_states, _inputs(module, inputs, input))
 
 
-def _inputs(module: Any, given: dict[str, Any]) -> tuple[Any, ...]:
-    """Of the steps, which only other cells than torch's have."""
-    return module._inputs(given) if isinstance(module, CellParameters) else ()
+def _inputs(module: Any, given: dict[str, Any], input: Any) -> tuple[Any, ...]:
+    """Of the steps, which only other cells than torch's have. Nothing is drawn."""
+    return module._inputs(given, input, draws=False) if isinstance(module, CellParameters) else ()
 
 
 def _of_cell(module: Any, input: Any, hx: Any = None, **inputs: Any) -> Explanation:
@@ -147,7 +147,7 @@ def _of_cell(module: Any, input: Any, hx: Any = None, **inputs: Any) -> Explanat
     if hx is not None and (len(names) > 1 or isinstance(module, CellParameters)):
         checks.count_of_states(module._configuration().label, hx, names)
         states = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-    return _of_step(module, input, states, _inputs(module, inputs))
+    return _of_step(module, input, states, _inputs(module, inputs, input))
 
 
 def _of_step(module: Any, input: Any, states: Any, inputs: tuple[Any, ...] = ()) -> Explanation:

@@ -95,14 +95,17 @@ def _scanned(layer: Layer, direction: int, history: bool) -> tuple[list[Tensor],
     in_time = [part.flip(0) for part in over] if layer.reversed(direction) else over
     one_way = slice(direction, direction + 1)
     biases = layer.biases[2 * direction : 2 * direction + 2]
-    own_weights = (layer.w_hh[direction], *biases, *layer.extras[one_way], *layer.parameters_of(direction))
+    mask = [] if layer.recurrent_mask is None else [layer.recurrent_mask[one_way]]
+    own_weights = (layer.w_hh[direction], *biases, *layer.extras[one_way], *layer.parameters_of(direction), *mask)
     weights = [w.to(dtype) for w in own_weights]
 
     # A step views none of the tensors it is given: ExecuTorch 1.5 reads such views from memory that nobody wrote.
     def step(*tensors: Tensor) -> list[Tensor]:
         states, (gx, *rows), (w_hh, *rest) = grouped(tensors, [many, len(in_time), len(weights)])
-        of_biases, extras, parameters = grouped(rest, [len(biases), len(layer.extras[one_way]), len(rest)])
+        counts = [len(biases), len(layer.extras[one_way]), len(layer.cell.parameters), len(mask)]
+        of_biases, extras, parameters, of_mask = grouped(rest, counts)
         own = replace(layer, w_hh=[w_hh], biases=of_biases, extras=extras, parameters=parameters)
+        own.recurrent_mask = of_mask[0] if mask else None
         each = iter(rows[len(fed) :])
         live, cut = (None if mask is None else next(each) for mask in masks)
         after, outputs, _ = reference.one_step(own, 0, gx, tuple(states), live, cut, tuple(rows[: len(fed)]))

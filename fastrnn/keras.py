@@ -17,7 +17,9 @@ layers. What is the same on both sides:
 | a mask that ends each sequence | `lengths=`; output is zero at masked steps, where Keras may repeat the one before |
 
 What acts in training only is not carried over: initializers, regularizers, constraints, and dropout, of which a warning
-tells. Keras' LSTM and SimpleRNN have one bias where torch has two, of which only the sum matters.
+tells. `recurrent_dropout` has the same place on both sides, but where modules draw one mask for all gates, as Keras'
+SimpleRNN does, Keras' LSTM and GRU draw one for each. Keras' LSTM and SimpleRNN have one bias where torch has two, of
+which only the sum matters.
 
 Source: the documentation of keras.layers.LSTM, GRU, SimpleRNN and Bidirectional, https://keras.io/api/layers/.
 """
@@ -77,7 +79,7 @@ def from_keras(layers: Any, *, backend: str | None = None) -> RNN | GRU | LSTM:
         TypeError: for anything else than such layers.
 
     Warns:
-        UserWarning: the layer has `dropout` or `recurrent_dropout`, which the module has not.
+        UserWarning: the layer has `dropout` or `recurrent_dropout`, which the module does not get.
 
     Example::
 
@@ -211,7 +213,8 @@ def to_keras(module: nn.RNNBase, *, return_sequences: bool = True) -> list[Any]:
         ImportError: Keras 3 is missing: `pip install "fastrnn[keras]"`.
 
     Warns:
-        UserWarning: the module has dropout between its layers, which the layers have not.
+        UserWarning: the module has dropout between its layers, which the layers have not, or recurrent dropout, which
+            they do not get.
 
     Example::
 
@@ -229,6 +232,8 @@ def to_keras(module: nn.RNNBase, *, return_sequences: bool = True) -> list[Any]:
         raise ImportError(f'to_keras needs Keras 3, pip install "fastrnn[keras]": {error}') from error
     if module.dropout and module.num_layers > 1:
         warnings.warn(f"dropout={module.dropout} between layers is not carried over to Keras", stacklevel=2)
+    if rate := getattr(module, "recurrent_dropout", 0.0):
+        warnings.warn(f"recurrent_dropout={rate} acts in training only and is not carried over to Keras", stacklevel=2)
     dtype = str(module.weight_ih_l0.dtype).removeprefix("torch.")
     # The default for recurrent weights is a decomposition that torch does not compute in 16 bits.
     initial = {} if dtype in ("float32", "float64") else {"recurrent_initializer": "glorot_uniform"}

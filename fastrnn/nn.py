@@ -54,7 +54,7 @@ class RNN(Layers):
     Args:
         input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype:
             as `torch.nn.RNN`, in the same order.
-        num_heads, backend, recompute: see `LSTM`.
+        num_heads, recurrent_dropout, backend, recompute: see `LSTM`.
 
     Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)` it returns `output, hn`, and h as
     a third with `return_states`; everything else is as in `LSTM`.
@@ -87,6 +87,7 @@ class RNN(Layers):
         device: Device = None,
         dtype: torch.dtype | None = None,
         num_heads: int = 1,
+        recurrent_dropout: float = 0.0,
         backend: str | None = None,
         recompute: bool = False,
     ) -> None: ...
@@ -143,7 +144,7 @@ class GRU(Layers):
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype:
             as `torch.nn.GRU`, in the same order.
-        num_heads, backend, recompute: see `LSTM`.
+        num_heads, recurrent_dropout, backend, recompute: see `LSTM`.
 
     Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)` it returns `output, hn`, and h as
     a third with `return_states`; everything else is as in `LSTM`.
@@ -176,6 +177,7 @@ class GRU(Layers):
         device: Device = None,
         dtype: torch.dtype | None = None,
         num_heads: int = 1,
+        recurrent_dropout: float = 0.0,
         backend: str | None = None,
         recompute: bool = False,
     ) -> None: ...
@@ -219,6 +221,11 @@ class LSTM(Layers):
             (N, 4D, D), D = H / N, each head's rows gate by gate, in place of (4H, H), and no state reaches the gates of
             another head within a layer. It begins within ±1/√D, all else within ±1/√H as with one head, so that gates
             begin as large as there. Not with `proj_size`.
+        recurrent_dropout: the probability, in training, that a unit's h is zero where it enters the recurrent product:
+            one mask, (layers·directions, B, P or H), for all steps of a call and all gates, drawn by torch's generator
+            of the input's device, and what is left is scaled by 1/(1 - p). Where a cell reads h itself, as the GRU in
+            z h, it reads all of it. The kernels of "numba" and the reference have it; see
+            `docs/equations.md#recurrent-dropout`.
         backend: "auto", "numba", "triton", "cuda", "aten" or "reference"; None (the default) for the one of
             `fastrnn.use_backend`, else of the environment variable FASTRNN_BACKEND, else "auto".
         recompute: whether backward computes the gates again, from the input and the states, instead of keeping them
@@ -249,14 +256,16 @@ class LSTM(Layers):
 
     Raises:
         ValueError, RuntimeError, TypeError: as torch.nn.LSTM for wrong dimensions, sizes and dtypes; for `num_heads`
-            that is no int above 0, does not divide `hidden_size`, or comes with `proj_size`; for lengths or resets of
+            that is no int above 0, does not divide `hidden_size`, or comes with `proj_size`; for a `recurrent_dropout`
+            that is no number in [0, 1]; for lengths or resets of
             another type, shape, dtype or device, or lengths out of range on the CPU; for a backend that cannot serve
             the call, with the reason.
 
     Source: Hochreiter and Schmidhuber, "Long short-term memory" (1997); Gers et al., "Learning to forget" (2000);
     Sak et al., "Long short-term memory recurrent neural network architectures" (2014) for projections; Beck et al.,
-    "xLSTM: extended long short-term memory" (2024) for heads; the documentation of torch.nn.LSTM. `docs/equations.md`
-    has the equations and their derivatives.
+    "xLSTM: extended long short-term memory" (2024) for heads; Gal and Ghahramani, "A theoretically grounded application
+    of dropout in recurrent neural networks" (2016) for recurrent dropout; the documentation of torch.nn.LSTM.
+    `docs/equations.md` has the equations and their derivatives.
 
     Example::
 
@@ -286,6 +295,7 @@ class LSTM(Layers):
         dtype: torch.dtype | None = None,
         *,
         num_heads: int = 1,
+        recurrent_dropout: float = 0.0,
         backend: str | None = None,
         recompute: bool = False,
     ) -> None: ...

@@ -54,10 +54,12 @@ class _Cell(Module, nn.RNNCellBase):
         checks.cell_input(self._configuration().label, input, hx)
         if input.dim() != 2:
             input, hx = input.unsqueeze(0), hx and tuple(state.unsqueeze(0) for state in hx)
-        checks.cell_sizes(input, hx or (), self.weight_ih.shape[-1], self.weight_hh.shape[-1])
+        (names,) = self._names()
+        weights = [getattr(self, name) for name in names]  # once: a parametrization may draw
+        checks.cell_sizes(input, hx or (), weights[0].shape[-1], weights[1].shape[-1])
         if hx is None:
-            sizes.check_cell(self)
-        return [[getattr(self, name) for name in names] for names in self._names()]
+            sizes.check_cell(self, weights[1])
+        return [weights]
 
 
 class RNNCell(_Cell):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastrnn import heads, sizes
+from fastrnn import checks, heads, sizes
 from fastrnn.backends import check_name
 from fastrnn.binding import door
 from fastrnn.binding.checked import Weights
@@ -33,6 +33,7 @@ class Layers(Module, nn.RNNBase):
     _one_state = True
     """whether its cell has no state but h, so that hx is a tensor"""
     num_heads: int = 1
+    recurrent_dropout: float = 0.0
     _attributes = staticmethod(
         attrgetter(
             "mode",
@@ -46,6 +47,7 @@ class Layers(Module, nn.RNNBase):
             "dropout",
             "training",
             "num_heads",
+            "recurrent_dropout",
             "recompute",
             "prepacked",
             "_flat_weights_names",
@@ -54,15 +56,22 @@ class Layers(Module, nn.RNNBase):
     """All that a call depends on beside its arguments, the backend and the parameters; see `binding.memory`."""
 
     def _construct(
-        self, *args: Any, num_heads: int = 1, backend: str | None = None, recompute: bool = False, **kwargs: Any
+        self,
+        *args: Any,
+        num_heads: int = 1,
+        recurrent_dropout: float = 0.0,
+        backend: str | None = None,
+        recompute: bool = False,
+        **kwargs: Any,
     ) -> None:
         if "proj_size" in kwargs and self._label != "LSTM":
             raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
         heads.check(num_heads)
+        checks.recurrent_dropout(recurrent_dropout)
         self.num_heads = num_heads  # torch's constructor calls methods that look at it
         super().__init__(*self._mode_and(args, kwargs), **kwargs)
         self.backend = backend and check_name(backend)
-        self.recompute = recompute
+        self.recompute, self.recurrent_dropout = recompute, float(recurrent_dropout)
         if num_heads > 1:
             self._make_heads()
 
@@ -131,6 +140,7 @@ class Layers(Module, nn.RNNBase):
             self.recompute,
             self.backend,
             self.prepacked,
+            self.recurrent_dropout,
         )
 
     def _run(

@@ -230,6 +230,8 @@ def _why_not(layer: Layer) -> str | None:
         return "ONNX's LSTM has no projection (proj_size)"
     if layer.resets is not None:
         return "ONNX's operators have no resets"
+    if layer.recurrent_mask is not None:
+        return "ONNX's operators have no recurrent dropout"
     return None
 
 

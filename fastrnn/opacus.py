@@ -54,6 +54,7 @@ class PerSample(nn.Module):
     through the output and through the final states. Backward computes the layer's forward once more.
 
     Raises:
+        ValueError: the layer has `recurrent_dropout`.
         TypeError: for a PackedSequence (give padded input and `lengths`), or something that is no layer of fastrnn's.
         ValueError, RuntimeError: as the layer.
 
@@ -71,6 +72,11 @@ class PerSample(nn.Module):
     def __init__(self, layer: Layers) -> None:
         if not isinstance(layer, Layers):
             raise TypeError(f"PerSample: layer must be a fastrnn RNN, GRU or LSTM, got {type(layer).__name__}")
+        if layer.recurrent_dropout:
+            raise ValueError(
+                f"PerSample: recurrent_dropout must be 0, got {layer.recurrent_dropout}: backward computes the forward "
+                "again, for which another mask would be drawn"
+            )
         super().__init__()
         self.options = layer._configuration()
         self.names = layer._names()

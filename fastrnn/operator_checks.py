@@ -114,7 +114,8 @@ def _numbers(layer: Layer) -> None:
 def _shapes(layer: Layer) -> None:
     """That all sizes fit each other."""
     name, groups = layer.cell.name, layer.groups()
-    rows = [row for row in ARGUMENTS if row.gradient]  # lengths and resets are looked at wherever they come from
+    # Lengths and resets are looked at wherever they come from.
+    rows = [row for row in ARGUMENTS if row.type != "bool" and row.dtype is None]
     for row in rows:
         dims = [tensor.dim() for tensor in groups[row.name]]
         if any(got != len(row.sizes) for got in dims):

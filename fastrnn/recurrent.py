@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -21,6 +22,7 @@ from fastrnn.cells import Cell
 from fastrnn.cells.weights import heads
 from fastrnn.lengths import Lengths
 from fastrnn.module import Module, watch_of
+from fastrnn.zoneout import sizes_of
 
 
 class Recurrent(Module, CellParameters):
@@ -35,6 +37,11 @@ class Recurrent(Module, CellParameters):
             of `weight_hh`, (Gu·D, D): these functions go by rows and columns.
         num_heads: N, as in `fastrnn.LSTM`: with N > 1 `weight_hh_l{k}` is (N, Gu·D, D), D = H / N, and begins within
             ±1/√D where `init` does not say otherwise. Not of a cell without gates of the state.
+        zoneout: the probability that a unit keeps its state for a step, of cells whose steps take `keep_h`, say, for
+            the state h, as `zoneout_lstm` and `zoneout_gru` of `fastrnn.cells.library`; or a tuple of one for each
+            such state. The module then gives these inputs itself: in training draws of torch's generator of the
+            input's device, (layers·directions, T, B, H), else the probability. None leaves them to the caller.
+        recurrent_dropout: see `fastrnn.LSTM`. Not of a cell without gates of the state.
         backend, recompute: see `fastrnn.LSTM`.
 
     Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False, ...)`. Of a cell with one state hx
@@ -53,7 +60,7 @@ class Recurrent(Module, CellParameters):
         TypeError: `cell` is none; an input of the steps is missing, or no tensor.
         ValueError, RuntimeError, TypeError: else as `fastrnn.LSTM`; for an input of the steps whose shape, dtype or
             device does not fit; for an `init` of parameters that the cell has not, or `num_heads` of one without gates
-            of the state.
+            of the state; for `zoneout` and `recurrent_dropout` that are no probabilities, or not of this cell.
 
     Example::
 
@@ -80,12 +87,14 @@ class Recurrent(Module, CellParameters):
             "batch_first",
             "dropout",
             "num_heads",
+            "recurrent_dropout",
             "training",
             "recompute",
             "prepacked",
         )
     )
     """All that a call depends on beside its arguments, the backend and the parameters; see `binding.memory`."""
+    recurrent_dropout: float = 0.0
 
     def __init__(
         self,
@@ -102,18 +111,24 @@ class Recurrent(Module, CellParameters):
         dtype: torch.dtype | None = None,
         *,
         num_heads: int = 1,
+        zoneout: float | Sequence[float] | None = None,
+        recurrent_dropout: float = 0.0,
         backend: str | None = None,
         recompute: bool = False,
     ) -> None:
         """See the class."""
         _check_layers(num_layers, dropout)
+        checks.recurrent_dropout(recurrent_dropout)
         checks.types(bool, batch_first=batch_first, bidirectional=bidirectional)
         if isinstance(input_size, int) and input_size <= 0:
             raise ValueError("input_size must be greater than zero")
         self.num_layers, self.bidirectional = num_layers, bidirectional
         above = (2 if bidirectional else 1) * hidden_size if isinstance(hidden_size, int) else 0
         sizes = [(suffix, above if layer else input_size) for layer, suffix in self._layers()]
-        super().__init__(cell, sizes, hidden_size, bias, init, num_heads, device=device, dtype=dtype)
+        super().__init__(cell, sizes, hidden_size, bias, init, num_heads, zoneout, device=device, dtype=dtype)
+        if recurrent_dropout and not cell.u_gates:
+            raise ValueError(f"Recurrent: {cell.name} has no gates of the state, recurrent_dropout must be 0")
+        self.recurrent_dropout = float(recurrent_dropout)
         self.batch_first, self.dropout = batch_first, float(dropout)
         self.backend = backend and check_name(backend)
         self.recompute = recompute
@@ -137,6 +152,7 @@ class Recurrent(Module, CellParameters):
             self.recompute,
             self.backend,
             self.prepacked,
+            self.recurrent_dropout,
         )
 
     def _checked_weights(self, input: Any, hx: Any) -> Weights:
@@ -169,20 +185,24 @@ class Recurrent(Module, CellParameters):
         **inputs: Tensor,
     ) -> tuple[Any, ...]:
         """`output, hn` or `output, (hn, cn, ...)`, and with `return_states` the states of every step; see the class."""
-        output, *states = self._run(input, hx, lengths, resets, return_states, self._inputs(inputs))
+        output, *states = self._run(input, hx, lengths, resets, return_states, self._inputs(inputs, input))
         return output, *(each if len(each) > 1 else each[0] for each in states)
+
+    def _step_sizes(self, input: Any) -> tuple[int, ...] | None:
+        groups = self.num_layers * (2 if self.bidirectional else 1)
+        return sizes_of(input, groups, self.hidden_size, self.batch_first)
 
     def _options(self) -> list[str]:
         shown = [f"num_layers={self.num_layers}"] * (self.num_layers != 1)
         shown += ["batch_first=True"] * self.batch_first + [f"dropout={self.dropout}"] * (self.dropout != 0)
-        return [*shown, *["bidirectional=True"] * self.bidirectional]
+        return [*shown, *["bidirectional=True"] * self.bidirectional, *self._zoneout_shown()]
 
 
 class RecurrentCell(Module, CellParameters):
     """One step of any cell; see `Recurrent`.
 
     Args:
-        cell, input_size, hidden_size, bias, init, device, dtype, num_heads, backend: as `Recurrent`.
+        cell, input_size, hidden_size, bias, init, device, dtype, num_heads, zoneout, backend: as `Recurrent`.
 
     Called with `(input, hx=None, ...)` it takes (B, I) and (B, H), a tuple of these of a cell with several states, or
     (I,) and (H,), and returns the next states in the same form. Inputs of the step are further keyword arguments, each
@@ -214,10 +234,13 @@ class RecurrentCell(Module, CellParameters):
         dtype: torch.dtype | None = None,
         *,
         num_heads: int = 1,
+        zoneout: float | Sequence[float] | None = None,
         backend: str | None = None,
     ) -> None:
         """See the class."""
-        super().__init__(cell, [("", input_size)], hidden_size, bias, init, num_heads, device=device, dtype=dtype)
+        super().__init__(
+            cell, [("", input_size)], hidden_size, bias, init, num_heads, zoneout, device=device, dtype=dtype
+        )
         self.backend = backend and check_name(backend)
 
     def _suffixes(self) -> list[str]:
@@ -241,12 +264,18 @@ class RecurrentCell(Module, CellParameters):
     def _step(self, input: Tensor, hx: tuple[Tensor, ...] | None, inputs: tuple[Any, ...] = ()) -> tuple[Tensor, ...]:
         return door.call(self, input, hx, hx, None, None, False, watch_of(self), inputs)[1]  # type: ignore[no-any-return]
 
+    def _step_sizes(self, input: Any) -> tuple[int, ...] | None:
+        return (*input.shape[:-1], self.hidden_size) if isinstance(input, Tensor) and input.dim() in (1, 2) else None
+
+    def _options(self) -> list[str]:
+        return self._zoneout_shown()
+
     def forward(self, input: Tensor, hx: Any = None, **inputs: Tensor) -> Any:
         """The next h, or of several states a tuple of all: (B, I) and (B, H) -> (B, H), or all of them without B."""
         if hx is not None:
             checks.count_of_states("RecurrentCell", hx, self.cell.states)
             hx = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-        after = self._step(input, hx, self._inputs(inputs))
+        after = self._step(input, hx, self._inputs(inputs, input))
         return after if len(after) > 1 else after[0]
 
 

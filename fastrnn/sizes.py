@@ -97,11 +97,11 @@ def _check_arguments(
     checks.state_sizes(states, expected)
 
 
-def check_cell(cell: nn.RNNCellBase) -> None:
-    """Raises, as torch.nn, where the zeros that a cell begins with, when it is given no states, do not fit its weights.
+def check_cell(cell: nn.RNNCellBase, w_hh: Tensor) -> None:
+    """Raises, as torch.nn, where the zeros that a cell begins with, when it is given no states, do not fit `weight_hh`.
 
     Nothing else that a cell computes depends on its attributes.
     """
-    expected = cell.weight_hh.shape[-1]
+    expected = w_hh.shape[-1]
     if cell.hidden_size != expected:
         raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {cell.hidden_size}, expected {expected}")

@@ -35,7 +35,7 @@ def torchs_own(layer: Layer, dtype: torch.dtype, grads: Cotangents) -> dict[str,
     On a GPU those are torch's loops over steps: cuDNN's backward wants a forward in training and weights side by side.
     """
     beyond = layer.reverse or layer.heads > 1 or layer.x.shape[0] == 0
-    if beyond or layer.lengths is not None or layer.resets is not None:
+    if beyond or any(mask is not None for mask in (layer.lengths, layer.resets, layer.recurrent_mask)):
         return compute(layer, dtype, "reference", grads)
     layer = cast(layer, dtype)
     run = getattr(fastrnn.functional, layer.cell_name.split("_")[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastrnn import ops
@@ -30,11 +31,14 @@ class Shape:
     reverse: bool = False
     contiguous: bool = True
     saturated: bool = False
+    dropped: bool = False
+    """whether recurrent dropout has a mask"""
 
     def __str__(self) -> str:
         defaults = Shape()
         sizes = f"T{self.steps}-B{self.batch}-I{self.inputs}-H{self.hidden}"
-        names = ("directions", "projection", "heads", "bias", "lengths", "resets", "reverse", "contiguous", "saturated")
+        sizes_and_bias = ("directions", "projection", "heads", "bias")
+        names = (*sizes_and_bias, "lengths", "resets", "reverse", "contiguous", "saturated", "dropped")
         changed = [n if v is True else f"{n}={v}" for n in names if (v := getattr(self, n)) != getattr(defaults, n)]
         return "-".join([sizes, *changed])
 
@@ -59,6 +63,12 @@ AWKWARD = (
     Shape(batch=0, directions=2),
 )
 """Sizes around the edges of tiles and vectors, and every feature once alone and once with others."""
+
+DROPPED = (
+    Shape(steps=3, batch=5, hidden=17, dropped=True),
+    Shape(steps=11, batch=9, hidden=20, heads=4, lengths=True, resets=True, directions=2, dropped=True),
+)
+"""Few steps and many: they are computed by kernels of their own where there is no mask."""
 
 PROJECTED = tuple(replace(shape, projection=min(3, shape.hidden - 1)) for shape in AWKWARD if shape.hidden > 1)
 
@@ -105,8 +115,9 @@ def random_layer(cell_name: str, shape: Shape) -> Layer:
         lengths,
         torch.rand(shape.steps, shape.batch) < 0.3 if shape.resets else None,
         shape.reverse,
-        [weight(hidden) for _ in range(shape.directions) for _ in cell.parameters],
-        inputs,
+        recurrent_mask=F.dropout(x.new_ones(shape.directions, shape.batch, output), 0.4) if shape.dropped else None,
+        parameters=[weight(hidden) for _ in range(shape.directions) for _ in cell.parameters],
+        inputs=inputs,
     )
 
 

@@ -40,6 +40,8 @@ def supports(stack: Stack) -> str | None:
         return "torch's kernels take no resets"
     if stack.recompute:
         return "torch's kernels cannot recompute gates in backward"
+    if stack.recurrent_mask is not None:
+        return "torch's kernels have no recurrent dropout"
     if stack.return_states:
         return "torch's kernels do not give the states of every step"
     if stack.x.shape[0] == 0:

@@ -64,15 +64,15 @@ def weight_gradients(layer: Layer, dgates: Tensor, ys: Tensor) -> tuple[list[Ten
 
 
 def entering(layer: Layer, direction: int, ys: Tensor) -> list[tuple[slice, Tensor]]:
-    """What h (rows, P or H) enters which of a direction's T·B rows, all of them together.
+    """What h (rows, P or H) enters which of a direction's T·B rows' products, all of them together.
 
     Without masks these are two views, of ys and of the initial state. Else they are one copy, which is masked in place:
-    zero after a cut and at t >= length.
+    zero after a cut and at t >= length, and with recurrent dropout what is `multiplied`.
     """
     history, state0 = products.direction_slice(layer, direction, ys), layer.states0[0][direction]
     backwards = layer.reversed(direction)
     T, B, _ = history.shape
-    if layer.lengths is None and layer.resets is None and T > 0:
+    if layer.lengths is None and layer.resets is None and layer.recurrent_mask is None and T > 0:
         # What enters a step is what the step before left.
         if backwards:
             return [(slice((T - 1) * B, None), state0), (slice((T - 1) * B), history[1:].flatten(0, 1))]
@@ -89,6 +89,8 @@ def entering(layer: Layer, direction: int, ys: Tensor) -> list[tuple[slice, Tens
     for dropped in (None if live is None else ~live, cut):
         if dropped is not None:
             before.masked_fill_(dropped[..., None], 0)
+    if layer.recurrent_mask is not None:
+        before.mul_(layer.recurrent_mask[direction].to(before.dtype))
     return [(slice(None), before.flatten(0, 1))]
 
 

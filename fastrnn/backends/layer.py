@@ -121,6 +121,8 @@ class Layer:
     resets: Annotated[Tensor | None, Argument("(T, B)", "resets", dtype=torch.bool)]
     reverse: Annotated[bool, Argument()]
     """of a single direction: whether it runs from the end. Two directions are forward and reverse."""
+    recurrent_mask: Annotated[Tensor | None, Argument("(directions, B, P)", "the recurrent dropout's mask")] = None
+    """by what h is multiplied where it enters the recurrent product, and nowhere else, the same in all steps"""
     parameters: Annotated[
         list[Tensor],
         Argument(

@@ -79,11 +79,18 @@ def states_before(layer: Layer, direction: int, histories: Sequence[Tensor]) -> 
     return tuple(state_before(layer, direction, history, state0[direction]) for history, state0 in each)
 
 
+def multiplied(layer: Layer, direction: int, h: Tensor) -> Tensor:
+    """What of h (..., B, P or H) enters the recurrent product: what recurrent dropout leaves of it, if there is any."""
+    mask = layer.recurrent_mask
+    return h if mask is None else h * mask[direction].to(h.dtype)
+
+
 def hidden_product(layer: Layer, direction: int, h: Tensor) -> Tensor:
     """h (..., P or H) times one direction's recurrent weights, plus their bias -> gh (..., Gu, H)."""
     gates = len(layer.cell.u_gates)
     if gates == 0:
         return h.new_empty((*h.shape[:-1], 0, layer.hidden_size))
+    h = multiplied(layer, direction, h)
     w_hh = layer.w_hh[direction].to(h.dtype)
     bias = layer.biases[2 * direction + 1].to(h.dtype) if layer.biases else None
     if layer.heads == 1:
@@ -95,9 +102,8 @@ def hidden_product(layer: Layer, direction: int, h: Tensor) -> Tensor:
 def hidden_product_backward(layer: Layer, direction: int, dgh: Tensor) -> Tensor:
     """dgh (..., Gu, H) -> the gradient of the h (..., P or H) that entered `hidden_product`."""
     w_hh = layer.w_hh[direction].to(dgh.dtype)
-    if layer.heads == 1:
-        return dgh.flatten(-2) @ w_hh[0]
-    return product_of_heads_backward(dgh, w_hh)
+    d_h = dgh.flatten(-2) @ w_hh[0] if layer.heads == 1 else product_of_heads_backward(dgh, w_hh)
+    return multiplied(layer, direction, d_h)
 
 
 def product_of_heads(h: Tensor, w_hh: Tensor, gates: int) -> Tensor:
@@ -151,10 +157,11 @@ def direction_slice(layer: Layer, direction: int, history: Tensor) -> Tensor:
     return history.chunk(layer.directions, -1)[direction]
 
 
-def weight_gradients(layer: Layer, dgx: Tensor, dgh: Tensor, h_before: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """d w_ih, d w_hh, d biases from dgx (T, B, Gx, H), dgh (T, B, Gu, H), zero at t >= length, and h_before."""
+def weight_gradients(layer: Layer, dgx: Tensor, dgh: Tensor, h: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """d w_ih, d w_hh, d biases from dgx (T, B, Gx, H), dgh (T, B, Gu, H), zero at t >= length, and what of the h
+    that entered each step was `multiplied`."""
     dgx_rows, dgh_rows = dgx.flatten(2).flatten(0, 1), dgh.flatten(2).flatten(0, 1)
-    h_rows = h_before.flatten(0, 1).to(dgh.dtype)
+    h_rows = h.flatten(0, 1).to(dgh.dtype)
     d_w_ih = dgx_rows.T @ masked_x(layer).flatten(0, 1).to(dgx.dtype)
     if layer.heads == 1:
         d_w_hh = (dgh_rows.T @ h_rows)[None]

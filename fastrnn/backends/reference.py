@@ -146,7 +146,8 @@ def backward(layer: Layer, kept: Residuals, grads: Gradients) -> Backward:
         dgx, dgh = (layer.cell.of_gates(blocks, places) for places in (layer.cell.dgx, layer.cell.dgh))
         d_states0.append(d_initial)
         if grads.need_weights:
-            w_ih, w_hh, biases = products.weight_gradients(layer, dgx, dgh, own.before[0])
+            h = products.multiplied(layer, direction, own.before[0])
+            w_ih, w_hh, biases = products.weight_gradients(layer, dgx, dgh, h)
             result.w_ih.append(w_ih)
             result.w_hh.append(w_hh)
             result.biases.extend(biases)

@@ -43,6 +43,8 @@ class Stack:
     """data (sum of lengths, I) and batch_sizes of a PackedSequence, of which x and lengths are the padded form"""
     inputs: Sequence[Tensor] = ()
     """(layers·directions, T, B, H) each: those of the steps that `Cell.inputs` names"""
+    recurrent_mask: Tensor | None = None
+    """(layers·directions, B, P or H): recurrent dropout's, where there is any; without numbers until it is drawn"""
 
     @property
     def cell(self) -> Cell:
@@ -95,6 +97,7 @@ class Stack:
             lengths=self.lengths,
             resets=self.resets,
             reverse=False,
+            recurrent_mask=None if self.recurrent_mask is None else self.recurrent_mask[own],
             parameters=[parameter for w in weights for parameter in w.parameters],
             inputs=[value[own] for value in self.inputs],
         )

@@ -56,7 +56,9 @@ class Checked:
         packed = None
         if isinstance(self.layout, PackedLayout):
             packed = self.layout.data.to(x.dtype), self.layout.batch_sizes
-        configuration = self.configuration
+        configuration, mask = self.configuration, None
+        if configuration.recurrent_dropout and configuration.training:
+            mask = x.new_empty(1).expand(self.state_shapes[0])
         return Stack(
             cell_name=configuration.cell_name,
             x=x,
@@ -73,6 +75,7 @@ class Checked:
             packed=packed,
             of_cell=configuration.is_cell,
             inputs=inputs,
+            recurrent_mask=mask,
         )
 
     def laid_out(

@@ -24,6 +24,7 @@ class Configuration:
     """the one that it names, None for `use_backend`'s or the environment's"""
     prepacked: bool = False
     """whether inference may lay the weights out once"""
+    recurrent_dropout: float = 0.0
     is_cell: bool = False
     """whether it is a cell's module, whose input has no dimension of time"""
 

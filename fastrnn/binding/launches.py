@@ -35,6 +35,7 @@ def serves(checked: Checked, stack: Stack) -> bool:
         and not checked.return_states
         and not isinstance(checked.layout, PackedLayout)
         and not (configuration.dropout and configuration.training and stack.num_layers > 1)
+        and stack.recurrent_mask is None
         and not stack.projected  # whose states are of two sizes
         and stack.x.numel() > 0
         and stack.x.stride(2) == 1

@@ -85,6 +85,10 @@ class Layout:
         """What the next layer reads, in training."""
         return F.dropout(output, self.dropout, training=True)
 
+    def recurrent_mask(self, like: Tensor, rate: float) -> Tensor:
+        """Recurrent dropout's mask, drawn as large as `like` (layers·directions, B, F)."""
+        return F.dropout(like.new_ones(like.shape), rate, training=True)
+
     def output(self, output: Tensor) -> Any:
         """The other way round: a stack's output (T, B, F), as the input was laid out."""
         if not self.batched:
@@ -149,6 +153,10 @@ class PackedLayout(Layout):
     def dropped(self, output: Tensor) -> Tensor:
         """torch draws the mask over the packed rows: so does this, for the same numbers from the same generator."""
         return self._pad(super().dropped(self._pack(output)))
+
+    def recurrent_mask(self, like: Tensor, rate: float) -> Tensor:
+        """Drawn in the caller's order, so that a sequence has the mask that it has in a padded batch."""
+        return self.states((super().recurrent_mask(like, rate),))[0]
 
     def output(self, output: Tensor) -> PackedSequence:
         """A stack's output, packed already by torch's kernels."""

@@ -150,6 +150,9 @@ class Layers(Plan):
         return self._compute(stack, None)
 
     def _compute(self, stack: Stack, histories: list[list[Tensor]] | None) -> tuple[Tensor, States]:
+        if stack.recurrent_mask is not None:
+            rate = self.checked.configuration.recurrent_dropout
+            stack = replace(stack, recurrent_mask=self.checked.layout.recurrent_mask(stack.recurrent_mask, rate))
         layer, last, finals = stack.layer(0, stack.x), stack.num_layers - 1, []
         for index in range(last + 1):
             result = self.layer(index, layer)

@@ -23,7 +23,8 @@ TAKEN = (
 """What layers call their own parameters and arguments."""
 ATTRIBUTES = (
     *("cell", "gate", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"),
-    *("init", "num_heads", "backend", "recompute", "training", "prepack", "prepacked", "reset_parameters"),
+    *("init", "num_heads", "zoneout", "recurrent_dropout", "backend", "recompute", "training", "prepack", "prepacked"),
+    "reset_parameters",
 )
 """What else modules hold by name, as `RecurrentCell` holds a cell's parameters. Inputs of steps may be called so."""
 _GATES = "gates must be names, as in gates='ifgo' or gates=('reset', 'update')"

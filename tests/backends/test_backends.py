@@ -13,7 +13,18 @@ from fastrnn.backends.layer import Gradients, Layer, Residuals
 from fastrnn.cells import CELLS
 from tests.arithmetic import yardsticks
 from tests.devices import why_not
-from tests.random_layers import AWKWARD, PROJECTED, Shape, cast, compute, cotangents, parameters, random_layer, rounded
+from tests.random_layers import (
+    AWKWARD,
+    DROPPED,
+    PROJECTED,
+    Shape,
+    cast,
+    compute,
+    cotangents,
+    parameters,
+    random_layer,
+    rounded,
+)
 from tests.tolerances import FLOOR, assert_accurate, relative_error
 
 BACKENDS = [
@@ -23,6 +34,8 @@ BACKENDS = [
 ]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 CASES = [(cell, shape) for cell in CELLS for shape in AWKWARD] + [("lstm", shape) for shape in PROJECTED]
+CASES += [(cell, shape) for cell in ("lstm", "gru") for shape in DROPPED]
+CASES += [("lstm", replace(DROPPED[1], heads=1, projection=3))]
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -50,9 +63,10 @@ def test_values_and_gradients(cell: str, shape: Shape, dtype: torch.dtype, backe
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-@pytest.mark.parametrize("shape", [AWKWARD[5], AWKWARD[14]], ids=str)
+@pytest.mark.parametrize("shape", [AWKWARD[5], AWKWARD[14], DROPPED[1]], ids=str)
 def test_recomputed_gates_give_the_same_gradients(cell: str, shape: Shape, backend: str) -> None:
     layer = random_layer(cell, shape)
+    skip_unless_supported(layer, backend)
     grads = cotangents(layer)
     kept = compute(layer, torch.float64, backend, grads)
     for name, result in compute(layer, torch.float64, backend, grads, recompute=True).items():

@@ -76,8 +76,9 @@ def two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @often
-def test_threads_that_share_the_units(name: str, two_threads: None) -> None:
-    shape = Shape(steps=20, batch=2, inputs=3, hidden=360, heads=3, lengths=True, resets=True)
+@pytest.mark.parametrize("dropped", [False, True], ids=["", "dropped"])
+def test_threads_that_share_the_units(name: str, dropped: bool, two_threads: None) -> None:
+    shape = Shape(steps=20, batch=2, inputs=3, hidden=360, heads=3, lengths=True, resets=True, dropped=dropped)
     layer = any_layer(ALL[name], shape)
     assert of_schedule(ALL[name], layer).team == 2
     assert_right(layer, torch.float64)

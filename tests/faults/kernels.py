@@ -160,6 +160,27 @@ FAULTS = (
         "in reverse the first step of a short sequence is taken for a later one",
     ),
     Fault(
+        "dropped-h-in-weights",
+        "fastrnn/backends/gate_gradients.py",
+        "before.mul_(layer.recurrent_mask",
+        "before.mul(layer.recurrent_mask",
+        "the gradient of w_hh is of an h that recurrent dropout has not masked",
+    ),
+    Fault(
+        "numba-dropped-directions",
+        "fastrnn/backends/numba/layer_forward.py",
+        "recurrent_mask and recurrent_mask + direction * h_",
+        "recurrent_mask",
+        "both directions have the mask of one",
+    ),
+    Fault(
+        "numba-dropped-backward",
+        "fastrnn/backends/numba/kernels/backward.py",
+        "mask = address(like, a.recurrent_mask, (first + begin + r) * a.outputs + column)",
+        "mask = address(like, a.recurrent_mask, (begin + r) * a.outputs + column)",
+        "what comes back through the product has the mask of another slice's sequence",
+    ),
+    Fault(
         "numba-team-clears-c",
         "fastrnn/backends/numba/kernels/forward.py",
         "clear(like, address(like, c, row * c_row + own), c_apart, own_units)",

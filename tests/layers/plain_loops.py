@@ -60,10 +60,12 @@ def by_loops(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
     inputs: Sequence[Tensor] = (),
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """The output (T, B, ·), the final states (N, B, H), and those of every step (N, T, B, H).
 
-    x is (T, B, I), the states are (N, B, H), lengths (B,), resets (T, B) and inputs (N, T, B, H).
+    x is (T, B, I), the states are (N, B, H), lengths (B,), resets (T, B) and inputs (N, T, B, H). The mask (N, B, H)
+    is that of h in the recurrent product.
     """
     steps, batch = x.shape[:2]
     lengths = torch.full((batch,), steps) if lengths is None else lengths
@@ -76,7 +78,8 @@ def by_loops(
         for way, suffix in enumerate(ways):
             k = layer * len(ways) + way
             own, fed = [state[k] for state in states], [value[k] for value in inputs]
-            last, told = one_direction(module, f"_l{layer}{suffix}", x, own, live, cuts, way == 1, fed)
+            left = None if mask is None else mask[k]
+            last, told = one_direction(module, f"_l{layer}{suffix}", x, own, live, cuts, way == 1, fed, left)
             finals.append(last)
             histories.append(told)
             outputs.append(told[0])
@@ -99,6 +102,7 @@ def one_direction(
     cuts: Tensor,
     backwards: bool,
     fed: list[Tensor],
+    mask: Tensor | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The final states (B, H), and those of every step (T, B, H), zero where it is not live."""
     steps = x.shape[0]
@@ -107,9 +111,8 @@ def one_direction(
         place = t + 1 if backwards else t
         cut = cuts[place] if place < steps else torch.zeros_like(cuts[0])
         before = [state.masked_fill(cut, 0) for state in own]
-        after = step(
-            module, suffix, x[t].masked_fill(~live[t], 0), before, [v[t].masked_fill(~live[t], 0) for v in fed]
-        )
+        read = [value[t].masked_fill(~live[t], 0) for value in (x, *fed)]
+        after = step(module, suffix, read[0], before, read[1:], mask)
         own = [torch.where(live[t], new, old) for new, old in zip(after, before, strict=True)]
         told[t] = [new.masked_fill(~live[t], 0) for new in after]
     if not told:
@@ -117,13 +120,16 @@ def one_direction(
     return own, [torch.stack([told[t][k] for t in range(steps)]) for k in range(len(own))]
 
 
-def step(module: Any, suffix: str, x: Tensor, before: Sequence[Tensor], fed: Sequence[Tensor]) -> States:
+def step(
+    module: Any, suffix: str, x: Tensor, before: Sequence[Tensor], fed: Sequence[Tensor], mask: Tensor | None = None
+) -> States:
     """The states after one step of x (B, I), (B, H) each, by the module's parameters of this suffix."""
     cell: Cell = module.cell
     gx = F.linear(x, getattr(module, f"weight_ih{suffix}"), getattr(module, f"bias_ih{suffix}", None))
     gh = before[0].new_empty((x.shape[0], 0))
     if cell.u_gates:
-        gh = F.linear(before[0], getattr(module, f"weight_hh{suffix}"), getattr(module, f"bias_hh{suffix}", None))
+        h = before[0] if mask is None else before[0] * mask
+        gh = F.linear(h, getattr(module, f"weight_hh{suffix}"), getattr(module, f"bias_hh{suffix}", None))
     parameters = tuple(getattr(module, name + suffix) for name in cell.parameters)
     hidden = before[0].shape[-1]
     gates = gx.unflatten(-1, (-1, hidden)), gh.unflatten(-1, (len(cell.u_gates), hidden))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastrnn
@@ -255,8 +256,33 @@ def test_dropout_is_warned_of(keras: ModuleType) -> None:
     messages = warned(lambda: from_keras(layer))
     assert len(messages) == 2
     assert all("dropout=0.5 and recurrent_dropout=0.0 act in training only" in message for message in messages)
-    gru = fastrnn.GRU(INPUT, HIDDEN, num_layers=2, dropout=0.5)
-    assert warned(lambda: to_keras(gru)) == ["dropout=0.5 between layers is not carried over to Keras"]
+    gru = fastrnn.GRU(INPUT, HIDDEN, num_layers=2, dropout=0.5, recurrent_dropout=0.25)
+    assert warned(lambda: to_keras(gru)) == [
+        "dropout=0.5 between layers is not carried over to Keras",
+        "recurrent_dropout=0.25 acts in training only and is not carried over to Keras",
+    ]
+
+
+@kinds
+def test_recurrent_dropout_has_keras_place(keras: ModuleType, kind: str) -> None:
+    """With one mask for all gates."""
+    layer = make(keras, kind, recurrent_dropout=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is not carried over
+        module = from_keras(layer)
+    module.recurrent_dropout = 0.5
+    x = torch.randn(BATCH, TIME, INPUT)
+    torch.manual_seed(0)
+    output, _ = module(x)
+    torch.manual_seed(0)
+    mask = F.dropout(torch.ones(BATCH, HIDDEN), 0.5)
+    cell, states = layer.cell, [torch.zeros(BATCH, HIDDEN)] * (1 + (kind == "LSTM"))
+    gates = getattr(cell, "dropout_mask_count", None)
+    cell._recurrent_dropout_mask = [mask] * gates if gates else mask
+    for t in range(TIME):
+        with torch.no_grad():
+            h, states = cell(x[:, t], states, training=True)
+        assert_close(output[:, t], h)
 
 
 def test_without_keras(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def test_other_names_are_errors() -> None:
 
 
 LAYERS = ("RNN", "GRU", "LSTM")
-OWN = {"num_heads": 1, "backend": None, "recompute": False}
+OWN = {"num_heads": 1, "recurrent_dropout": 0.0, "backend": None, "recompute": False}
 
 
 @pytest.mark.parametrize("name", LAYERS)

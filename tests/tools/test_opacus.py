@@ -127,6 +127,11 @@ def test_evaluation_and_dropout_are_the_layers() -> None:
         assert_close(*results, 1e-6)
 
 
+def test_recurrent_dropout_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"recurrent_dropout must be 0, got 0\.5"):
+        fastrnn_opacus.PerSample(fastrnn.GRU(INPUT, HIDDEN, recurrent_dropout=0.5))
+
+
 def test_what_opacus_cannot_hook_is_refused_by_name() -> None:
     for module, message in (
         (

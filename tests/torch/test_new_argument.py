@@ -112,8 +112,9 @@ def layer_of(grown: SimpleNamespace, *members: int) -> Any:
 
 def test_the_operators_take_and_give_it(grown: SimpleNamespace) -> None:
     forward, backward = (torch.ops.grown.lstm_forward.default, torch.ops.grown.lstm_backward.default)
-    assert "bool reverse, Tensor[] peepholes, Tensor? decay, bool history" in str(forward._schema)
-    assert "bool reverse, Tensor[] peepholes, Tensor? decay, bool need_x" in str(backward._schema)
+    added = "bool reverse, Tensor[] peepholes, Tensor? decay, Tensor? recurrent_mask"
+    assert f"{added}, bool history" in str(forward._schema)
+    assert f"{added}, bool need_x" in str(backward._schema)
     assert str(backward._schema).endswith("Tensor[] d_states0, Tensor[] d_peepholes, Tensor[] d_decay)")
     layer = layer_of(grown)
     kept = grown.ops.forward(layer, history=True, gates=True, backend="reference")

@@ -66,6 +66,8 @@ def _why_not(layer: Layer, tf32_allowed: bool) -> str | None:
         return "it multiplies float32 as TF32 only, which torch.backends.cudnn forbids recurrent layers"
     if layer.projected:
         return "it has no projections (proj_size) yet"
+    if layer.recurrent_mask is not None:
+        return "it has no recurrent dropout yet"
     if max(*layer.x.shape, layer.hidden_size) > LARGEST:
         return f"it takes sizes up to {LARGEST}, got {tuple(layer.x.shape)}"
     return _why_no_kernel(layer)

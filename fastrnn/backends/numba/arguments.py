@@ -77,6 +77,7 @@ class ForwardShape(NamedTuple):
     tile_at: int  # a tile's results, for each member of a team `tile_size` bytes apart; at 0 lies a row of zeros
     tile_size: int
     h_at: int  # (2, rows, padded P or H)
+    multiplied_at: int  # (rows, padded P or H): what the product reads of h, with recurrent dropout
     c_at: int  # (other states, rows, padded H)
     m_at: int  # (rows, padded H): o tanh(c) before the projection
     gx_at: int  # (chunk, rows, panels, vectors of a panel, lanes)
@@ -102,6 +103,7 @@ class ForwardArrays(NamedTuple):
     c_last: int  # (B, H)
     parameters: int  # (P, H): the cell's, one after another
     step_inputs: int  # (T, B, N·H): side by side
+    recurrent_mask: int  # (B, P or H)
 
 
 class UnpackedShape(NamedTuple):
@@ -181,6 +183,7 @@ class BackwardAddresses(NamedTuple):
     resets: int
     parameters: int  # as in a forward
     step_inputs: int
+    recurrent_mask: int
     h: int  # (T, B, H): after each step, as c. What a derivative does not look at need not be there
     c: int
     h0: int  # (B, H): before the first step, as c0

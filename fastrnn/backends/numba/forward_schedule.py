@@ -49,6 +49,7 @@ def schedule(
     reverse: bool,
     projected: bool,
     available: int,
+    masked: bool = False,
 ) -> Schedule:
     steps, batch, inputs = x_shape
     contract = KNOWN[cell]
@@ -81,6 +82,7 @@ def schedule(
     offsets = {
         "tile_at": scratch.take(geometry.tile_bytes * team),
         "h_at": scratch.take(2 * rows * geometry.padded(outputs) * item),
+        "multiplied_at": scratch.take(rows * geometry.padded(outputs) * item if masked else 0),
         "c_at": scratch.take(others * rows * padded * item),
         "m_at": scratch.take(rows * padded * item if projected else 0),
         "gx_at": scratch.take(chunk * step),

@@ -141,6 +141,7 @@ def _run(
     d_last = [None if d is None else dense(d, dtype) for d in grads.finals]
     lengths, resets = masks(layer)
     parameters, inputs = unit_parameters(layer), step_inputs(layer)
+    mask = None if layer.recurrent_mask is None else dense(layer.recurrent_mask, dtype)
     row = hidden * dtype.itemsize
     c, dc_history = (place(tensors, directions, row) for tensors in (states[1:], dhistories))
     c0, dc_last, dc0 = (place(tensors[1:], directions, batch * row) for tensors in (states0, d_last, d_states0))
@@ -164,6 +165,7 @@ def _run(
             resets=address(resets),
             parameters=direction_address(parameters, direction),
             step_inputs=direction_address(inputs, direction),
+            recurrent_mask=direction_address(mask, direction),
             h=address(states[0], direction * outputs),
             c=c.of(direction),
             h0=direction_address(states0[0], direction),

@@ -21,14 +21,16 @@ from fastrnn.backends.numba.tensors import cast, dense, dense_rows, masks, step_
 from fastrnn.cells.known import KNOWN
 
 _COUNTER, _MEMORY = FIELDS["forward"].index("counter"), launch.HEADER + FIELDS["forward"].index("memory")
-_LENGTHS, _RESETS, _X, _X_STEP, _X_ROW, _H0, _C0, _YS, _HISTORY, _SAVED, _H_LAST, _C_LAST, _PARAMETERS, _INPUTS = (
+_LENGTHS, _RESETS, _X, _X_STEP, _X_ROW, _H0, _C0, _YS, _HISTORY, _SAVED, _H_LAST, _C_LAST, *_OF_CELL = (
     launch.HEADER + FIELDS["forward"].index(name)
     for name in (
         *("lengths", "resets", "x", "x_step", "x_row", "h0", "c0"),
         *("ys", "history", "saved", "h_last", "c_last", "parameters", "step_inputs"),
+        "recurrent_mask",
     )
 )
 """Where in a launch's memory, for the first direction."""
+_PARAMETERS, _INPUTS, _MASK = _OF_CELL
 _BLOCK = len(FIELDS["forward"])
 """How far the other's lie from there."""
 
@@ -81,14 +83,16 @@ class ForwardLaunch(NamedTuple):
         resets: int = 0,
         parameters: int = 0,
         inputs: int = 0,
+        recurrent_mask: int = 0,
     ) -> None:
         """Computes everything, with these addresses. Several threads may do so at the same time.
 
         x (T, B, I) has dense rows, `x_step` and `x_row` elements apart. The states (directions, B, P or H) are dense,
         as are the output (T, B, directions·P or directions·H), every c, if asked for (T, B, directions·H), and what the
         cell saves, if asked for (directions, T, B, S·H), its parameters (directions, P, H), and the inputs of its steps
-        (directions, T, B, N·H). Where the cell has no c, its addresses are of no account; where it has more states than
-        h and c, they are those of tables of addresses, int64 (directions, others).
+        (directions, T, B, N·H); the mask of recurrent dropout is as h. Where the cell has no c, its addresses are of no
+        account; where it has more states than h and c, they are those of tables of addresses, int64 (directions,
+        others).
         """
         h_, c_, ys_, history_, saved_, parameters_, inputs_ = self.strides
         launches = []
@@ -106,6 +110,7 @@ class ForwardLaunch(NamedTuple):
                 blocks[at + _H_LAST], blocks[at + _C_LAST] = h_last + direction * h_, c_last + direction * c_
                 blocks[at + _PARAMETERS] = parameters + direction * parameters_
                 blocks[at + _INPUTS] = inputs + direction * inputs_
+                blocks[at + _MASK] = recurrent_mask and recurrent_mask + direction * h_
         try:
             memory = self.kept.pop()
         except IndexError:
@@ -134,11 +139,12 @@ def forward_launch(
     biases: Sequence[Tensor],
     extras: Sequence[Tensor],
     reverse: bool,
+    masked: bool = False,
 ) -> ForwardLaunch:
     """The forward over x (T, B, I) with these weights, which are read where they are; the caller keeps them.
 
     For each direction (Gx·H, I), (N·Gu·D, D) or (Gu·H, P), then (Gx·H,) and (Gu·H,), if any, and (P, H), if any, as
-    `readable` gives them.
+    `readable` gives them. `masked` is whether there is recurrent dropout.
     """
     steps, batch, _ = x_shape
     dtype, directions, projected = w_ih[0].dtype, len(w_ih), len(extras) > 0
@@ -156,6 +162,7 @@ def forward_launch(
         reverse,
         projected,
         launch.available_threads(),
+        masked,
     )
     no_bias = None if biases else torch.zeros(max(w_ih[0].shape[0], w_hh[0].shape[0]), dtype=dtype)
     sources: list[Source] = []
@@ -205,7 +212,8 @@ class BoundForward:
         w_hh = [w.flatten(0, 1) for w in layer.w_hh]
         groups = (layer.w_ih, w_hh, layer.biases, layer.extras)
         weights = w_ih, w_hh, biases, extras = [readable(group, self.dtype) for group in groups]
-        return forward_launch(layer.cell_name, self.shape, w_ih, w_hh, biases, extras, layer.reverse), weights
+        masked = layer.recurrent_mask is not None
+        return forward_launch(layer.cell_name, self.shape, w_ih, w_hh, biases, extras, layer.reverse, masked), weights
 
     def __call__(self, layer: Layer) -> Forward:
         """The results for a layer of this signature, with the weights that it was bound with."""
@@ -221,6 +229,7 @@ class BoundForward:
             lengths, resets = masks(layer)
             bound, _weights = (self.launch, None) if self.launch is not None else self._launch(layer)
             parameters, inputs = unit_parameters(layer), step_inputs(layer)
+            mask = None if layer.recurrent_mask is None else dense(layer.recurrent_mask, dtype)
             size = states0[0].stride(0) * dtype.itemsize if len(states0) > 2 else 0
             c0, c_last = (place(states[1:], layer.directions, size) for states in (states0, last))
             c = place(histories, layer.directions, layer.hidden_size * dtype.itemsize)
@@ -239,6 +248,7 @@ class BoundForward:
                 address(resets),
                 address(parameters),
                 address(inputs),
+                address(mask),
             )
             finals = last if dtype is storage else [cast(state, storage) for state in last]
         return Forward(

@@ -161,6 +161,7 @@ def serves(layer: Layer) -> bool:
         and holds(layer.w_hh[0])
         and layer.lengths is None
         and layer.resets is None
+        and layer.recurrent_mask is None
         and pays(steps, batch, layer.hidden_size)
     )
 

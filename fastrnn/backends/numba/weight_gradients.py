@@ -1,6 +1,7 @@
 """The gradients of a layer's weights and biases from those of its gates: one launch of own tiles.
 
-It takes layers without lengths and resets, whose states before each step lie where the states after each step do.
+It takes layers without lengths, resets and recurrent dropout, whose states before each step lie where the states after
+each step do.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class _Schedule(NamedTuple):
 
 def serves(layer: Layer) -> bool:
     """Whether these are the layers that it takes, and it is fast for them."""
-    if layer.lengths is not None or layer.resets is not None or layer.projected or 0 in layer.x.shape:
+    masks = (layer.lengths, layer.resets, layer.recurrent_mask)
+    if any(mask is not None for mask in masks) or layer.projected or 0 in layer.x.shape:
         return False
     return max(layer.x.shape[2], layer.hidden_size) <= LARGEST_BESIDE_MKL or not _has_fast_products()
 

@@ -1,6 +1,6 @@
 """Zoneout: an LSTM and a GRU of which some units keep their state for a step, drawn by chance while they train.
 
-The masks are inputs of the steps, so that who calls the layer draws them, as it wants them.
+The masks are inputs of the steps, which a module with `zoneout=` draws, and without it who calls the layer.
 """
 
 from __future__ import annotations
@@ -26,17 +26,16 @@ def zoneout_lstm(x: Shares, u: Shares, h: Symbol, c: Symbol, *, keep_h: Step, ke
 
     Gates of x and u: i, f, g, o, as torch.nn.LSTM, whose weights fit.
     States: h, c.
-    Inputs of a step: keep_h and keep_c, each (T, B, H) for all layers and directions or (layers·directions, T, B, H),
-    in the input's dtype. In training they are drawn, 1 with the rate's probability, else 0; in evaluation they are
-    their expectation, the rate. The paper's language models have rates of 0.05 for h and 0.5 for c.
+    Inputs of a step: keep_h and keep_c, which the module gives with `zoneout=`: in training 1 with the rate's
+    probability, else 0; in evaluation their expectation, the rate. Without it the caller does, each (T, B, H) for all
+    layers and directions or (layers·directions, T, B, H), in the input's dtype. The paper's language models have rates
+    of 0.05 for h and 0.5 for c.
 
     Example:
         >>> import torch, fastrnn
         >>> from fastrnn.cells.library import zoneout_lstm
-        >>> layer = fastrnn.Recurrent(zoneout_lstm, 3, 4)
-        >>> x, rates = torch.randn(5, 2, 3), (torch.full((5, 2, 4), 0.05), torch.full((5, 2, 4), 0.5))
-        >>> keep_h, keep_c = map(torch.bernoulli, rates) if layer.training else rates
-        >>> output, (hn, cn) = layer(x, keep_h=keep_h, keep_c=keep_c)
+        >>> layer = fastrnn.Recurrent(zoneout_lstm, 3, 4, zoneout=(0.05, 0.5))
+        >>> output, (hn, cn) = layer(torch.randn(5, 2, 3))
         >>> output.shape, cn.shape
         (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]))
     """
@@ -63,9 +62,9 @@ def zoneout_gru(x: Shares, u: Shares, h: Symbol, *, keep_h: Step) -> Symbol:
     Example:
         >>> import torch, fastrnn
         >>> from fastrnn.cells.library import zoneout_gru
-        >>> layer = fastrnn.Recurrent(zoneout_gru, 3, 4).eval()
-        >>> x, rate = torch.randn(5, 2, 3), torch.full((5, 2, 4), 0.1)
-        >>> output, hn = layer(x, keep_h=torch.bernoulli(rate) if layer.training else rate)
+        >>> layer = fastrnn.Recurrent(zoneout_gru, 3, 4)
+        >>> every_other = torch.tensor([0.0, 1.0]).repeat(3)[:5, None, None]  # masks of one's own
+        >>> output, hn = layer(torch.randn(5, 2, 3), keep_h=every_other)
         >>> output.shape, hn.shape
         (torch.Size([5, 2, 4]), torch.Size([1, 2, 4]))
     """

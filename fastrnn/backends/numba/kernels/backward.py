@@ -16,7 +16,7 @@ from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt
 from fastrnn.backends.numba.kernels.dots import dots, stack_memory
 from fastrnn.backends.numba.kernels.extents import extent
 from fastrnn.backends.numba.kernels.masks import cut, live, starts
-from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, fetch_row
+from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, fetch_row, multiply_row
 from fastrnn.backends.numba.kernels.simd import (
     address,
     lanes,
@@ -141,6 +141,11 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                         tile(like, count, base, dgh, a.gates_row, of_gate, k, to, width, soon, soon_step)
                     if a.segments > 1:
                         add_up(like, out, count * width, a.segments)
+                    if a.recurrent_mask != 0:
+                        for r in range(count):
+                            column, to = panel * width, address(like, out, r * width)
+                            mask = address(like, a.recurrent_mask, (first + begin + r) * a.outputs + column)
+                            multiply_row(like, to, mask, to, min(width, a.outputs - column))
                 for r in range(count):
                     row = begin + r
                     b = first + row

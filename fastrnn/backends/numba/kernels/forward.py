@@ -18,7 +18,7 @@ from fastrnn.backends.numba.kernels.activations import forced
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
 from fastrnn.backends.numba.kernels.extents import extent
 from fastrnn.backends.numba.kernels.masks import cut, live
-from fastrnn.backends.numba.kernels.rows import clear_row, copy_row
+from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, multiply_row
 from fastrnn.backends.numba.kernels.simd import (
     address,
     lanes,
@@ -105,11 +105,15 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         members: int,
         gx: int,
         h: int,
+        multiplied: int,
         h_new: int,
         h_row: int,
         base: int,
     ) -> None:
-        """Step t of the rows that are alive: from h to h_new (rows, h_row), c in place, a member's share of panels."""
+        """Step t of the rows that are alive: from h to h_new (rows, h_row), c in place, a member's share of panels.
+
+        The product reads `multiplied` (rows, h_row), which is h but for recurrent dropout.
+        """
         lane_count = lanes(like)
         width = u_vecs * lane_count
         c_row = a.panels * units * lane_count
@@ -130,7 +134,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                     w = address(like, a.memory + a.w_hh_at, panel * a.depth * width)
                     following = next_panel(like, weights, panel - first_panel, panels, a.depth, width)
                     soon, soon_step = part_of_panel(like, following, k, width, blocks, block)
-                    h_block = address(like, h, begin * h_row + first_k)
+                    h_block = address(like, multiplied, begin * h_row + first_k)
                     u_tile(like, count, bias, h_block, h_row, w, k, out, width, soon, soon_step)
                 for r in range(count):
                     row = begin + r
@@ -247,7 +251,14 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                         clear_row(like, address(like, h, row * h_row + kept(own)), kept_units(a, own_units))
                         clear(like, address(like, c, row * c_row + own), c_apart, own_units)
                 gx_step = address(like, gx, s * rows * a.panels * x_vecs * lane_count)
-                state_step(a, like, t, first, rows, member, members, gx_step, h, h_new, h_row, base)
+                multiplied = h
+                if meets and a.recurrent_mask != 0:
+                    multiplied = base + a.multiplied_at
+                    for row in range(rows):
+                        mask = address(like, a.recurrent_mask, (first + row) * a.outputs)
+                        h_at, to = address(like, h, row * h_row), address(like, multiplied, row * h_row)
+                        multiply_row(like, h_at, mask, to, a.outputs)
+                state_step(a, like, t, first, rows, member, members, gx_step, h, multiplied, h_new, h_row, base)
                 if projects and a.projected:
                     project(a, like, t, first, rows, h_new, h_row, base)
                 if a.lengths != 0:

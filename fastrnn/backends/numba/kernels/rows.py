@@ -1,4 +1,4 @@
-"""Copying and clearing rows of numbers, by address."""
+"""Copying, multiplying and clearing rows of numbers, by address."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ from fastrnn.backends.numba.kernels.simd import lanes, load_some, store_some
 def copy_row(like: Any, source: int, target: int, count: int) -> None:
     for i in range(0, count, lanes(like)):
         store_some(target, i, load_some(like, source, i, count - i), count - i)
+
+
+@forced
+def multiply_row(like: Any, left: int, right: int, target: int, count: int) -> None:
+    for i in range(0, count, lanes(like)):
+        store_some(target, i, load_some(like, left, i, count - i) * load_some(like, right, i, count - i), count - i)
 
 
 @forced
