@@ -32,22 +32,27 @@ struct BackwardShape {
 
   static constexpr int U_GATES = Cell::U_GATES;
   static constexpr int BLOCK_UNITS = UNITS / BLOCKS;
-  static constexpr int M_TILES = UNITS / TILE / WARPS;            // along units, of a warp
-  static constexpr int K_TILES = U_GATES * BLOCK_UNITS / TILE_K;  // along gate rows
-  static constexpr int TILES = M_TILES * K_TILES;                 // of a warp
-  static constexpr int ITEMS = BLOCK_UNITS * ROWS / THREADS;      // of a thread
-  static constexpr int OWNED_TILES = BLOCK_UNITS / TILE;          // of units, of a block
-  static constexpr int PAIRS = ROWS / 2;                          // of sequences
-  static constexpr int LANE_SUMS = TILE * ROWS / 32;              // of a tile's product, in a lane
+  static constexpr int M_TILES = UNITS / TILE / WARPS;                // along units, of a warp
+  static constexpr int K_TILES = U_GATES * BLOCK_UNITS / TILE_K;      // along gate rows
+  static constexpr int TILES = M_TILES * K_TILES;                     // of a warp
+  static constexpr int ITEMS = BLOCK_UNITS * ROWS / THREADS;          // of a thread
+  static constexpr int UNIT_ITEMS = BLOCKS == 1 ? ITEMS / 2 : ITEMS;  // units among them
+  static constexpr int OWNED_TILES = BLOCK_UNITS / TILE;              // of units, of a block
+  static constexpr int PAIRS = ROWS / 2;                              // of sequences
+  static constexpr int LANE_SUMS = TILE * ROWS / 32;                  // of a tile's product, in a lane
 
   // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. These are about the most tiles that leave enough
   // for the rest, and for the tiles that are under way from shared memory, as compiled by nvcc 13 without spilling.
   static constexpr int WARPS_OF_WIDE_REGISTERS = 8;
-  static constexpr int MOST_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 20
-                                             : BLOCKS == 1 && sizeof(Word) == 4 ? 20
-                                             : BLOCKS == 1                      ? 20
-                                             : sizeof(Word) == 4                ? 40
-                                                                                : 44;
+  static constexpr int USUAL_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 20
+                                              : BLOCKS == 1 && sizeof(Word) == 4 ? 20
+                                              : BLOCKS == 1                      ? 20
+                                              : sizeof(Word) == 4                ? 40
+                                                                                 : 44;
+  // Tiles that make room for what other cells need, as in ForwardShape.
+  static constexpr int EXTRA = ITEMS * Extra<Cell>::BACKWARD + UNIT_ITEMS * Cell::PARAMETERS;
+  static constexpr int TAKEN = BLOCKS == 1 ? (EXTRA + 3) / 4 : 0;
+  static constexpr int MOST_REGISTER_TILES = USUAL_REGISTER_TILES > TAKEN + 1 ? USUAL_REGISTER_TILES - TAKEN : 1;
   static constexpr int REGISTER_TILES = TILES < MOST_REGISTER_TILES ? TILES : MOST_REGISTER_TILES;
   static constexpr int SHARED_TILES = TILES - REGISTER_TILES;
   // Which tiles lie in shared memory, and how many of them are loaded ahead: as in ForwardShape.
@@ -76,9 +81,9 @@ struct BackwardShape {
   static constexpr int SHARED_BYTES =
       BARRIER_BYTES + 2 * GRADIENT_BYTES + 2 * PARTIAL_BYTES + WARPS * SHARED_TILES * TILE_BYTES;
 
-  static constexpr int MOST_SHARED_BYTES = 227 << 10;  // of a block on sm_90
+  static constexpr int MOST_SHARED_BYTES = 227 << 10;              // of a block on sm_90
+  static constexpr bool FITS = SHARED_BYTES <= MOST_SHARED_BYTES;  // whether the weights fit into the cluster
 
-  static_assert(SHARED_BYTES <= MOST_SHARED_BYTES, "the weights fit into the cluster");
   static_assert(K_WARPS_ == 1, "a sum stays within a warp");
   static_assert(UNITS % BLOCKS == 0 && BLOCK_UNITS % TILE == 0, "a tile has one owner, and its gate rows one gate");
   static_assert(UNITS % (TILE * WARPS) == 0, "a warp has whole tiles");
@@ -110,6 +115,8 @@ struct BackwardLane {
     return x / P::LANE_SUMS * P::WARPS * P::TILE + x % P::LANE_SUMS / 2 * 8;
   }
   static constexpr DEVICE int rows_to(int x) { return P::BLOCKS == 1 ? x % 2 : 0; }
+  // Which of the lane's units item `x` is of.
+  static constexpr DEVICE int unit_item(int x) { return P::BLOCKS == 1 ? x / 2 : x; }
 
   // The first unit of the warp's tile `m`, of the head, and the block that owns it.
   DEVICE int tile_unit(int m) const { return (m * P::WARPS + warp) * P::TILE; }

@@ -38,14 +38,23 @@ struct ForwardShape {
   // need two, for even and odd tiles along k.
   static constexpr int CHAINS = M_TILES < 3 ? 2 : 1;
 
+  // The warps that share units along k each finish a part: one of two columns of the product, and with four of them
+  // one half of the groups. A lane finishes ITEMS groups by COLUMNS columns.
+  static constexpr int ITEMS = K_WARPS == 4 ? GROUPS / 2 : GROUPS;
+  static constexpr int COLUMNS = K_WARPS == 1 ? 2 : 1;
+
   // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. These are about the most tiles that leave enough
   // for the rest, and for the tiles that are under way from shared memory, as compiled by nvcc 13 without spilling.
   static constexpr int WARPS_OF_WIDE_REGISTERS = 8;
-  static constexpr int MOST_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 20
-                                             : BLOCKS == 1 && sizeof(Word) == 4 ? 26
-                                             : BLOCKS == 1                      ? 26
-                                             : sizeof(Word) == 4                ? 32
-                                                                                : 38;
+  static constexpr int USUAL_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 20
+                                              : BLOCKS == 1 && sizeof(Word) == 4 ? 26
+                                              : BLOCKS == 1                      ? 26
+                                              : sizeof(Word) == 4                ? 32
+                                                                                 : 38;
+  // Tiles that make room for what other cells need. A block of a cluster has few items, and no shared memory to spare.
+  static constexpr int EXTRA = ITEMS * (COLUMNS * Extra<Cell>::FORWARD + Cell::PARAMETERS);
+  static constexpr int TAKEN = BLOCKS == 1 ? (EXTRA + 3) / 4 : 0;
+  static constexpr int MOST_REGISTER_TILES = USUAL_REGISTER_TILES > TAKEN + 1 ? USUAL_REGISTER_TILES - TAKEN : 1;
   static constexpr int REGISTER_TILES = TILES < MOST_REGISTER_TILES ? TILES : MOST_REGISTER_TILES;
   static constexpr int SHARED_TILES = TILES - REGISTER_TILES;
 
@@ -57,11 +66,6 @@ struct ForwardShape {
   // How many of the tiles before tile `i` lie in shared memory, and whether `i` does.
   static constexpr DEVICE int shared_before(int i) { return (i * SHARED_TILES + TILES - 1) / TILES; }
   static constexpr DEVICE bool lies_in_shared(int i) { return shared_before(i + 1) > shared_before(i); }
-
-  // The warps that share units along k each finish a part: one of two columns of the product, and with four of them
-  // one half of the groups. A lane finishes ITEMS groups by COLUMNS columns.
-  static constexpr int ITEMS = K_WARPS == 4 ? GROUPS / 2 : GROUPS;
-  static constexpr int COLUMNS = K_WARPS == 1 ? 2 : 1;
 
   // The state's slices arrive on barriers of their own, so that products start before all have arrived.
   static constexpr int ARRIVALS = BLOCKS == 1 ? 0 : 4;
@@ -80,15 +84,16 @@ struct ForwardShape {
   static constexpr int BARRIER_BYTES = 128;
   static constexpr int PRODUCT_BYTES = TILE_K * ROWS * sizeof(Word);  // of the state, that a tile is multiplied by
   static constexpr int STATE_BYTES = UNITS * ROWS * sizeof(Word);
-  static constexpr int PARTIAL_FLOATS = U_GATES == 1 ? 1 : 4;  // of a lane's item: a power of two, loaded at once
+  // Of a lane's item: a power of two, loaded at once or in fours.
+  static constexpr int PARTIAL_FLOATS = U_GATES == 1 ? 1 : U_GATES <= 4 ? 4 : U_GATES <= 8 ? 8 : 16;
   static constexpr int PARTIAL_ITEM_BYTES = 32 * PARTIAL_FLOATS * sizeof(float);
   static constexpr int PARTIAL_BYTES = K_WARPS == 1 ? 0 : WARPS * K_WARPS * ITEMS * PARTIAL_ITEM_BYTES;
   static constexpr int SHARED_BYTES =
       BARRIER_BYTES + 2 * STATE_BYTES + 2 * PARTIAL_BYTES + WARPS * SHARED_TILES * TILE_BYTES;
 
-  static constexpr int MOST_SHARED_BYTES = 227 << 10;  // of a block on sm_90
+  static constexpr int MOST_SHARED_BYTES = 227 << 10;              // of a block on sm_90
+  static constexpr bool FITS = SHARED_BYTES <= MOST_SHARED_BYTES;  // whether the weights fit into the cluster
 
-  static_assert(SHARED_BYTES <= MOST_SHARED_BYTES, "the weights fit into the cluster");
   static_assert(UNITS % BLOCKS == 0 && BLOCK_UNITS % (8 * M_WARPS) == 0, "a warp has whole groups");
   static_assert(U_GATES % 2 == 0 || GROUPS % 2 == 0, "a warp has whole tiles of gate rows");
   static_assert(UNITS % (2 * TILE_K * K_WARPS) == 0, "tiles along k are loaded in pairs");

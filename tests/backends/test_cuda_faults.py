@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from fastrnn.cells import Cell
 from tests.backends import cuda_host
+from tests.cells.zoo import ZOO, seven
 
 CHECK = Path(__file__).parent / "cuda" / "check.cpp"
 COMPILER = os.environ.get("CXX") or "g++"
@@ -82,6 +85,22 @@ FAULTS = (
     ),
 )
 
+OTHER_CELLS = {
+    "a parameter of another unit": Fault(
+        "forward", "peephole_lstm", {"* a.H + unit;": "* a.H + unit / 2;"}, "../own.cuh"
+    ),
+    "a parameter of the other direction": Fault(
+        "backward", "peephole_lstm", {"int64_t(direction) * PARAMETERS": "int64_t(0) * direction"}, "../own.cuh"
+    ),
+    "a step's input of another step": Fault("forward", "zoneout_lstm", {"inputs_at[j] += is_last ? 0 : row_step;": ""}),
+    "states' histories mixed up": Fault(
+        "backward",
+        "slstm",
+        {"histories, s))[ys_at(x) +": "histories, STATES - s))[ys_at(x) +"},
+    ),
+}
+"""Faults of what the built-in cells have not, by what they do; named after the cell that shows them."""
+
 
 def compile_check(check: Path, target: Path, sources: Path, *flags: str) -> None:
     command = [COMPILER, *FLAGS, *flags, f"-I{sources}", str(check), "-o", str(target)]
@@ -93,28 +112,42 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(program), *arguments], capture_output=True, text=True, timeout=SECONDS)
 
 
-def assert_clean(check: Path, folder: Path, *kernels: str) -> None:
+def in_place_of_the_lstm(cell: Cell, folder: Path) -> Path:
+    """Sources in which this cell's class has the name of the one that check programs can be compiled for alone."""
+    assert cell.program is not None
+    return cuda_host.with_cells([replace(cell.program, name="lstm")], folder)
+
+
+def assert_clean(check: Path, folder: Path, *kernels: str, sources: Path = cuda_host.SOURCES) -> None:
     """The sanitizers find nothing in the kernels that these flags ask for."""
-    compile_check(check, folder / "check", cuda_host.SOURCES, *SANITIZERS, *kernels)
+    compile_check(check, folder / "check", sources, *SANITIZERS, *kernels)
     done = run(folder / "check", SANITIZED_SCHEDULES)
     assert done.returncode == 0, done.stderr
 
 
-def printed(check: Path, folder: Path, kernels: dict[str, str]) -> dict[str, str]:
+def printed(check: Path, folder: Path, kernels: dict[str, str], sources: Path = cuda_host.SOURCES) -> dict[str, str]:
     """What the kernels as they are print, for an LSTM, by name; `kernels` has the flag for each."""
     result = {}
     for kernel, flag in kernels.items():
-        compile_check(check, folder / kernel, cuda_host.SOURCES, "-DFASTRNN_CHECK_LSTM_ALONE", flag)
+        compile_check(check, folder / kernel, sources, "-DFASTRNN_CHECK_LSTM_ALONE", flag)
         done = run(folder / kernel)
         assert done.returncode == 0, done.stderr
         result[kernel] = done.stdout
     return result
 
 
-def assert_found(check: Path, folder: Path, kernel: str, file: str, changes: dict[str, str], healthy: str) -> None:
+def assert_found(
+    check: Path,
+    folder: Path,
+    kernel: str,
+    file: str,
+    changes: dict[str, str],
+    healthy: str,
+    original: Path = cuda_host.SOURCES,
+) -> None:
     """With `changes` of a file in csrc/, by text, the kernel that this flag asks for fails or prints something else."""
-    sources = folder / "csrc"
-    shutil.copytree(cuda_host.SOURCES, sources)
+    sources = folder / "faulty"
+    shutil.copytree(original, sources)
     text = (sources / file).read_text()
     for healthy_text, change in changes.items():
         assert healthy_text in text, "the fault has no place in the source any more"
@@ -142,3 +175,20 @@ def test_a_planted_fault_is_found(fault: Fault, healthy: dict[str, str], tmp_pat
     kernel = fault.kernel
     file = fault.file or f"{kernel}.cuh"
     assert_found(CHECK, tmp_path, SHAPES[kernel], f"cluster/{file}", fault.changes, healthy[kernel])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kernel", SHAPES)
+def test_no_sanitizer_complains_of_another_cell(kernel: str, tmp_path: Path) -> None:
+    sources = in_place_of_the_lstm(seven, tmp_path)
+    assert_clean(CHECK, tmp_path, SHAPES[kernel], "-DFASTRNN_CHECK_LSTM_ALONE", sources=sources)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fault", OTHER_CELLS.values(), ids=OTHER_CELLS)
+def test_a_planted_fault_of_another_cell_is_found(fault: Fault, tmp_path: Path) -> None:
+    sources = in_place_of_the_lstm(ZOO[fault.name], tmp_path)
+    kernel, shape = fault.kernel, SHAPES[fault.kernel]
+    healthy = printed(CHECK, tmp_path, {kernel: shape}, sources)[kernel]
+    file = fault.file or f"{kernel}.cuh"
+    assert_found(CHECK, tmp_path, shape, f"cluster/{file}", fault.changes, healthy, sources)
