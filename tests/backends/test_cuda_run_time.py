@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,7 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -190,3 +189,187 @@ def test_the_driver_runs_what_was_compiled(
     assert installed() == expected
     assert_as_reference(layer, torch.bfloat16, recompute=True)
     assert installed() == [line for line in expected if line.startswith(("fill", "launch"))]
+
+
+@needs_driver
+def test_what_the_driver_refuses_is_said(installed: Callable[[], list[str]], driver_for_tests: ctypes.CDLL) -> None:
+    symbol = driver_for_tests.driver_symbols().decode().splitlines()[0]
+    with pytest.raises(RuntimeError, match=r"cuModuleLoadData of it: the driver's words for 200 \(CUDA_ERROR_INVALID_"):
+        driver.Kernel(b"no code", symbol, 0, "it")
+    with pytest.raises(RuntimeError, match="cuModuleGetFunction of it"):
+        driver.Kernel(CUBIN, "another", 0, "it")
+    with pytest.raises(RuntimeError, match="cuDeviceGet"):
+        driver.Kernel(CUBIN, symbol, 1, "it")
+    kernel = driver.Kernel(CUBIN, symbol, 0, "it")
+    launch: dict[str, Any] = {
+        "stream": 7,
+        "threads": 128,
+        "shared_bytes": 64 << 10,
+        "parameters": [b"\0"],
+        "cluster": 16,
+    }
+    installed()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="cuLaunchKernelEx of 15 blocks of 128 threads and 65536 bytes of "):
+            kernel.launch(grid=15, filled=None, **launch)
+    assert installed() == ["allow 65536 bytes", "allow large clusters"], "once"
+
+
+@needs_driver
+def test_kernels_are_kept_on_disk(
+    installed: Callable[[], list[str]], stand_in: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    kernel = (CELL.key, "grid", "forward", "bfloat16", 5, "90a")
+
+    def compiled_anew(*changed: str) -> nvrtc.Compiled:
+        run_time.compiled.cache_clear()
+        return run_time.compiled(*kernel[: len(kernel) - len(changed)], *changed)
+
+    made = compiled_anew()
+    assert "compiling the kernel" in capsys.readouterr().err
+    (file,) = (tmp_path / "cache" / "cuda").iterdir()
+    assert compiled_anew() == made
+    assert len(stand_in) == 1
+    compiled_anew("80")
+    assert len(stand_in) == 2, "another architecture's is another"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=r"\.cubin is not used: it is damaged"):
+        assert compiled_anew() == made
+    assert len(stand_in) == 3
+    assert compiled_anew() == made
+    assert len(stand_in) == 3
+
+
+@needs_driver
+def test_a_call_that_cannot_be_served_says_why(
+    installed: Callable[[], list[str]], stand_in: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_time.why_not(CELL.key, "bfloat16", (40, 9, 1, 2), 0) is None
+    reason = run_time.why_not(CELL.key, "bfloat16", (4000, 9, 1, 2), 0)
+    assert reason == "it takes heads of up to 2048 units for this cell in bfloat16, got 4000"
+    with pytest.raises(ValueError, match="no array of Geometry"):
+        extension.load().why_none_of(b"short", "90a", "forward", "bfloat16", 40, 9, 1, 2, 0)
+    monkeypatch.setattr(nvrtc, "architectures", lambda: (75,))
+    assert run_time.why_not(CELL.key, "bfloat16", (40, 9, 1, 2), 0) == "NVRTC 0.0 does not compile for sm_90a"
+    monkeypatch.setattr(nvrtc, "why_missing", lambda: "there is none")
+    reason = run_time.why_not(CELL.key, "bfloat16", (40, 9, 1, 2), 0)
+    assert reason == "its kernels for cells that are not built in are compiled at run time: there is none"
+
+
+def test_nvrtc_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(nvrtc, "_find", nvrtc._find.__wrapped__)
+    monkeypatch.setenv("FASTRNN_NVRTC", str(tmp_path / "libnvrtc.so"))
+    assert str(nvrtc.why_missing()).startswith(f"FASTRNN_NVRTC ({tmp_path}/libnvrtc.so) is no NVRTC: ")
+    with pytest.raises(ImportError, match="is no NVRTC"):
+        nvrtc.version()
+    monkeypatch.delenv("FASTRNN_NVRTC")
+    monkeypatch.setattr(nvrtc, "_candidates", lambda: iter(()))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    reason = "there is no NVRTC (libnvrtc.so, of CUDA 13.0), CUDA's compiler as a library"
+    assert nvrtc.why_missing() == reason
+    monkeypatch.setattr(run_time, "SOURCES", None)
+    assert run_time.why_missing() == "fastrnn is installed without its CUDA sources"
+
+
+def test_nvrtc_of_torchs_own_version_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the package that torch depends on; another version's cubins might not run."""
+    for name in ("nvidia/cuda_nvrtc/lib/libnvrtc.so.12", "nvidia/cu13/lib/libnvrtc.so.13"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    monkeypatch.delenv("FASTRNN_NVRTC", raising=False)
+    monkeypatch.setattr(nvrtc, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[tmp_path / name]))
+    for cuda, place in (("12.8", "cuda_nvrtc"), ("13.0", "cu13")):
+        major = cuda.partition(".")[0]
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        first, second, *_ = nvrtc._candidates()
+        assert (first, second) == (
+            f"libnvrtc.so.{major}",
+            str(tmp_path / "nvidia" / place / "lib" / f"libnvrtc.so.{major}"),
+        )
+
+
+@needs_nvrtc
+def test_what_nvrtc_refuses_is_shown() -> None:
+    with pytest.raises(nvrtc.CompileError) as caught:
+        nvrtc.kernel("__global__ void kernel() { nonsense; }", "a kernel", "kernel", "90a")
+    message = str(caught.value)
+    assert message.startswith(f"NVRTC {nvrtc.version()} does not compile a kernel:\n")
+    assert 'identifier "nonsense" is undefined' in message
+    with pytest.raises(nvrtc.CompileError, match="invalid value for --gpu-architecture"):
+        nvrtc.kernel("__global__ void kernel() {}", "a kernel", "kernel", "10")
+
+
+@needs_nvrtc
+def test_cells_without_a_product_are_refused(anew: None) -> None:
+    reason = run_time.tables(ZOO["mingru"].key)
+    assert isinstance(reason, str)
+    assert reason.startswith("its kernels do not take such a cell: ")
+
+
+@needs_nvrtc
+@pytest.mark.skipif(bool(cuda_host.missing()), reason=str(cuda_host.missing()))
+@pytest.mark.parametrize("cell", [lstm, gru], ids=["lstm", "gru"])
+def test_tables_are_those_of_the_extension(cell: Any, host_extension: ModuleType, anew: None) -> None:
+    """Of a built-in cell: whatever is asked, the planner answers alike."""
+    found = run_time.tables(known(cell).key)
+    assert isinstance(found, dict)
+    elements = ("bfloat16", "float16", "tf32")
+    for operation, element, way in product(("forward", "backward"), elements, (None, "cluster", "block", "grid")):
+        for units, batch in ((3, 1), (64, 16), (100, 700), (256, 8), (500, 64), (700, 9), (1100, 20)):
+            asked: dict[str, Any] = {"operation": operation, "element": element, "units": units, "batch": batch}
+            asked |= {"cell": cell.name, "heads": 2, "directions": 2, "way": way, **H100}
+            ahead = host_extension.plan(**asked)
+            here = host_extension.plan(**asked, rows=found[f"{operation}_{element}"])
+            if isinstance(ahead, str):
+                assert here == ahead.replace(cell.name, "this cell")
+            else:
+                assert here == ahead | {"cell": "this cell"}
+
+
+@needs_nvrtc
+@pytest.mark.skipif(cuda_compile.cuobjdump() is None, reason="there is no cuobjdump")
+@pytest.mark.parametrize(
+    ("architecture", "way", "number"),
+    [("90a", "cluster", 2), ("80", "grid", 5), pytest.param("90a", "grid", 5, marks=pytest.mark.exhaustive)],
+)
+@pytest.mark.parametrize("operation", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["mgu", pytest.param("cifg", marks=pytest.mark.exhaustive)])
+def test_nothing_spills(
+    name: str, operation: str, architecture: str, way: str, number: int, anew: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of clusters, those of eight blocks for 256 units; every gate of which is multiplied."""
+    cell = ZOO[name]
+    made = run_time.compiled(cell.key, way, operation, "bfloat16", number, architecture)
+    assembly, _, stack = sass.read(made.cubin, str(cuda_compile.cuobjdump()))
+    assert (stack, assembly.spills, assembly.is_loop) == (0, 0, True)
+    if way == "cluster":
+        assert assembly.products == len(cell.u_gates) * 256 // 8 * 256 // (16 * 16 * 8)
+
+
+@pytest.mark.exhaustive
+@needs_nvrtc
+@pytest.mark.skipif(bool(cuda_compile.missing()), reason=str(cuda_compile.missing()))
+@pytest.mark.parametrize("operation", ["forward", "backward"])
+@pytest.mark.parametrize(
+    ("way", "number", "shape"), [("cluster", 2, "256, 8, {}"), ("grid", 5, "")], ids=["cluster", "grid"]
+)
+def test_the_code_is_that_of_nvcc(
+    way: str, number: int, shape: str, operation: str, anew: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same version: the same registers, and the same instructions in a turn of the time loop."""
+    release = subprocess.run([str(cuda_compile.nvcc()), "--version"], capture_output=True, text=True, check=True).stdout
+    if f"release {nvrtc.version()}," not in release:
+        pytest.skip(f"nvcc is not of NVRTC's version, {nvrtc.version()}")
+    warps = "4, 2" if operation == "forward" else "8, 1"
+    numbers = f", {shape.format(warps)}" if shape else ""
+    kind = f"{operation.capitalize()}Shape<fastrnn::Lstm, fastrnn::Bfloat16{numbers}>"
+    source, cubin = tmp_path / "kernel.cu", tmp_path / "kernel.cubin"
+    source.write_text(
+        f'#include "cells.cuh"\n#include "{way}/{operation}.cuh"\n'
+        f"auto* kernel = &fastrnn::{way}::{operation}_kernel<fastrnn::{way}::{kind}>;\n"
+    )
+    command = [str(cuda_compile.nvcc()), "-std=c++17", "-O3", "-arch=sm_90a", "-cubin", f"-I{cuda_host.SOURCES}"]
+    subprocess.run([*command, str(source), "-o", str(cubin)], check=True, capture_output=True)
+    made = run_time.compiled(known(lstm).key, way, operation, "bfloat16", number, "90a")
+    cuobjdump = str(cuda_compile.cuobjdump())
+    assert sass.read(made.cubin, cuobjdump) == sass.read(cubin.read_bytes(), cuobjdump)
