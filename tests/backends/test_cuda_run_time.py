@@ -256,6 +256,14 @@ def test_a_call_that_cannot_be_served_says_why(
     assert reason == "its kernels for cells that are not built in are compiled at run time: there is none"
 
 
+@pytest.mark.skipif(bool(cuda_host.missing()), reason=str(cuda_host.missing()))
+def test_cpu_tensors_are_refused(host_extension: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "_load", lambda: host_extension)
+    layer = random_layer(CELL.key, SHAPE)
+    reason = "its kernels for cells that are not built in are compiled at run time, for GPUs"
+    assert backends.module("cuda").supports(layer) == reason
+
+
 def test_nvrtc_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(nvrtc, "_find", nvrtc._find.__wrapped__)
     monkeypatch.setenv("FASTRNN_NVRTC", str(tmp_path / "libnvrtc.so"))
@@ -353,13 +361,10 @@ def test_nothing_spills(
 @pytest.mark.parametrize(
     ("way", "number", "shape"), [("cluster", 2, "256, 8, {}"), ("grid", 5, "")], ids=["cluster", "grid"]
 )
-def test_the_code_is_that_of_nvcc(
+def test_the_code_is_as_good_as_nvccs(
     way: str, number: int, shape: str, operation: str, anew: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of the same version: the same registers, and the same instructions in a turn of the time loop."""
-    release = subprocess.run([str(cuda_compile.nvcc()), "--version"], capture_output=True, text=True, check=True).stdout
-    if f"release {nvrtc.version()}," not in release:
-        pytest.skip(f"nvcc is not of NVRTC's version, {nvrtc.version()}")
+    """Or nearly so: the same products, waits and loads of weights; registers and instructions as of another version."""
     warps = "4, 2" if operation == "forward" else "8, 1"
     numbers = f", {shape.format(warps)}" if shape else ""
     kind = f"{operation.capitalize()}Shape<fastrnn::Lstm, fastrnn::Bfloat16{numbers}>"
@@ -372,4 +377,10 @@ def test_the_code_is_that_of_nvcc(
     subprocess.run([*command, str(source), "-o", str(cubin)], check=True, capture_output=True)
     made = run_time.compiled(known(lstm).key, way, operation, "bfloat16", number, "90a")
     cuobjdump = str(cuda_compile.cuobjdump())
-    assert sass.read(made.cubin, cuobjdump) == sass.read(cubin.read_bytes(), cuobjdump)
+    ours, registers, stack = sass.read(made.cubin, cuobjdump)
+    theirs, of_theirs, _ = sass.read(cubin.read_bytes(), cuobjdump)
+    for name in ("products", "barriers", "waits", "shared_vectors", "spills"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert stack == 0
+    assert abs(registers - of_theirs) <= 2
+    assert abs(ours.instructions - theirs.instructions) <= 0.03 * theirs.instructions

@@ -11,7 +11,6 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -208,8 +207,12 @@ def _directories(*, make: bool) -> list[Path]:
     found = []
     for place in (base(), fallback()):
         if place is not None:
-            with suppress(OSError, RuntimeError):  # not there, or not trusted; this user has no home directory
+            try:
                 found.append(trust.directory(place.expanduser() / "cuda", make=make))
+            except trust.UntrustedError as error:
+                notice(f"{place} is not trusted, because {error}: kernels are neither read nor kept there")
+            except (OSError, RuntimeError):  # it is not there, or cannot be made; this user has no home directory
+                continue
     return found
 
 
