@@ -34,6 +34,8 @@ NAME_LENGTH = 16
 ELEMENTS = {"bfloat16": "Bfloat16", "float16": "Float16", "tf32": "Tf32"}
 """The classes of csrc/elements.cuh by the planner's names."""
 TABLES = "run_time.cuh"
+HOST = "host/"
+"""Of the sources, what only a compiler for the CPU includes."""
 
 _ABOUT = "Of a cell that is not built in."
 _TYPES = """\
@@ -186,7 +188,7 @@ def _joined(file: str, own: Mapping[str, str], seen: set[str]) -> list[str]:
         included = _INCLUDE.match(line)
         if included is None:
             lines.append("" if line.startswith("#pragma once") else line)
-        elif included[1]:
+        elif included[1] and not included[1].startswith(HOST):
             path = posixpath.normpath(posixpath.join(posixpath.dirname(file), included[1]))
             lines += [*_joined(path, own, seen), f'#line {number} "{file}"']
         else:
