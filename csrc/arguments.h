@@ -13,7 +13,12 @@ enum class CellKind { FASTRNN_CELLS(FASTRNN_KIND) };
 
 enum class ElementKind { kBfloat16, kFloat16, kTf32 };  // the storage dtype; tf32: float32, multiplied as TF32
 
-using Pair = const void* [2];  // of the first direction, and of the second or null
+constexpr int MOST_STATES = 8, MOST_INPUTS = 8;  // of a cell
+
+using Pair = const void* [2];              // of the first direction, and of the second or null
+using States = const void* [MOST_STATES];  // of each of a cell's states, h first; null beyond them
+using Written = void* [MOST_STATES];       // likewise
+using Inputs = const void* [MOST_INPUTS];  // of each input of the steps; null beyond them
 
 // The fields of what a kernel is handed, X(type, name) each. The names are the only thing that the Python side knows of
 // them: module.cpp sets each from the value of its name.
@@ -29,34 +34,32 @@ using Pair = const void* [2];  // of the first direction, and of the second or n
   X(const void*, gx)         /* (directions, T, B, Gx, H): x W_ihᵀ + b_ih */                            \
   X(Pair, w_hh)              /* (N, Gu·D, D) */                                                         \
   X(Pair, b_hh)              /* (Gu, H), or null where it is part of gx */                              \
-  X(const void*, h0)         /* (directions, B, H) */                                                   \
-  X(const void*, c0)         /* as h0, or null for a cell with one state */                             \
+  X(States, states0)         /* (directions, B, H) each */                                              \
+  X(const void*, parameters) /* (directions, P, H), or null */                                          \
+  X(Inputs, inputs)          /* (directions, T, B, H) each; at t >= length they may be NaN */           \
   X(const int64_t*, lengths) /* (B,), or null */                                                        \
   X(const uint8_t*, resets)  /* (T, B), or null */                                                      \
-  X(void*, ys)               /* (T, B, directions·H): written */                                        \
-  X(float*, cs)              /* (T, B, directions·H): written, or null */                               \
+  X(Written, histories)      /* (T, B, directions·H) each: written; those beside h float32, or null */  \
   X(void*, gates)            /* (directions, T, B, S, H) float16, for tf32 float32: written, or null */ \
-  X(void*, h_last)           /* (directions, B, H): written */                                          \
-  X(void*, c_last)           /* as h_last, or null */                                                   \
+  X(Written, finals)         /* (directions, B, H) each: written */                                     \
   FASTRNN_SIZES(X)
 
-#define FASTRNN_BACKWARD(X)                                                                                        \
-  X(Pair, w_hh)         /* (N, Gu·D, D) */                                                                         \
-  X(const void*, ys)    /* (T, B, directions·H) */                                                                 \
-  X(const float*, cs)   /* (T, B, directions·H), or null */                                                        \
-  X(const void*, gates) /* (directions, T, B, S, H): what forward saved, or preactivations in the storage dtype */ \
-  X(bool, are_preactivations)                                                                                      \
-  X(const void*, h0)         /* (directions, B, H) */                                                              \
-  X(const void*, c0)         /* as h0, or null */                                                                  \
-  X(const int64_t*, lengths) /* (B,), or null */                                                                   \
-  X(const uint8_t*, resets)  /* (T, B), or null */                                                                 \
-  X(const void*, dys)        /* (T, B, directions·H), or null for zero */                                          \
-  X(const float*, dcs)       /* (T, B, directions·H), or null for zero */                                          \
-  X(const void*, dh_last)    /* (directions, B, H), or null for zero */                                            \
-  X(const void*, dc_last)    /* as dh_last, or null */                                                             \
-  X(void*, dgates) /* (directions, T, B, W, H), W blocks: written, in the storage dtype, zero at t >= length */    \
-  X(void*, dh0)    /* (directions, B, H): written */                                                               \
-  X(void*, dc0)    /* as dh0, or null */                                                                           \
+#define FASTRNN_BACKWARD(X)                                                                             \
+  X(Pair, w_hh)         /* (N, Gu·D, D) */                                                              \
+  X(States, histories)  /* (T, B, directions·H) each, those beside h float32 */                         \
+  X(const void*, gates) /* (directions, T, B, S, H): what forward saved; or (directions, T, B, W, H)    \
+                           in the storage dtype, preactivations in the first of W blocks */             \
+  X(bool, are_preactivations)                                                                           \
+  X(States, states0)         /* (directions, B, H) each */                                              \
+  X(const void*, parameters) /* (directions, P, H), or null */                                          \
+  X(Inputs, inputs)          /* (directions, T, B, H) each; at t >= length they may be NaN */           \
+  X(const int64_t*, lengths) /* (B,), or null */                                                        \
+  X(const uint8_t*, resets)  /* (T, B), or null */                                                      \
+  X(States, d_histories)     /* as histories, or null for zero */                                       \
+  X(States, d_finals)        /* (directions, B, H) each, or null for zero */                            \
+  X(void*, dgates)           /* (directions, T, B, W, H), W blocks: written, in the storage dtype, zero \
+                                at t >= length */                                                       \
+  X(Written, d_states0)      /* (directions, B, H) each: written */                                     \
   FASTRNN_SIZES(X)
 
 #define FASTRNN_FIELD(Type, name) Type name;

@@ -20,12 +20,13 @@
 //   BLOCKS                             of gradients, of which the first PREACTIVATIONS are those of `pre`
 //   SAVED, STATES, PARAMETERS, INPUTS  how many values
 //   ADDS                               whether gx and gh are only ever added, so that b_hh is part of gx
-//   IN_ORDER                           whether the blocks of gh follow one another as its gates do
+//   U_ORDER                            of which gate of gh each of its blocks is, in four bits each, the lowest first
+//   FINITE                             whether finite numbers give finite ones
 //
 // and of these, the lowest bit for the first value:
 //
 //   UNBOUNDED                          saved values that may be larger than 16 bits hold
-//   STEP_READS, SAVED_READ             states before the step that the step reads; that what is saved comes from
+//   SAVED_READ                         states before the step that what is saved comes from
 //   READS_BEFORE, READS_AFTER          states before and after the step that the derivative reads
 #pragma once
 
@@ -43,32 +44,60 @@ using Values = float[ROOM<N>];
 // Whether value `i` is one of those that `bits` says.
 constexpr DEVICE bool has(unsigned bits, int i) { return bits >> i & 1; }
 
-// The first of the blocks that w_hh is multiplied by, backward.
+// Pointer `i` of the first N of an argument. Of constants one is chosen: an argument that is indexed by a loop's
+// counter costs nvcc 13 registers, though the loop is unrolled.
+template <int N, class Pointer, int MOST>
+DEVICE Pointer pick(const Pointer (&from)[MOST], int i) {
+  if constexpr (N > 1) {
+    return i == N - 1 ? from[N - 1] : pick<N - 1>(from, i);
+  } else {
+    return from[0];
+  }
+}
+
+// The first of the blocks that w_hh is multiplied by, backward, and of which gate of gh block `i` from there on is.
 template <class Cell>
 constexpr DEVICE int first_u() {
   return Cell::PREACTIVATIONS - Cell::U_GATES;
 }
-
-// What a step takes beside states, of which the kernels have none.
 template <class Cell>
-struct Others {
-  Values<Cell::PARAMETERS> parameters = {};
-  Values<Cell::INPUTS> inputs = {};
+constexpr DEVICE int u_gate(int i) {
+  return static_cast<int>(Cell::U_ORDER >> 4 * i & 15);
+}
+
+// Which states before and after a step backward looks at. A step is entered by what the one before it left: a state of
+// which both are looked at is loaded once.
+template <class Cell>
+struct Looks {
+  static constexpr unsigned BEFORE = Cell::READS_BEFORE | Cell::SAVED_READ, AFTER = Cell::READS_AFTER;
+
+  static constexpr DEVICE bool before(int s) { return has(BEFORE, s); }
+  static constexpr DEVICE bool after(int s) { return has(AFTER, s); }
+  static constexpr DEVICE bool both(int s) { return has(BEFORE & AFTER, s); }
+  static constexpr DEVICE bool any(int s) { return has(BEFORE | AFTER, s); }
+};
+
+// What backward reads of a unit's step beside states: the values that were saved, or pre-activations.
+template <class Cell>
+struct Kept {
+  static constexpr int SAVED = Cell::SAVED, PRE = SAVED > 0 ? Cell::PREACTIVATIONS : 0;
+  static constexpr int MOST = SAVED > PRE ? SAVED : PRE, LEAST = SAVED < PRE ? SAVED : PRE;
+  // Whether both have rows as long as those of the gradients.
+  static constexpr bool ALIKE = SAVED == 0 || SAVED == Cell::BLOCKS;
+
+  // How many values a row has, and whether value `v` is among those that are read.
+  static DEVICE int row(bool are_preactivations) { return ALIKE || are_preactivations ? Cell::BLOCKS : SAVED; }
+  static DEVICE bool is_read(int v, bool are_preactivations) {
+    return v < LEAST || v < (are_preactivations ? PRE : SAVED);
+  }
 };
 
 // Which cells the kernels serve.
 template <class Cell>
 struct Served {
-  static constexpr bool READS_H_BEFORE = has(Cell::READS_BEFORE, 0), READS_H_AFTER = has(Cell::READS_AFTER, 0);
-
-  static_assert(Cell::U_GATES >= 1 && Cell::U_GATES <= 4, "a lane's sums of an item are loaded at once");
-  static_assert(Cell::IN_ORDER, "a block's place says which rows of w_hh it is multiplied by");
-  static_assert(Cell::SAVED == 0 || Cell::SAVED == Cell::BLOCKS, "gradients lie as what they take the place of");
-  static_assert(Cell::PARAMETERS == 0 && Cell::INPUTS == 0, "kernels are handed neither");
-  static_assert(Cell::STATES <= 2, "kernels are handed h and c");
-  static_assert((Cell::SAVED_READ & ~Cell::READS_BEFORE) == 0, "what is read to compute saved values again is there");
-  static_assert(Cell::STATES == 1 ? !(READS_H_BEFORE && READS_H_AFTER) : !(READS_H_BEFORE || READS_H_AFTER),
-                "backward loads h once, and c alone where there is one");
+  static_assert(Cell::U_GATES >= 1, "what there is no product of needs no exchange");
+  static_assert(Cell::U_GATES <= 16, "a gate has four bits in U_ORDER");
+  static_assert(Cell::STATES <= MOST_STATES && Cell::INPUTS <= MOST_INPUTS, "kernels are handed so many");
   static constexpr bool value = true;
 };
 

@@ -18,9 +18,9 @@ struct RnnTanh {
   static constexpr int PARAMETERS = 0;
   static constexpr int INPUTS = 0;
   static constexpr bool ADDS = true;
-  static constexpr bool IN_ORDER = true;
+  static constexpr uint64_t U_ORDER = 0x0;
+  static constexpr bool FINITE = true;
   static constexpr unsigned UNBOUNDED = 0;
-  static constexpr unsigned STEP_READS = 0;
   static constexpr unsigned SAVED_READ = 0;
   static constexpr unsigned READS_BEFORE = 0;
   static constexpr unsigned READS_AFTER = 0b1;  // h
@@ -60,9 +60,9 @@ struct RnnRelu {
   static constexpr int PARAMETERS = 0;
   static constexpr int INPUTS = 0;
   static constexpr bool ADDS = true;
-  static constexpr bool IN_ORDER = true;
+  static constexpr uint64_t U_ORDER = 0x0;
+  static constexpr bool FINITE = true;
   static constexpr unsigned UNBOUNDED = 0;
-  static constexpr unsigned STEP_READS = 0;
   static constexpr unsigned SAVED_READ = 0;
   static constexpr unsigned READS_BEFORE = 0;
   static constexpr unsigned READS_AFTER = 0b1;  // h
@@ -102,9 +102,9 @@ struct Lstm {
   static constexpr int PARAMETERS = 0;
   static constexpr int INPUTS = 0;
   static constexpr bool ADDS = true;
-  static constexpr bool IN_ORDER = true;
+  static constexpr uint64_t U_ORDER = 0x3210;
+  static constexpr bool FINITE = true;
   static constexpr unsigned UNBOUNDED = 0;
-  static constexpr unsigned STEP_READS = 0b10;  // c
   static constexpr unsigned SAVED_READ = 0;
   static constexpr unsigned READS_BEFORE = 0b10;  // c
   static constexpr unsigned READS_AFTER = 0b10;  // c
@@ -173,9 +173,9 @@ struct Gru {
   static constexpr int PARAMETERS = 0;
   static constexpr int INPUTS = 0;
   static constexpr bool ADDS = false;
-  static constexpr bool IN_ORDER = true;
+  static constexpr uint64_t U_ORDER = 0x210;
+  static constexpr bool FINITE = true;
   static constexpr unsigned UNBOUNDED = 0b1000;  // u_n
-  static constexpr unsigned STEP_READS = 0b1;  // h
   static constexpr unsigned SAVED_READ = 0;
   static constexpr unsigned READS_BEFORE = 0b1;  // h
   static constexpr unsigned READS_AFTER = 0;

@@ -32,7 +32,7 @@ constexpr int kNotYet = 0xff;  // such words are NaN, and no kernel stores just 
 inline size_t word_bytes(ElementKind element) { return element == ElementKind::kTf32 ? 4 : 2; }
 
 inline Exchanged exchanged(const ForwardArguments& a, const Geometry& geometry) {
-  return {a.ys, size_t(a.T) * a.B * a.directions * a.H * word_bytes(geometry.element)};
+  return {a.histories[0], size_t(a.T) * a.B * a.directions * a.H * word_bytes(geometry.element)};
 }
 
 inline Exchanged exchanged(const BackwardArguments& a, const Geometry& geometry) {

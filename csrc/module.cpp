@@ -38,10 +38,15 @@ class Values {
   void set(T*& field, PyObject* name) {
     field = static_cast<T*>(address(at(name), name));
   }
-  void set(Pair& field, PyObject* name) {
-    PyObject* pair = at(name);
-    if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) refuse(name, "must be two addresses");
-    for (int direction : {0, 1}) field[direction] = address(PyTuple_GET_ITEM(pair, direction), name);
+  // Of up to N tensors; null beyond them.
+  template <class T, int N>
+  void set(T* (&field)[N], PyObject* name) {
+    PyObject* given = at(name);
+    if (!PyTuple_Check(given) || PyTuple_GET_SIZE(given) > N) {
+      refuse(name, ("must be a tuple of up to " + std::to_string(N) + " addresses").c_str());
+    }
+    const auto count = PyTuple_GET_SIZE(given);
+    for (int i = 0; i < N; ++i) field[i] = i < count ? address(PyTuple_GET_ITEM(given, i), name) : nullptr;
   }
   void set(int& field, PyObject* name) {
     int overflow = 0;

@@ -1,5 +1,6 @@
 // The kernels of a cell that is compiled while a program runs (fastrnn/backends/cuda/run_time.py): their geometries as
-// data, and their shapes by number. The order is that of the extension's table: clusters, then the team's.
+// data, and their shapes by number. The order is that of the extension's table: clusters, then the team's. Shapes that
+// do not fit keep their numbers: the planner takes none whose shared memory no device has.
 #pragma once
 
 #include "cluster/backward_shape.cuh"

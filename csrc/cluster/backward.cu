@@ -8,7 +8,9 @@ namespace fastrnn::cluster {
 template <class Cell, class Element, int... shape>
 void add_one(BackwardTable& table, Shape<shape...>) {
   using P = BackwardShape<Cell, Element, shape...>;
-  table.push_back(cluster_instance<P, BackwardArguments, backward_kernel<P>>(Operation::kBackward));
+  if constexpr (P::FITS) {
+    table.push_back(cluster_instance<P, BackwardArguments, backward_kernel<P>>(Operation::kBackward));
+  }
 }
 
 template <class Cell, class Element, class... Each>

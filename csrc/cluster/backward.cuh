@@ -11,6 +11,7 @@
 
 #include "../arguments.h"
 #include "../memory.cuh"
+#include "../own.cuh"
 #include "../place.cuh"
 #include "backward_shape.cuh"
 #include "tiles.cuh"
@@ -52,7 +53,7 @@ DEVICE void load_weights(const BackwardLane<P>& me, const typename P::Word* w_hh
     const int i = P::TILES - 1 - n;
     const int before = me.tile_unit(i % P::M_TILES), k = i / P::M_TILES * P::TILE_K;
     const int unit = me.rank * P::BLOCK_UNITS + k % P::BLOCK_UNITS;
-    const typename P::Word* gate = w_hh + int64_t(k / P::BLOCK_UNITS) * D * D;
+    const typename P::Word* gate = w_hh + int64_t(u_gate<typename P::Cell>(k / P::BLOCK_UNITS)) * D * D;
     word4 tile;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {  // of the gate rows
@@ -127,13 +128,15 @@ DEVICE float gather(const BackwardLane<P>& me, int x, const char* partial) {
 template <class P>
 KERNEL(P::THREADS)
 backward_kernel(BackwardArguments a) {
+  static_assert(P::FITS);
   using Cell = typename P::Cell;
   using Element = typename P::Element;
   using Word = typename P::Word;
   using Saved = typename Element::Saved;
   constexpr int BLOCKS = Cell::BLOCKS, FIRST_U = first_u<Cell>(), STATES = Cell::STATES, SAVED = Cell::SAVED;
-  constexpr int ITEMS = P::ITEMS;
-  const Others<Cell> others;
+  constexpr int INPUTS = Cell::INPUTS, ITEMS = P::ITEMS;
+  using Looks = fastrnn::Looks<Cell>;
+  using Kept = fastrnn::Kept<Cell>;
 
   const Place place(a);
   const BackwardLane<P> me;
@@ -164,14 +167,21 @@ backward_kernel(BackwardArguments a) {
   for (int x = 0; x < ITEMS; ++x) {
 #pragma unroll
     for (int s = 0; s < STATES; ++s) {
-      const Word* d_last = static_cast<const Word*>(s ? a.dc_last : a.dh_last);
+      const Word* d_last = static_cast<const Word*>(pick<STATES>(a.d_finals, s));
       carried[x][s] = d_last && inside(x) ? Element::to_float(d_last[state_at(x)]) : 0.f;
     }
   }
 
+  Values<Cell::PARAMETERS> parameters[P::UNIT_ITEMS];
+#pragma unroll
+  for (int x = 0; x < ITEMS; x += ITEMS / P::UNIT_ITEMS) {
+    const int u = unit + me.units_to(x);
+    load_parameters<P>(a, direction, head * D + u, u < D, parameters[me.unit_item(x)]);
+  }
+
   // What a step needs from memory is asked for a step ahead, at these places, which are those of the step asked for
-  // last: of ys and what is laid out as ys, of gates and dgates. The c that enters a step is what the next one in this
-  // order left.
+  // last: of ys and what is laid out as ys, of dgates, of gates and of inputs. The state that enters a step is what the
+  // next one in this order left.
   const int t_first = backwards ? 0 : a.T - 1;
   const int64_t row = int64_t(t_first) * a.B + first + me.row, directed = int64_t(direction) * a.T * a.B + row;
   int64_t ys = row * wide + direction * H + head * D + unit, gates = directed * BLOCKS * H + head * D + unit;
@@ -181,10 +191,17 @@ backward_kernel(BackwardArguments a) {
   auto gate_at = [&](int x, int v) {
     return gates + (me.rows_to(x) * BLOCKS + v) * int64_t(value_step) + me.units_to(x);
   };
-  Word dy[ITEMS], h[ITEMS];  // h: after the step or before it, whichever the derivative reads
-  float dcy[ITEMS], c_next[ITEMS];
-  typename Saved::Word words[ITEMS][ROOM<SAVED>];  // what was saved, or pre-activations
-  uint8_t cut;                                     // whether the asked sequence is cut where it enters the step
+  const int kept_row = Kept::row(a.are_preactivations);
+  const int64_t kept_step = int64_t(dt) * a.B * kept_row * H, inputs_step = int64_t(dt) * a.B * H;
+  int64_t kept = directed * kept_row * H + head * D + unit, inputs_from = directed * H + head * D + unit;
+  auto kept_at = [&](int x, int v) {
+    return Kept::ALIKE ? gate_at(x, v) : kept + (me.rows_to(x) * kept_row + v) * int64_t(H) + me.units_to(x);
+  };
+  Word dy[ITEMS], h[ITEMS];  // states: before the step, or after it where only that is looked at
+  Values<STATES - 1> d_others[ITEMS], others[ITEMS];
+  typename Saved::Word words[ITEMS][ROOM<Kept::MOST>];  // what was saved, or pre-activations
+  Word fed[ITEMS][ROOM<INPUTS>];
+  uint8_t cut;  // whether the asked sequence is cut where it enters the step
   auto load_step = [&](int step) {
     const int t = t_first + dt * step;
     const uint32_t from_start = device::ballot(masks::starts(step == a.T - 1, t, length, backwards));
@@ -193,63 +210,92 @@ backward_kernel(BackwardArguments a) {
 #pragma unroll
     for (int x = 0; x < ITEMS; ++x) {
       const bool in = inside(x), starts = from_start >> (me.row + me.rows_to(x)) & 1;
-      dy[x] = in && a.dys ? static_cast<const Word*>(a.dys)[ys_at(x)] : Word(0);
-      if (STATES == 2) {
-        dcy[x] = in && a.dcs ? a.dcs[ys_at(x)] : 0.f;
-        c_next[x] = 0.f;
-        if (in && starts) c_next[x] = Element::to_float(static_cast<const Word*>(a.c0)[state_at(x)]);
-        if (in && !starts) c_next[x] = a.cs[ys_at(x) + ys_step];
-      } else {
-        const Word* after = static_cast<const Word*>(a.ys) + ys_at(x);
-        const Word* before = starts ? static_cast<const Word*>(a.h0) + state_at(x) : after + ys_step;
-        const Word* from = has(Cell::READS_AFTER, 0) ? after : before;
+      dy[x] = in && a.d_histories[0] ? static_cast<const Word*>(a.d_histories[0])[ys_at(x)] : Word(0);
+      if (Looks::any(0)) {
+        const Word* after = static_cast<const Word*>(a.histories[0]) + ys_at(x);
+        const Word* before = starts ? static_cast<const Word*>(a.states0[0]) + state_at(x) : after + ys_step;
+        const Word* from = Looks::before(0) ? before : after;
         h[x] = in ? *from : Word(0);
       }
 #pragma unroll
-      for (int v = 0; v < SAVED; ++v) {
-        words[x][v] = in ? static_cast<const typename Saved::Word*>(a.gates)[gate_at(x, v)] : Word(0);
+      for (int s = 1; s < STATES; ++s) {
+        d_others[x][s - 1] = in && pick<STATES>(a.d_histories, s)
+                                 ? static_cast<const float*>(pick<STATES>(a.d_histories, s))[ys_at(x)]
+                                 : 0.f;
+        others[x][s - 1] = 0.f;
+        if (Looks::before(s)) {
+          if (in && starts)
+            others[x][s - 1] = Element::to_float(static_cast<const Word*>(pick<STATES>(a.states0, s))[state_at(x)]);
+          if (in && !starts)
+            others[x][s - 1] = static_cast<const float*>(pick<STATES>(a.histories, s))[ys_at(x) + ys_step];
+        } else if (Looks::any(s)) {
+          if (in) others[x][s - 1] = static_cast<const float*>(pick<STATES>(a.histories, s))[ys_at(x)];
+        }
+      }
+#pragma unroll
+      for (int v = 0; v < Kept::MOST; ++v) {
+        const bool is_read = in && Kept::is_read(v, a.are_preactivations);
+        words[x][v] = is_read ? static_cast<const typename Saved::Word*>(a.gates)[kept_at(x, v)] : Word(0);
+      }
+      if constexpr (INPUTS > 0) {
+        load_inputs<P>(a, inputs_from + me.rows_to(x) * int64_t(H) + me.units_to(x), in, fed[x]);
       }
     }
   };
   auto load_following = [&](int step) {
     ys += ys_step;
     gates += gates_step;
+    kept += kept_step;
+    inputs_from += inputs_step;
     if (step < a.T) load_step(step);
   };
 
   // What the step has of it, as it computes with it.
   Values<SAVED> saved[ITEMS];
-  float dh_own[ITEMS], dc_own[ITEMS], entering[ITEMS], left[ITEMS], c_before[ITEMS];
+  Values<STATES> d_own[ITEMS], entering[ITEMS], left[ITEMS];
+  Values<INPUTS> inputs[ITEMS];
   uint32_t live, cuts;
   auto take_step = [&](int step) {
     live = device::ballot(masks::live(t_first + dt * step, length));
     cuts = device::ballot(cut != 0);
 #pragma unroll
     for (int x = 0; x < ITEMS; ++x) {
-      dh_own[x] = Element::to_float(dy[x]);
-      if (STATES == 2) {
-        dc_own[x] = dcy[x];
-        left[x] = c_before[x];
-        entering[x] = c_before[x] = c_next[x];
-      } else {
-        left[x] = entering[x] = Element::to_float(h[x]);
+      const int n = me.row + me.rows_to(x);
+      d_own[x][0] = Element::to_float(dy[x]);
+#pragma unroll
+      for (int s = 0; s < STATES; ++s) {
+        float found = s ? others[x][s ? s - 1 : 0] : 0.f;
+        if (s == 0 && Looks::any(0)) found = Element::to_float(h[x]);
+        if (s) d_own[x][s] = d_others[x][s ? s - 1 : 0];
+        left[x][s] = Looks::both(s) ? entering[x][s] : found;
+        entering[x][s] = found;
       }
+      if constexpr (INPUTS > 0) take_inputs<P>(fed[x], live >> n & 1, inputs[x]);
 #pragma unroll
       for (int v = 0; v < SAVED; ++v) saved[x][v] = Saved::to_float(words[x][v]);
       if (SAVED > 0 && a.are_preactivations) {
-        Values<SAVED> pre;
-        Values<STATES> before = {}, after;
-        before[STATES - 1] = cuts >> (me.row + me.rows_to(x)) & 1 ? 0.f : entering[x];
+        Values<Cell::PREACTIVATIONS> pre;
+        Values<STATES> before, after;
 #pragma unroll
-        for (int v = 0; v < SAVED; ++v) pre[v] = Element::to_float(words[x][v]);
-        Cell::template step<Element>(pre, before, others.parameters, others.inputs, after, saved[x]);
+        for (int s = 0; s < STATES; ++s) before[s] = cuts >> n & 1 ? 0.f : entering[x][s];
+#pragma unroll
+        for (int v = 0; v < Kept::PRE; ++v) pre[v] = Element::to_float(words[x][v]);
+        Cell::template step<Element>(pre, before, parameters[me.unit_item(x)], inputs[x], after, saved[x]);
       }
     }
   };
   constexpr bool ALONE = P::BLOCKS == 1;
   if (a.T > 0) {
 #pragma unroll
-    for (int x = 0; x < ITEMS; ++x) c_before[x] = STATES == 2 && inside(x) ? a.cs[ys_at(x)] : 0.f;
+    for (int x = 0; x < ITEMS; ++x) {
+#pragma unroll
+      for (int s = 0; s < STATES; ++s) {
+        const bool there = Looks::both(s) && inside(x);
+        entering[x][s] = !there ? 0.f
+                         : s    ? static_cast<const float*>(pick<STATES>(a.histories, s))[ys_at(x)]
+                                : Element::to_float(static_cast<const Word*>(a.histories[0])[ys_at(x)]);
+      }
+    }
     load_step(0);
     if (ALONE) {
       take_step(0);
@@ -293,14 +339,14 @@ backward_kernel(BackwardArguments a) {
       if (flows[x]) carried[x][0] += through[x];
       Values<STATES> dafter, before, after, direct;
       Values<BLOCKS> d;
-      dafter[0] = carried[x][0] + dh_own[x];
-      before[0] = after[0] = 0.f;
-      before[STATES - 1] = entering[x];
-      after[STATES - 1] = left[x];
-      if (STATES == 2) dafter[STATES - 1] = carried[x][STATES - 1] + dc_own[x];
 #pragma unroll
-      for (int s = 0; s < STATES; ++s) before[s] = cut_here ? 0.f : before[s];
-      Cell::template derivative<Element>(dafter, saved[x], before, after, others.parameters, others.inputs, d, direct);
+      for (int s = 0; s < STATES; ++s) {
+        dafter[s] = carried[x][s] + d_own[x][s];
+        before[s] = cut_here ? 0.f : entering[x][s];
+        after[s] = left[x][s];
+      }
+      Cell::template derivative<Element>(dafter, saved[x], before, after, parameters[me.unit_item(x)], inputs[x], d,
+                                         direct);
       flows[x] = lives && !cut_here;
 #pragma unroll
       for (int s = 0; s < STATES; ++s) {
@@ -311,7 +357,7 @@ backward_kernel(BackwardArguments a) {
         dgates[x][v] = lives ? Element::from_float(d[v]) : Word(0);
         const int gate = v - FIRST_U, k = gate * P::BLOCK_UNITS + me.unit + me.units_to(x);
         char* to = gradients + now * P::GRADIENT_BYTES + (k / P::WORD_ROWS * P::ROWS + slot(n)) * sizeof(word4);
-        if (gate >= 0) store(to + k % P::WORD_ROWS * sizeof(Word), Element::operand(dgates[x][v]));
+        if (gate >= 0 && gate < P::U_GATES) store(to + k % P::WORD_ROWS * sizeof(Word), Element::operand(dgates[x][v]));
       }
     }
     device::block_barrier();
@@ -351,7 +397,7 @@ backward_kernel(BackwardArguments a) {
     if (flows[x]) carried[x][0] += through[x];
 #pragma unroll
     for (int s = 0; s < STATES; ++s) {
-      static_cast<Word*>(s ? a.dc0 : a.dh0)[state_at(x)] = Element::from_float(carried[x][s]);
+      static_cast<Word*>(pick<STATES>(a.d_states0, s))[state_at(x)] = Element::from_float(carried[x][s]);
     }
   }
 }

@@ -32,13 +32,14 @@ struct BackwardShape {
 
   static constexpr int U_GATES = Cell::U_GATES;
   static constexpr int BLOCK_UNITS = UNITS / BLOCKS;
-  static constexpr int M_TILES = UNITS / TILE / WARPS;            // along units, of a warp
-  static constexpr int K_TILES = U_GATES * BLOCK_UNITS / TILE_K;  // along gate rows
-  static constexpr int TILES = M_TILES * K_TILES;                 // of a warp
-  static constexpr int ITEMS = BLOCK_UNITS * ROWS / THREADS;      // of a thread
-  static constexpr int OWNED_TILES = BLOCK_UNITS / TILE;          // of units, of a block
-  static constexpr int PAIRS = ROWS / 2;                          // of sequences
-  static constexpr int LANE_SUMS = TILE * ROWS / 32;              // of a tile's product, in a lane
+  static constexpr int M_TILES = UNITS / TILE / WARPS;                // along units, of a warp
+  static constexpr int K_TILES = U_GATES * BLOCK_UNITS / TILE_K;      // along gate rows
+  static constexpr int TILES = M_TILES * K_TILES;                     // of a warp
+  static constexpr int ITEMS = BLOCK_UNITS * ROWS / THREADS;          // of a thread
+  static constexpr int UNIT_ITEMS = BLOCKS == 1 ? ITEMS / 2 : ITEMS;  // units among them
+  static constexpr int OWNED_TILES = BLOCK_UNITS / TILE;              // of units, of a block
+  static constexpr int PAIRS = ROWS / 2;                              // of sequences
+  static constexpr int LANE_SUMS = TILE * ROWS / 32;                  // of a tile's product, in a lane
 
   // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. These are about the most tiles that leave enough
   // for the rest, and for the tiles that are under way from shared memory, as compiled by nvcc 13 without spilling.
@@ -76,9 +77,9 @@ struct BackwardShape {
   static constexpr int SHARED_BYTES =
       BARRIER_BYTES + 2 * GRADIENT_BYTES + 2 * PARTIAL_BYTES + WARPS * SHARED_TILES * TILE_BYTES;
 
-  static constexpr int MOST_SHARED_BYTES = 227 << 10;  // of a block on sm_90
+  static constexpr int MOST_SHARED_BYTES = 227 << 10;              // of a block on sm_90
+  static constexpr bool FITS = SHARED_BYTES <= MOST_SHARED_BYTES;  // whether the weights fit into the cluster
 
-  static_assert(SHARED_BYTES <= MOST_SHARED_BYTES, "the weights fit into the cluster");
   static_assert(K_WARPS_ == 1, "a sum stays within a warp");
   static_assert(UNITS % BLOCKS == 0 && BLOCK_UNITS % TILE == 0, "a tile has one owner, and its gate rows one gate");
   static_assert(UNITS % (TILE * WARPS) == 0, "a warp has whole tiles");
@@ -110,6 +111,8 @@ struct BackwardLane {
     return x / P::LANE_SUMS * P::WARPS * P::TILE + x % P::LANE_SUMS / 2 * 8;
   }
   static constexpr DEVICE int rows_to(int x) { return P::BLOCKS == 1 ? x % 2 : 0; }
+  // Which of the lane's units item `x` is of.
+  static constexpr DEVICE int unit_item(int x) { return P::BLOCKS == 1 ? x / 2 : x; }
 
   // The first unit of the warp's tile `m`, of the head, and the block that owns it.
   DEVICE int tile_unit(int m) const { return (m * P::WARPS + warp) * P::TILE; }

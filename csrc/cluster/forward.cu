@@ -8,7 +8,9 @@ namespace fastrnn::cluster {
 template <class Cell, class Element, int... shape>
 void add_one(ForwardTable& table, Shape<shape...>) {
   using P = ForwardShape<Cell, Element, shape...>;
-  table.push_back(cluster_instance<P, ForwardArguments, forward_kernel<P>>(Operation::kForward));
+  if constexpr (P::FITS) {
+    table.push_back(cluster_instance<P, ForwardArguments, forward_kernel<P>>(Operation::kForward));
+  }
 }
 
 template <class Cell, class Element, class... Each>

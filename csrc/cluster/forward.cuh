@@ -10,6 +10,7 @@
 
 #include "../arguments.h"
 #include "../memory.cuh"
+#include "../own.cuh"
 #include "../place.cuh"
 #include "forward_product.cuh"
 
@@ -88,14 +89,15 @@ DEVICE void start(uint64_t* arrivals) {
 template <class P>
 KERNEL(P::THREADS)
 forward_kernel(ForwardArguments a) {
+  static_assert(P::FITS);
   using Cell = typename P::Cell;
   using Element = typename P::Element;
   using Word = typename P::Word;
   using SavedWord = typename Element::Saved::Word;
   constexpr int X_GATES = Cell::X_GATES, U_GATES = Cell::U_GATES, STATES = Cell::STATES, SAVED = Cell::SAVED;
+  constexpr int PARAMETERS = Cell::PARAMETERS, INPUTS = Cell::INPUTS;
   constexpr int ITEMS = P::ITEMS, COLUMNS = P::COLUMNS;
 
-  const Others<Cell> others;
   const Place place(a);
   const int first = place.first, D = place.D, H = a.H, wide = place.wide;
   const bool second = place.direction == 1, vectors = D % P::WORD_UNITS == 0;
@@ -127,7 +129,8 @@ forward_kernel(ForwardArguments a) {
       const bool zero = !inside(i, j) || (cut_first >> (column + j) & 1);
 #pragma unroll
       for (int s = 0; s < STATES; ++s) {
-        const Word* from = static_cast<const Word*>(s ? a.c0 : a.h0) + (state_row + column + j) * H + head_unit + 8 * i;
+        const Word* from =
+            static_cast<const Word*>(pick<STATES>(a.states0, s)) + (state_row + column + j) * H + head_unit + 8 * i;
         states[i][j][s] = zero ? 0.f : Element::to_float(*from);
       }
     }
@@ -136,7 +139,7 @@ forward_kernel(ForwardArguments a) {
   for (int i = device::thread(); i < P::UNITS / P::WORD_UNITS * P::ROWS; i += P::THREADS) {
     const int row = i % P::ROWS, k = i / P::ROWS * P::WORD_UNITS;
     const bool zero = first + row >= a.B || (cut_first >> row & 1);
-    const Word* from = static_cast<const Word*>(a.h0) + (state_row + row) * H + place.head * D + k;
+    const Word* from = static_cast<const Word*>(a.states0[0]) + (state_row + row) * H + place.head * D + k;
     store(state + state_word(k, row), Element::operand(load_row(from, zero ? 0 : D - k, vectors)));
   }
 
@@ -149,6 +152,12 @@ forward_kernel(ForwardArguments a) {
       const bool none = Cell::ADDS || !b_hh || unit + 8 * i >= D;
       bias[i][gate] = none ? 0.f : Element::to_float(b_hh[int64_t(gate) * H + head_unit + 8 * i]);
     }
+  }
+
+  Values<PARAMETERS> parameters[ITEMS];
+#pragma unroll
+  for (int i = 0; i < ITEMS; ++i) {
+    load_parameters<P>(a, place.direction, head_unit + 8 * i, unit + 8 * i < D, parameters[i]);
   }
 
   // The bit of an item's sequence in a ballot; none where the item lies outside of the batch or the head.
@@ -171,20 +180,25 @@ forward_kernel(ForwardArguments a) {
   int64_t ys_at = (row + column) * wide + place.direction * H + head_unit;
   int64_t reset_at = int64_t(place.backwards ? a.T - 1 : 1) * a.B + place.asked;
 
-  // What a step reads from memory is asked for when the one before begins: gx, and whether the state is cut that leaves
-  // the step. Items that lie outside read what belongs to another, for the loads to need no condition, and drop it.
+  // What a step reads from memory is asked for when the one before begins: gx, its inputs, and whether the state is cut
+  // that leaves the step. Items that lie outside read what belongs to another, for the loads to need no condition, and
+  // drop it.
   const Word* from[COLUMNS];
+  int64_t inputs_at[COLUMNS];
   int beside[ITEMS];
 #pragma unroll
   for (int j = 0; j < COLUMNS; ++j) {
     const int n = first + column + j;
     const int64_t sequence = directed - first + (n < a.B ? n : a.B - 1);
     from[j] = static_cast<const Word*>(a.gx) + sequence * X_GATES * H + place.head * D + (unit < D ? unit : D - 1);
+    inputs_at[j] = sequence * H + place.head * D + (unit < D ? unit : D - 1);
   }
 #pragma unroll
   for (int i = 0; i < ITEMS; ++i) beside[i] = unit + 8 * i < D ? 8 * i : 0;
   uint32_t gx[ITEMS][COLUMNS][X_GATES], reset;
+  Word fed[ITEMS][COLUMNS][ROOM<INPUTS>];
   Values<X_GATES> x[ITEMS][COLUMNS];
+  Values<INPUTS> inputs[ITEMS][COLUMNS];
   uint32_t live, cuts;
   auto load_step = [&](int t, bool is_last) {
     const int64_t on = is_last ? 0 : gx_step;
@@ -196,6 +210,11 @@ forward_kernel(ForwardArguments a) {
         for (int i = 0; i < ITEMS; ++i) gx[i][j][gate] = from[j][int64_t(gate) * H + beside[i]];
       }
       from[j] += on;
+      if constexpr (INPUTS > 0) {
+#pragma unroll
+        for (int i = 0; i < ITEMS; ++i) load_inputs<P>(a, inputs_at[j] + beside[i], true, fed[i][j]);
+        inputs_at[j] += is_last ? 0 : row_step;
+      }
     }
     const int64_t at = ALONE ? reset_at : int64_t(masks::exit(t, place.backwards)) * a.B + place.asked;
     reset = place.load_reset(a, masks::exit(t, place.backwards), at);
@@ -213,6 +232,7 @@ forward_kernel(ForwardArguments a) {
         for (int gate = 0; gate < X_GATES; ++gate) {
           x[i][j][gate] = live & own[i][j] ? Element::to_float(static_cast<Word>(gx[i][j][gate])) : 0.f;
         }
+        if constexpr (INPUTS > 0) take_inputs<P>(fed[i][j], live & own[i][j], inputs[i][j]);
       }
     }
   };
@@ -235,12 +255,12 @@ forward_kernel(ForwardArguments a) {
   if (P::BLOCKS == 1) look_at_state(0);
 
   // What a step leaves to be stored: ys, as a row's word4 where there are others to send it to, else as it is computed;
-  // c; and what is saved, two 16-bit values in a word.
+  // the other states; and what is saved, two 16-bit values in a word.
   constexpr bool IN_PAIRS = ALONE && sizeof(SavedWord) == 2;
   constexpr int SAVED_WORDS = IN_PAIRS ? (SAVED + 1) / 2 : SAVED;
   word4 rows[ITEMS];
   Word ys[ITEMS][COLUMNS];
-  float c[ITEMS][COLUMNS];
+  Values<STATES - 1> others[ITEMS][COLUMNS];
   uint32_t words[ITEMS][COLUMNS][ROOM<SAVED_WORDS>];
   auto publish = [&](int t) {
     const int64_t row_now = int64_t(device::hide(t)) * a.B + first;
@@ -253,13 +273,17 @@ forward_kernel(ForwardArguments a) {
       if (!ALONE && me.sender() == 0 && first + sent_column < a.B) {
         const int u = sent_unit + 8 * i;
         const int64_t at = (row_now + sent_column) * wide + place.direction * H + place.head * D + u;
-        store_row(static_cast<Word*>(a.ys) + at, rows[i], D - u, vectors);
+        store_row(static_cast<Word*>(a.histories[0]) + at, rows[i], D - u, vectors);
       }
 #pragma unroll
       for (int j = 0; j < COLUMNS; ++j) {
         const int64_t at = ys_at + int64_t(j) * wide + 8 * i;
-        if (ALONE && own[i][j]) static_cast<Word*>(a.ys)[at] = ys[i][j];
-        if (STATES == 2 && a.cs && own[i][j]) a.cs[at] = c[i][j];
+        if (ALONE && own[i][j]) static_cast<Word*>(a.histories[0])[at] = ys[i][j];
+#pragma unroll
+        for (int s = 1; s < STATES; ++s) {
+          if (pick<STATES>(a.histories, s) && own[i][j])
+            static_cast<float*>(pick<STATES>(a.histories, s))[at] = others[i][j][s - 1];
+        }
         if (SAVED > 0 && a.gates && own[i][j]) {
           SavedWord* gates = static_cast<SavedWord*>(a.gates) + gates_at + int64_t(j) * SAVED * H + 8 * i;
 #pragma unroll
@@ -317,11 +341,13 @@ forward_kernel(ForwardArguments a) {
           if (!Cell::ADDS) gh[i][j][gate] += bias[i][gate];
         }
         Cell::preactivations(x[i][j], gh[i][j], pre);
-        Cell::template step<Element>(pre, states[i][j], others.parameters, others.inputs, after, saved);
+        Cell::template step<Element>(pre, states[i][j], parameters[i], inputs[i][j], after, saved);
+        keep_finite<Cell>(lives, saved);
 #pragma unroll
         for (int s = 0; s < STATES; ++s) after[s] = lives ? after[s] : states[i][j][s];
         h[j] = after[0];
-        c[i][j] = after[STATES - 1];
+#pragma unroll
+        for (int s = 1; s < STATES; ++s) others[i][j][s - 1] = after[s];
 #pragma unroll
         for (int s = 0; s < STATES; ++s) states[i][j][s] = cuts & own[i][j] ? 0.f : after[s];
         if (P::BLOCKS == 1) {
@@ -372,7 +398,7 @@ forward_kernel(ForwardArguments a) {
       if (!inside(i, j)) continue;
 #pragma unroll
       for (int s = 0; s < STATES; ++s) {
-        Word* to = static_cast<Word*>(s ? a.c_last : a.h_last) + (state_row + column + j) * H + head_unit + 8 * i;
+        Word* to = static_cast<Word*>(pick<STATES>(a.finals, s)) + (state_row + column + j) * H + head_unit + 8 * i;
         *to = Element::from_float(states[i][j][s]);
       }
     }

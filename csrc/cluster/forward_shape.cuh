@@ -80,15 +80,16 @@ struct ForwardShape {
   static constexpr int BARRIER_BYTES = 128;
   static constexpr int PRODUCT_BYTES = TILE_K * ROWS * sizeof(Word);  // of the state, that a tile is multiplied by
   static constexpr int STATE_BYTES = UNITS * ROWS * sizeof(Word);
-  static constexpr int PARTIAL_FLOATS = U_GATES == 1 ? 1 : 4;  // of a lane's item: a power of two, loaded at once
+  // Of a lane's item: a power of two, loaded at once or in fours.
+  static constexpr int PARTIAL_FLOATS = U_GATES == 1 ? 1 : U_GATES <= 4 ? 4 : U_GATES <= 8 ? 8 : 16;
   static constexpr int PARTIAL_ITEM_BYTES = 32 * PARTIAL_FLOATS * sizeof(float);
   static constexpr int PARTIAL_BYTES = K_WARPS == 1 ? 0 : WARPS * K_WARPS * ITEMS * PARTIAL_ITEM_BYTES;
   static constexpr int SHARED_BYTES =
       BARRIER_BYTES + 2 * STATE_BYTES + 2 * PARTIAL_BYTES + WARPS * SHARED_TILES * TILE_BYTES;
 
-  static constexpr int MOST_SHARED_BYTES = 227 << 10;  // of a block on sm_90
+  static constexpr int MOST_SHARED_BYTES = 227 << 10;              // of a block on sm_90
+  static constexpr bool FITS = SHARED_BYTES <= MOST_SHARED_BYTES;  // whether the weights fit into the cluster
 
-  static_assert(SHARED_BYTES <= MOST_SHARED_BYTES, "the weights fit into the cluster");
   static_assert(UNITS % BLOCKS == 0 && BLOCK_UNITS % (8 * M_WARPS) == 0, "a warp has whole groups");
   static_assert(U_GATES % 2 == 0 || GROUPS % 2 == 0, "a warp has whole tiles of gate rows");
   static_assert(UNITS % (2 * TILE_K * K_WARPS) == 0, "tiles along k are loaded in pairs");

@@ -15,7 +15,8 @@ template <class... Each>
 struct Shapes {};
 
 // By the gates of the state. Four gates' groups of 8 units hold whole tiles of gate rows; fewer need pairs of groups,
-// so that a block of 32 units has two of them for its warps to share. In TF32 weights take twice the room.
+// so that a block of 32 units has two of them for its warps to share. In TF32 weights take twice the room, and where
+// there are more than four gates not all of these shapes have it: only those are compiled that fit.
 template <int GATES, class Element>
 struct ForwardShapesOf
     : Shapes<Shape<64, 1, 4, 1>, Shape<128, 1, 8, 1>, Shape<256, 8, 2, 4>, Shape<512, 16, 2, 4>, Shape<768, 16, 3, 4>> {

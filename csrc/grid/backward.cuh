@@ -7,6 +7,7 @@
 // exchanged (exchange.cuh). The weights stay in registers and shared memory, and the block's warps divide the sum.
 #pragma once
 
+#include "../own.cuh"
 #include "product.cuh"
 
 namespace fastrnn::grid {
@@ -14,10 +15,13 @@ namespace fastrnn::grid {
 // What a step of an item needs of the tensors, as it is stored, so that nothing waits for its loads.
 template <class P>
 struct BackwardInputs {
-  typename P::Word dy = 0, h = 0;                     // h: after the step or before it, whichever the derivative reads
-  typename P::Word words[ROOM<P::Cell::SAVED>] = {};  // what was saved, or pre-activations
-  float dc = 0.f, c = 0.f, c_before = 0.f;
-  uint8_t reset = 0;  // between the step and the one before in the forward's order
+  typename P::Word dy = 0;
+  typename P::Word words[ROOM<Kept<typename P::Cell>::MOST>] = {};  // what was saved, or pre-activations
+  typename P::Word fed[ROOM<P::Cell::INPUTS>] = {};
+  Values<P::Cell::STATES - 1> d_others = {};
+  typename P::Word h_before = 0, h_after = 0;
+  Values<P::Cell::STATES - 1> before = {}, after = {};  // of the other states
+  uint8_t reset = 0;                                    // between the step and the one before in the forward's order
 };
 
 // All steps of a chunk. `now`: which buffer the sums are in.
@@ -29,9 +33,11 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
   using Saved = typename Element::Saved;
   using Word = typename P::Word;
   constexpr int BLOCKS = Cell::BLOCKS, FIRST_U = first_u<Cell>(), STATES = Cell::STATES, SAVED = Cell::SAVED;
+  constexpr int INPUTS = Cell::INPUTS;
   constexpr int FLOWS = STATES;  // number of an item: whether the product's share of the gradient counts
   static_assert(sizeof(typename Saved::Word) == sizeof(Word), "gates take as much as preactivations");
-  const Others<Cell> others;
+  using Looks = fastrnn::Looks<Cell>;
+  using Kept = fastrnn::Kept<Cell>;
 
   const bool backwards = job.backwards;
   auto inside = [&](int tile) { return me.unit < job.D && chunk.first + tile * P::ROWS + me.row < a.B; };
@@ -45,11 +51,14 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
   for (int tile = 0; me.finishes && tile < chunk.tiles; ++tile) {
 #pragma unroll
     for (int s = 0; s < STATES; ++s) {
-      const Word* from = static_cast<const Word*>(s ? a.dc_last : a.dh_last);
+      const Word* from = static_cast<const Word*>(pick<STATES>(a.d_finals, s));
       memory.number(tile, s) = from && inside(tile) ? Element::to_float(from[state_at(tile)]) : 0.f;
     }
     memory.number(tile, FLOWS) = 0.f;
   }
+
+  Values<Cell::PARAMETERS> parameters;
+  load_parameters<P>(a, job.direction, job.unit(me.unit), me.unit < job.D, parameters);
 
   // One turn more than there are steps: what the last one leaves for the initial states.
   const int dt = backwards ? 1 : -1, t_first = backwards ? 0 : a.T - 1;  // against the direction of the forward
@@ -69,22 +78,29 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
         const int64_t at = int64_t(t) * a.B + first + me.row, ys_at = at * wide + direction * H + head_unit;
         const int64_t ys_before = ys_at + int64_t(dt) * a.B * wide;
         const bool starts = masks::starts(step == a.T - 1, t, memory.length(tile, me.row), backwards);
-        if (a.dys) in.dy = static_cast<const Word*>(a.dys)[ys_at];
-        if (STATES == 2) {
-          if (a.dcs) in.dc = a.dcs[ys_at];
-          in.c = a.cs[ys_at];
-          in.c_before = starts ? Element::to_float(static_cast<const Word*>(a.c0)[state_at(tile)]) : a.cs[ys_before];
-        } else {
-          const Word* ys = static_cast<const Word*>(a.ys);
-          in.h = has(Cell::READS_AFTER, 0) ? ys[ys_at]
-                 : starts                  ? static_cast<const Word*>(a.h0)[state_at(tile)]
-                                           : ys[ys_before];
+        if (a.d_histories[0]) in.dy = static_cast<const Word*>(a.d_histories[0])[ys_at];
+        const Word* ys = static_cast<const Word*>(a.histories[0]);
+        if (Looks::before(0))
+          in.h_before = starts ? static_cast<const Word*>(a.states0[0])[state_at(tile)] : ys[ys_before];
+        if (Looks::after(0)) in.h_after = ys[ys_at];
+#pragma unroll
+        for (int s = 1; s < STATES; ++s) {
+          const float* history = static_cast<const float*>(pick<STATES>(a.histories, s));
+          if (pick<STATES>(a.d_histories, s))
+            in.d_others[s - 1] = static_cast<const float*>(pick<STATES>(a.d_histories, s))[ys_at];
+          if (Looks::after(s)) in.after[s - 1] = history[ys_at];
+          if (Looks::before(s)) {
+            const Word* start = static_cast<const Word*>(pick<STATES>(a.states0, s));
+            in.before[s - 1] = starts ? Element::to_float(start[state_at(tile)]) : history[ys_before];
+          }
         }
         const int64_t row = int64_t(direction) * a.T * a.B + at;
 #pragma unroll
-        for (int v = 0; v < SAVED; ++v) {
-          in.words[v] = static_cast<const Word*>(a.gates)[(row * SAVED + v) * H + head_unit];
+        for (int v = 0; v < Kept::MOST; ++v) {
+          if (!Kept::is_read(v, a.are_preactivations)) continue;
+          in.words[v] = static_cast<const Word*>(a.gates)[(row * Kept::row(a.are_preactivations) + v) * H + head_unit];
         }
+        load_inputs<P>(a, row * H + head_unit, true, in.fed);
         in.reset = load_reset(a, entry, first + me.row);
       }
 
@@ -114,25 +130,26 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
           Values<SAVED> saved;
           Values<STATES> dafter, before, after, direct;
           Values<BLOCKS> d;
-          dafter[0] = carried[0] + Element::to_float(in.dy);
-          before[0] = after[0] = Element::to_float(in.h);
-          if (STATES == 2) {
-            dafter[STATES - 1] = carried[STATES - 1] + in.dc;
-            before[STATES - 1] = in.c_before;
-            after[STATES - 1] = in.c;
-          }
+          Values<INPUTS> inputs;
 #pragma unroll
-          for (int s = 0; s < STATES; ++s) before[s] = cut_here ? 0.f : before[s];
+          for (int s = 0; s < STATES; ++s) {
+            const int other = s ? s - 1 : 0;
+            const float entered = s ? in.before[other] : Element::to_float(in.h_before);
+            dafter[s] = carried[s] + (s ? in.d_others[other] : Element::to_float(in.dy));
+            before[s] = cut_here ? 0.f : entered;
+            after[s] = s ? in.after[other] : Element::to_float(in.h_after);
+          }
+          take_inputs<P>(in.fed, lives, inputs);
 #pragma unroll
           for (int v = 0; v < SAVED; ++v) saved[v] = Saved::to_float(in.words[v]);
           if (SAVED > 0 && a.are_preactivations) {
-            Values<SAVED> pre;
+            Values<Cell::PREACTIVATIONS> pre;
             Values<STATES> again;
 #pragma unroll
-            for (int v = 0; v < SAVED; ++v) pre[v] = Element::to_float(in.words[v]);
-            Cell::template step<Element>(pre, before, others.parameters, others.inputs, again, saved);
+            for (int v = 0; v < Kept::PRE; ++v) pre[v] = Element::to_float(in.words[v]);
+            Cell::template step<Element>(pre, before, parameters, inputs, again, saved);
           }
-          Cell::template derivative<Element>(dafter, saved, before, after, others.parameters, others.inputs, d, direct);
+          Cell::template derivative<Element>(dafter, saved, before, after, parameters, inputs, d, direct);
 
           // What all blocks wait for comes first.
           const int64_t row = (int64_t(direction) * a.T + t) * a.B + first + me.row;
@@ -150,7 +167,7 @@ DEVICE void run_chunk(const BackwardArguments& a, const Lane<P>& me, const Memor
         } else if (inside(tile)) {
 #pragma unroll
           for (int s = 0; s < STATES; ++s) {
-            static_cast<Word*>(s ? a.dc0 : a.dh0)[state_at(tile)] = Element::from_float(carried[s]);
+            static_cast<Word*>(pick<STATES>(a.d_states0, s))[state_at(tile)] = Element::from_float(carried[s]);
           }
         }
       }
@@ -177,7 +194,7 @@ backward_kernel(BackwardArguments a, Teams teams) {
       const Word* w_hh = static_cast<const Word*>(job.direction ? a.w_hh[1] : a.w_hh[0]);
       w_hh += int64_t(job.head) * P::K_GATES * D * D;
       load_weights<P>(me, memory, w, [&](int gate, int k) {
-        const Word* from = w_hh + (int64_t(gate) * D + k) * D;
+        const Word* from = w_hh + (int64_t(u_gate<typename P::Cell>(gate)) * D + k) * D;
         return [=](int unit) { return load_vector(from + unit, D, unit < D ? D - k : 0, false); };
       });
     }

@@ -7,15 +7,17 @@
 // and the block's warps divide the sum. While a tile's state is on its way, the block computes the next tile.
 #pragma once
 
+#include "../own.cuh"
 #include "product.cuh"
 
 namespace fastrnn::grid {
 
-// What a block has of its job: the weights, and the bias of the thread's item.
+// What a block has of its job: the weights, and the bias and the parameters of the thread's item.
 template <class P>
 struct ForwardWeights {
   word4 w[P::REGISTER_TILES];
   Values<P::M_GATES> bias;
+  Values<P::Cell::PARAMETERS> parameters;
 
   DEVICE void load(const ForwardArguments& a, const Lane<P>& me, const Memory<P>& memory, const Job& job) {
     using Word = typename P::Word;
@@ -33,6 +35,7 @@ struct ForwardWeights {
       const bool none = P::Cell::ADDS || !b_hh || me.unit >= D;
       bias[gate] = none ? 0.f : P::Element::to_float(b_hh[int64_t(gate) * a.H + job.head * D + me.unit]);
     }
+    load_parameters<P>(a, job.direction, job.head * D + me.unit, me.unit < D, parameters);
   }
 };
 
@@ -45,7 +48,7 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
   using Saved = typename Element::Saved;
   using Word = typename P::Word;
   constexpr int X_GATES = Cell::X_GATES, U_GATES = Cell::U_GATES, STATES = Cell::STATES, SAVED = Cell::SAVED;
-  const Others<Cell> others;
+  constexpr int INPUTS = Cell::INPUTS;
 
   const bool backwards = job.backwards;
   auto inside = [&](int tile) { return me.unit < job.D && chunk.first + tile * P::ROWS + me.row < a.B; };
@@ -59,7 +62,7 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
   for (int tile = 0; me.finishes && tile < chunk.tiles; ++tile) {
 #pragma unroll
     for (int s = 0; s < STATES; ++s) {
-      const Word* from = static_cast<const Word*>(s ? a.c0 : a.h0);
+      const Word* from = static_cast<const Word*>(pick<STATES>(a.states0, s));
       memory.number(tile, s) = inside(tile) ? Element::to_float(from[state_at(tile)]) : 0.f;
     }
   }
@@ -78,12 +81,14 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
 
       // What is finished from, ahead of the wait for the other blocks.
       Word gx[X_GATES] = {};
+      Word fed[ROOM<INPUTS>] = {};
       uint8_t reset = 0;
       if (me.finishes && inside(tile)) {
         const int64_t row = (int64_t(direction) * a.T + t) * a.B + first + me.row;
 #pragma unroll
         for (int gate = 0; gate < X_GATES; ++gate)
           gx[gate] = static_cast<const Word*>(a.gx)[(row * X_GATES + gate) * H + head_unit];
+        load_inputs<P>(a, row * H + head_unit, true, fed);
         reset = load_reset(a, entry(t), first + me.row);
       }
 
@@ -95,7 +100,8 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
       const bool none = sequence >= a.B || is_cut || (!backwards && !masks::live(t, length));
       const int64_t h0_row = (int64_t(direction) * a.B + sequence) * H;
       const int64_t ys_row = (int64_t(t - dt) * a.B + sequence) * wide + direction * H;
-      const Word* from = starts ? static_cast<const Word*>(a.h0) + h0_row : static_cast<const Word*>(a.ys) + ys_row;
+      const Word* from =
+          starts ? static_cast<const Word*>(a.states0[0]) + h0_row : static_cast<const Word*>(a.histories[0]) + ys_row;
       const int unit = me.read_unit(0);
       const Row<Word> row{from + job.unit(unit), 0, none ? 0 : job.D - unit, !starts && !none, job.vectors};
       const bool last = tile == chunk.tiles - 1;
@@ -113,6 +119,7 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
         Values<Cell::PREACTIVATIONS> pre;
         Values<STATES> before, after;
         Values<SAVED> saved;
+        Values<INPUTS> inputs;
         add_up<P>(me, memory.sums + now * P::SUM_BYTES, gh);
 #pragma unroll
         for (int gate = 0; gate < X_GATES; ++gate) x[gate] = lives ? Element::to_float(gx[gate]) : 0.f;
@@ -122,18 +129,24 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
         }
 #pragma unroll
         for (int s = 0; s < STATES; ++s) before[s] = cut_here ? 0.f : memory.number(tile, s);
+        take_inputs<P>(fed, lives, inputs);
         Cell::preactivations(x, gh, pre);
-        Cell::template step<Element>(pre, before, others.parameters, others.inputs, after, saved);
+        Cell::template step<Element>(pre, before, weights.parameters, inputs, after, saved);
+        keep_finite<Cell>(lives, saved);
 #pragma unroll
         for (int s = 0; s < STATES; ++s) after[s] = lives ? after[s] : before[s];
 
         // What all blocks wait for comes first.
         const int64_t at = int64_t(t) * a.B + first + me.row, ys_at = at * wide + direction * H + head_unit;
         const Word y = lives ? Element::from_float(after[0]) : Word(0);
-        publish(static_cast<Word*>(a.ys) + ys_at, y, inside(tile), job.vectors);
+        publish(static_cast<Word*>(a.histories[0]) + ys_at, y, inside(tile), job.vectors);
 #pragma unroll
         for (int s = 0; s < STATES; ++s) memory.number(tile, s) = after[s];
-        if (STATES == 2 && a.cs && inside(tile)) a.cs[ys_at] = after[STATES - 1];
+#pragma unroll
+        for (int s = 1; s < STATES; ++s) {
+          if (pick<STATES>(a.histories, s) && inside(tile))
+            static_cast<float*>(pick<STATES>(a.histories, s))[ys_at] = after[s];
+        }
         if (SAVED > 0 && a.gates && inside(tile)) {
           const int64_t row_of_gates = int64_t(direction) * a.T * a.B + at;
           auto* gates = static_cast<typename Saved::Word*>(a.gates) + row_of_gates * SAVED * H + head_unit;
@@ -153,7 +166,7 @@ DEVICE void run_chunk(const ForwardArguments& a, const Lane<P>& me, const Memory
     if (!inside(tile)) continue;
 #pragma unroll
     for (int s = 0; s < STATES; ++s) {
-      static_cast<Word*>(s ? a.c_last : a.h_last)[state_at(tile)] = Element::from_float(memory.number(tile, s));
+      static_cast<Word*>(pick<STATES>(a.finals, s))[state_at(tile)] = Element::from_float(memory.number(tile, s));
     }
   }
 }

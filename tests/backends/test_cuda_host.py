@@ -375,13 +375,14 @@ def test_arguments_are_known_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     refused: dict[str, dict[str, Any]] = {
         "zs is no argument": {"zs": 0},
         "gx must be an address": {"gx": 0.5},
-        "w_hh must be two addresses": {"w_hh": values["gx"]},
+        "w_hh must be a tuple of up to 2 addresses": {"w_hh": values["gx"]},
+        "states0 must be a tuple of up to 8 addresses": {"states0": (0,) * 9},
         "T must be a size below": {"T": 2**31},
         "reverse must be a bool": {"reverse": 1},
     }
     for message, wrong in refused.items():
         with pytest.raises(TypeError, match=f"forward: {message}"):
             launch(cell, element, values | wrong, *place)
-    del values["ys"]
-    with pytest.raises(TypeError, match="forward: ys is missing"):
+    del values["histories"]
+    with pytest.raises(TypeError, match="forward: histories is missing"):
         launch(cell, element, values, *place)

@@ -11,7 +11,7 @@ from fastrnn import extension
 from fastrnn.backends.addresses import address
 from fastrnn.backends.cuda import ELEMENTS, run_time
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, Named, both
+from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, Named
 from fastrnn.cells import CELLS
 
 
@@ -27,7 +27,8 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
 
 def _launch(operation: str, layer: Layer, named: Named, **flags: bool) -> None:
     values: dict[str, Any] = {
-        name: _pair(value) if isinstance(value, list) else address(value) for name, value in named.items()
+        name: address(value) if value is None or isinstance(value, Tensor) else tuple(map(address, value))
+        for name, value in named.items()
     }
     values["T"], values["B"], _ = layer.x.shape
     values["H"], values["heads"], values["directions"] = layer.hidden_size, layer.heads, layer.directions
@@ -38,12 +39,6 @@ def _launch(operation: str, layer: Layer, named: Named, **flags: bool) -> None:
         getattr(extension.load(), operation)(*call)
     else:
         run_time.launch(operation, *call)
-
-
-def _pair(tensors: list[Tensor]) -> tuple[int, int]:
-    """Of up to two tensors, 0 for each that there is not."""
-    first, second = both(tensors)
-    return address(first), address(second)
 
 
 def _place(device: torch.device) -> tuple[int, int]:

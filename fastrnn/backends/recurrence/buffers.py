@@ -14,8 +14,8 @@ from torch import Tensor
 from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Layer
 
-Named = dict[str, "Tensor | list[Tensor] | None"]
-"""A kernel's tensors by their names in `csrc/arguments.h`; of a list it has one for each direction."""
+Named = dict[str, "Tensor | Sequence[Tensor | None] | None"]
+"""A kernel's tensors by their names in `csrc/arguments.h`; None where there is none."""
 
 ALIGNMENT = 16
 """Bytes. Kernels are compiled for pointers that are multiples of it, so that they load vectors."""
@@ -30,12 +30,6 @@ def dense(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def on(device: torch.device) -> AbstractContextManager[Any]:
     """The device whose stream and memory the products and the kernels use."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def both(states: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
-    """h's and c's of a cell of one or two states; None where it has no c, or where there is nothing at all."""
-    h, c = (*states, None, None)[:2]
-    return h, c
 
 
 def parameters_of(layer: Layer) -> Tensor | None:
@@ -90,22 +84,18 @@ class ForwardBuffers:
 
     def named(self) -> Named:
         """By the kernels' names."""
-        h0, c0 = both(self.states0)
-        ys, cs = both(self.histories)
-        h_last, c_last = both(self.finals)
         return {
             "gx": self.gx,
             "w_hh": self.w_hh,
             "b_hh": self.b_hh,
-            "h0": h0,
-            "c0": c0,
+            "states0": self.states0,
+            "parameters": self.parameters,
+            "inputs": self.inputs,
             "lengths": self.masks.lengths,
             "resets": self.masks.resets,
-            "ys": ys,
-            "cs": cs,
+            "histories": self.histories,
             "gates": self.gates,
-            "h_last": h_last,
-            "c_last": c_last,
+            "finals": self.finals,
         }
 
 
@@ -159,27 +149,19 @@ class BackwardBuffers:
 
     def named(self) -> Named:
         """By the kernels' names."""
-        h0, c0 = both(self.states0)
-        ys, cs = both(self.histories)
-        dys, dcs = both(self.d_histories)
-        dh_last, dc_last = both(self.d_finals)
-        dh0, dc0 = both(self.d_states0)
         return {
             "w_hh": self.w_hh,
-            "ys": ys,
-            "cs": cs,
+            "histories": self.histories,
             "gates": self.gates,
-            "h0": h0,
-            "c0": c0,
+            "states0": self.states0,
+            "parameters": self.parameters,
+            "inputs": self.inputs,
             "lengths": self.masks.lengths,
             "resets": self.masks.resets,
-            "dys": dys,
-            "dcs": dcs,
-            "dh_last": dh_last,
-            "dc_last": dc_last,
+            "d_histories": self.d_histories,
+            "d_finals": self.d_finals,
             "dgates": self.dgates,
-            "dh0": dh0,
-            "dc0": dc0,
+            "d_states0": self.d_states0,
         }
 
 

@@ -132,14 +132,24 @@ def _constants(p: Program) -> list[str]:
         counted("PARAMETERS", p.parameters),
         counted("INPUTS", p.inputs),
         f"bool ADDS = {str(len(p.added) == len(p.preactivations)).lower()};",
-        f"bool IN_ORDER = {str(tuple(u_gates) == p.shares('u')).lower()};",
+        f"uint64_t U_ORDER = {_order(u_gates, p.shares('u'))};",
+        f"bool FINITE = {str(_is_finite(p)).lower()};",
         bits("UNBOUNDED", list(p.saved), p.unbounded),
-        read("STEP_READS", "before", [*p.after, *p.saved.values()]),
         read("SAVED_READ", "before", list(p.saved.values())),
         read("READS_BEFORE", "before", derivative),
         read("READS_AFTER", "after", derivative),
     ]
     return [f"static constexpr {line}" for line in lines]
+
+
+def _order(blocks: Sequence[str], gates: Sequence[str]) -> str:
+    """Of which of `gates` each block is, a hexadecimal digit each, the last one's first."""
+    return "0x" + "".join(f"{gates.index(gate):x}" for gate in reversed(blocks)) if blocks else "0"
+
+
+def _is_finite(p: Program) -> bool:
+    """Whether finite numbers give finite states and saved values, whatever they are."""
+    return not any(e.op in ("divide", "log", "exp", "sqrt") for e in below([*p.after, *p.saved.values()]))
 
 
 def _remark(names: Sequence[str]) -> str:

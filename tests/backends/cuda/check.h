@@ -99,6 +99,44 @@ void set_sizes(Arguments& a, const Case& one, const Masks& masks) {
   a.resets = one.masks ? masks.resets.data() : nullptr;
 }
 
+template <class Element, class Pointer, int N>
+void point(Pointer* (&to)[N], std::vector<Words<Element>>& buffers) {
+  for (size_t i = 0; i < buffers.size(); ++i) to[i] = buffers[i].data();
+}
+
+// `count` tensors of so many random elements each.
+template <class Element>
+std::vector<Words<Element>> each(Random& random, int count, size_t elements) {
+  std::vector<Words<Element>> result;
+  for (int i = 0; i < count; ++i) result.push_back(words<Element>(random, elements, 1.f));
+  return result;
+}
+
+inline std::vector<std::vector<float>> floats(Random& random, int count, size_t elements) {
+  std::vector<std::vector<float>> result(count, std::vector<float>(elements));
+  for (auto& numbers : result) {
+    for (auto& number : numbers) number = random.number(1.f);
+  }
+  return result;
+}
+
+// What a cell takes beside gates and states.
+template <class Cell, class Element>
+struct Own {
+  Words<Element> parameters;
+  std::vector<Words<Element>> inputs;
+
+  Own(Random& random, size_t parameter, size_t input)
+      : parameters(words<Element>(random, Cell::PARAMETERS * parameter, 1.f)),
+        inputs(each<Element>(random, Cell::INPUTS, input)) {}
+
+  template <class Arguments>
+  void point_to(Arguments& a) {
+    if (Cell::PARAMETERS) a.parameters = parameters.data();
+    point<Element>(a.inputs, inputs);
+  }
+};
+
 // Whether every schedule gives the same bits of a forward recurrence, which `launch(arguments, seed)` computes.
 template <class Cell, class Element, class Launch>
 bool forward(const std::string& name, const Case& one, int schedules, const Launch& launch) {
@@ -109,10 +147,12 @@ bool forward(const std::string& name, const Case& one, int schedules, const Laun
   const auto gx = words<Element>(random, rows * wide * Cell::X_GATES, 2.f);
   const auto w0 = words<Element>(random, weights, 0.2f), w1 = words<Element>(random, weights, 0.2f);
   const auto b0 = words<Element>(random, Cell::U_GATES * H, 1.f), b1 = words<Element>(random, Cell::U_GATES * H, 1.f);
-  const auto h0 = words<Element>(random, states, 1.f), c0 = words<Element>(random, states, 1.f);
-  Words<Element> ys(rows * wide), h_last(states), c_last(states);
+  auto states0 = each<Element>(random, Cell::STATES, states);
+  Own<Cell, Element> own(random, wide, rows * wide);
+  Words<Element> ys(rows * wide);
+  std::vector<Words<Element>> finals(Cell::STATES, Words<Element>(states));
   Words<typename Element::Saved> gates(rows * wide * Cell::SAVED);
-  std::vector<float> cs(rows * wide);
+  std::vector<std::vector<float>> others(Cell::STATES - 1, std::vector<float>(rows * wide));
   ForwardArguments a{};
   set_sizes(a, one, masks);
   a.gx = gx.data();
@@ -120,28 +160,23 @@ bool forward(const std::string& name, const Case& one, int schedules, const Laun
   a.w_hh[1] = one.directions == 2 ? w1.data() : nullptr;
   if (!Cell::ADDS) a.b_hh[0] = b0.data();
   if (!Cell::ADDS && one.directions == 2) a.b_hh[1] = b1.data();
-  a.h0 = h0.data();
-  a.ys = ys.data();
-  a.h_last = h_last.data();
-  if (Cell::STATES == 2) {
-    a.c0 = c0.data();
-    a.cs = cs.data();
-    a.c_last = c_last.data();
-  }
+  point<Element>(a.states0, states0);
+  own.point_to(a);
+  a.histories[0] = ys.data();
+  for (int s = 1; s < Cell::STATES; ++s) a.histories[s] = others[s - 1].data();
+  point<Element>(a.finals, finals);
   if (Cell::SAVED) a.gates = gates.data();
   return agree(name, schedules, [&](unsigned seed) {
-    for (auto* buffer : {&ys, &h_last, &c_last}) forget(*buffer);
+    forget(ys);
     forget(gates);
-    std::fill(cs.begin(), cs.end(), 0.f);
+    for (auto& final : finals) forget(final);
+    for (auto& history : others) std::fill(history.begin(), history.end(), 0.f);
     launch(a, seed);
-    return hash(hash(hash(hash(hash(kHashStart, ys), gates), h_last), c_last), cs);
+    uint64_t result = hash(hash(kHashStart, ys), gates);
+    for (const auto& final : finals) result = hash(result, final);
+    for (const auto& history : others) result = hash(result, history);
+    return result;
   });
-}
-
-inline std::vector<float> floats(Random& random, size_t count) {
-  std::vector<float> result(count);
-  for (auto& number : result) number = random.number(1.f);
-  return result;
 }
 
 // As `forward`.
@@ -153,36 +188,38 @@ bool backward(const std::string& name, const Case& one, bool are_preactivations,
   const Masks masks(random, one);
   const auto w0 = words<Element>(random, weights, 0.2f), w1 = words<Element>(random, weights, 0.2f);
   const auto ys = words<Element>(random, rows * wide, 1.f), dys = words<Element>(random, rows * wide, 1.f);
-  const auto cs = floats(random, rows * wide), dcs = floats(random, rows * wide);
-  const size_t saved = rows * wide * Cell::SAVED;
-  const auto gates =
-      are_preactivations ? words<Element>(random, saved, 2.f) : words<typename Element::Saved>(random, saved, 1.f);
-  const auto h0 = words<Element>(random, states, 1.f), c0 = words<Element>(random, states, 1.f);
-  const auto dh = words<Element>(random, states, 1.f), dc = words<Element>(random, states, 1.f);
-  Words<Element> dgates(rows * wide * Cell::BLOCKS), dh0(states), dc0(states);
+  const auto others = floats(random, Cell::STATES - 1, rows * wide);
+  const auto d_others = floats(random, Cell::STATES - 1, rows * wide);
+  const auto gates = are_preactivations ? words<Element>(random, rows * wide * Cell::BLOCKS, 2.f)
+                                        : words<typename Element::Saved>(random, rows * wide * Cell::SAVED, 1.f);
+  auto states0 = each<Element>(random, Cell::STATES, states), d_finals = each<Element>(random, Cell::STATES, states);
+  Own<Cell, Element> own(random, wide, rows * wide);
+  Words<Element> dgates(rows * wide * Cell::BLOCKS);
+  std::vector<Words<Element>> d_states0(Cell::STATES, Words<Element>(states));
   BackwardArguments a{};
   set_sizes(a, one, masks);
   a.w_hh[0] = w0.data();
   a.w_hh[1] = one.directions == 2 ? w1.data() : nullptr;
-  a.ys = ys.data();
   a.gates = Cell::SAVED ? gates.data() : nullptr;
   a.are_preactivations = are_preactivations;
-  a.h0 = h0.data();
-  a.dys = dys.data();
-  a.dh_last = dh.data();
-  a.dgates = dgates.data();
-  a.dh0 = dh0.data();
-  if (Cell::STATES == 2) {
-    a.cs = cs.data();
-    a.c0 = c0.data();
-    a.dcs = dcs.data();
-    a.dc_last = dc.data();
-    a.dc0 = dc0.data();
+  point<Element>(a.states0, states0);
+  own.point_to(a);
+  a.histories[0] = ys.data();
+  a.d_histories[0] = dys.data();
+  for (int s = 1; s < Cell::STATES; ++s) {
+    a.histories[s] = others[s - 1].data();
+    a.d_histories[s] = d_others[s - 1].data();
   }
+  point<Element>(a.d_finals, d_finals);
+  a.dgates = dgates.data();
+  point<Element>(a.d_states0, d_states0);
   return agree(name, schedules, [&](unsigned seed) {
-    for (auto* buffer : {&dgates, &dh0, &dc0}) forget(*buffer);
+    forget(dgates);
+    for (auto& d : d_states0) forget(d);
     launch(a, seed);
-    return hash(hash(hash(kHashStart, dgates), dh0), dc0);
+    uint64_t result = hash(kHashStart, dgates);
+    for (const auto& d : d_states0) result = hash(result, d);
+    return result;
   });
 }
 
