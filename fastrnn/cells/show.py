@@ -72,7 +72,7 @@ def _found(where: str) -> Cell:
 RUNS = {
     "numba": "on the CPU, all steps in one launch",
     "triton": "on a GPU, all steps in one launch or each in its own",
-    "cuda": "on a GPU if asked for by name, by kernels that are compiled at run time, of some cells",
+    "cuda": "on a GPU if asked for by name, by kernels that are compiled at run time",
     "reference": "everywhere, a loop of plain PyTorch",
 }
 """Where a layer of any cell runs, by backend."""
