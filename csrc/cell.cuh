@@ -92,6 +92,19 @@ struct Kept {
   }
 };
 
+// How many of `count` values are beyond those that any built-in cell has.
+constexpr DEVICE int beyond(int count, int most) { return count > most ? count - most : 0; }
+
+// About the registers that an item, a unit of one sequence, takes beyond those of an LSTM. They are as many fewer for
+// weights.
+template <class Cell>
+struct Extra {
+  static constexpr int INPUTS = 2 * Cell::INPUTS, GATES = beyond(Cell::X_GATES, 4) + 2 * beyond(Cell::U_GATES, 4);
+  static constexpr int FORWARD = 2 * beyond(Cell::STATES, 2) + INPUTS + GATES;
+  static constexpr int BACKWARD =
+      5 * beyond(Cell::STATES, 2) + INPUTS + 2 * beyond(Kept<Cell>::MOST, 4) + beyond(Cell::BLOCKS, 4);
+};
+
 // Which cells the kernels serve.
 template <class Cell>
 struct Served {

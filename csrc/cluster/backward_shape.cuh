@@ -44,11 +44,15 @@ struct BackwardShape {
   // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. These are about the most tiles that leave enough
   // for the rest, and for the tiles that are under way from shared memory, as compiled by nvcc 13 without spilling.
   static constexpr int WARPS_OF_WIDE_REGISTERS = 8;
-  static constexpr int MOST_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 20
-                                             : BLOCKS == 1 && sizeof(Word) == 4 ? 20
-                                             : BLOCKS == 1                      ? 20
-                                             : sizeof(Word) == 4                ? 40
-                                                                                : 44;
+  static constexpr int USUAL_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 20
+                                              : BLOCKS == 1 && sizeof(Word) == 4 ? 20
+                                              : BLOCKS == 1                      ? 20
+                                              : sizeof(Word) == 4                ? 40
+                                                                                 : 44;
+  // Tiles that make room for what other cells need, as in ForwardShape.
+  static constexpr int EXTRA = ITEMS * Extra<Cell>::BACKWARD + UNIT_ITEMS * Cell::PARAMETERS;
+  static constexpr int TAKEN = BLOCKS == 1 ? (EXTRA + 3) / 4 : 0;
+  static constexpr int MOST_REGISTER_TILES = USUAL_REGISTER_TILES > TAKEN + 1 ? USUAL_REGISTER_TILES - TAKEN : 1;
   static constexpr int REGISTER_TILES = TILES < MOST_REGISTER_TILES ? TILES : MOST_REGISTER_TILES;
   static constexpr int SHARED_TILES = TILES - REGISTER_TILES;
   // Which tiles lie in shared memory, and how many of them are loaded ahead: as in ForwardShape.

@@ -38,14 +38,23 @@ struct ForwardShape {
   // need two, for even and odd tiles along k.
   static constexpr int CHAINS = M_TILES < 3 ? 2 : 1;
 
+  // The warps that share units along k each finish a part: one of two columns of the product, and with four of them
+  // one half of the groups. A lane finishes ITEMS groups by COLUMNS columns.
+  static constexpr int ITEMS = K_WARPS == 4 ? GROUPS / 2 : GROUPS;
+  static constexpr int COLUMNS = K_WARPS == 1 ? 2 : 1;
+
   // A lane's tile takes 4 of 255 registers, or of 168 with 12 warps. These are about the most tiles that leave enough
   // for the rest, and for the tiles that are under way from shared memory, as compiled by nvcc 13 without spilling.
   static constexpr int WARPS_OF_WIDE_REGISTERS = 8;
-  static constexpr int MOST_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 20
-                                             : BLOCKS == 1 && sizeof(Word) == 4 ? 26
-                                             : BLOCKS == 1                      ? 26
-                                             : sizeof(Word) == 4                ? 32
-                                                                                : 38;
+  static constexpr int USUAL_REGISTER_TILES = WARPS > WARPS_OF_WIDE_REGISTERS    ? 20
+                                              : BLOCKS == 1 && sizeof(Word) == 4 ? 26
+                                              : BLOCKS == 1                      ? 26
+                                              : sizeof(Word) == 4                ? 32
+                                                                                 : 38;
+  // Tiles that make room for what other cells need. A block of a cluster has few items, and no shared memory to spare.
+  static constexpr int EXTRA = ITEMS * (COLUMNS * Extra<Cell>::FORWARD + Cell::PARAMETERS);
+  static constexpr int TAKEN = BLOCKS == 1 ? (EXTRA + 3) / 4 : 0;
+  static constexpr int MOST_REGISTER_TILES = USUAL_REGISTER_TILES > TAKEN + 1 ? USUAL_REGISTER_TILES - TAKEN : 1;
   static constexpr int REGISTER_TILES = TILES < MOST_REGISTER_TILES ? TILES : MOST_REGISTER_TILES;
   static constexpr int SHARED_TILES = TILES - REGISTER_TILES;
 
@@ -57,11 +66,6 @@ struct ForwardShape {
   // How many of the tiles before tile `i` lie in shared memory, and whether `i` does.
   static constexpr DEVICE int shared_before(int i) { return (i * SHARED_TILES + TILES - 1) / TILES; }
   static constexpr DEVICE bool lies_in_shared(int i) { return shared_before(i + 1) > shared_before(i); }
-
-  // The warps that share units along k each finish a part: one of two columns of the product, and with four of them
-  // one half of the groups. A lane finishes ITEMS groups by COLUMNS columns.
-  static constexpr int ITEMS = K_WARPS == 4 ? GROUPS / 2 : GROUPS;
-  static constexpr int COLUMNS = K_WARPS == 1 ? 2 : 1;
 
   // The state's slices arrive on barriers of their own, so that products start before all have arrived.
   static constexpr int ARRIVALS = BLOCKS == 1 ? 0 : 4;

@@ -191,15 +191,19 @@ inline Cluster::Cluster(int id, int blocks, int threads, size_t shared_bytes, co
 // An error drops the fibers' stacks, it does not unwind them: kernels hold nothing that needs it.
 inline void Cluster::run() {
   cluster = this;
-  bool everybody_ran = true;
+  // Rounds in a row in which everybody ran and nothing came of it. One is not enough: a fiber that was released while
+  // it rested goes on, in the first, to wait for what it loaded long before, and looks again in the second.
+  int idle_rounds = 0;
+  bool everybody_runs = false;
   while (live_ && error_.empty()) {
-    if (!progress_ && stores_.empty() && everybody_ran) {
+    idle_rounds = everybody_runs && !progress_ && stores_.empty() ? idle_rounds + 1 : 0;
+    if (idle_rounds == 2) {
       error_ = "deadlock: " + waiting();
       break;
     }
     deliver(progress_ ? random_() % (stores_.size() / 4 + 2) : stores_.size());
-    everybody_ran = !progress_ && stores_.empty();
-    choose_resting(everybody_ran);
+    everybody_runs = !progress_ && stores_.empty();
+    choose_resting(everybody_runs);
     progress_ = false;
     current_ = first_awake(0);
     if (current_ == fibers_.size()) continue;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit import cuda
 
 SOURCES = ROOT / "csrc"
+ELEMENTS = ("Bfloat16", "Float16", "Tf32")
+"""The classes of csrc/elements.cuh that kernels are compiled for."""
 NAME = "fastrnn_host._C"
 """Not that of the installed extension: pybind11 would give back the one that it has under this name."""
 
@@ -43,6 +46,24 @@ def with_cells(programs: Sequence[Program], folder: Path) -> Path:
     (copy / "cells.h").write_text(cuda.names(programs, "A test's."))
     (copy / "cells.cuh").write_text(cuda.classes(programs, "A test's."))
     return copy
+
+
+def narrow(sources: Path, elements: Sequence[str], units: Sequence[int]) -> None:
+    """Leaves of a copy's kernels those of some of `ELEMENTS`, and of cluster kernels those for so many units."""
+    for source in sources.glob("*/*.cu"):
+        left_out = [f"<Cell, {element}>(table" for element in ELEMENTS if element not in elements]
+        lines = source.read_text().splitlines()
+        source.write_text("\n".join(line for line in lines if not any(text in line for text in left_out)))
+
+    def kept(shapes: re.Match[str]) -> str:
+        return f"Shapes<{', '.join(one for one in re.findall(r'Shape<[^>]*>', shapes[1]) if _units(one) in units)}>"
+
+    shapes = sources / "cluster/shapes.cuh"
+    shapes.write_text(re.sub(r"Shapes<((?:\s*Shape<[\d, ]+>,?)+)>", kept, shapes.read_text()))
+
+
+def _units(shape: str) -> int:
+    return int(re.findall(r"\d+", shape)[0])
 
 
 @cache

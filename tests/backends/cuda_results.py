@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -17,17 +16,7 @@ SEEDS = range(1, 21)
 
 
 def in_dtype(layer: Layer, dtype: torch.dtype) -> Layer:
-    def cast(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        return [tensor.to(dtype) for tensor in tensors]
-
-    return replace(
-        layer,
-        x=layer.x.to(dtype),
-        w_ih=cast(layer.w_ih),
-        w_hh=cast(layer.w_hh),
-        biases=cast(layer.biases),
-        states0=cast(layer.states0),
-    )
+    return layer.with_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def assert_schedules_agree(layer: Layer, dtype: torch.dtype, seeded: Callable[[int], None]) -> None:
