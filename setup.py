@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
 """One for each generation; a chip runs the code of its own generation with the same or a lower minor number, while
@@ -49,6 +50,10 @@ KERNEL_SOURCES = (CLUSTER_SOURCES, "grid")
 
 CELLS_FILE = Path(__file__).resolve().parent / "csrc" / "cells.h"
 """Which cells there are."""
+
+RUN_TIME_HEADERS = ("*.h", "*.cuh", *(f"{name}/*.cuh" for name in KERNEL_SOURCES))
+"""What kernels are made of, which the package takes along: `fastrnn.backends.cuda.run_time` compiles those of cells
+that are not built in."""
 
 SHOWN_LINES = 8
 """How much of nvcc's complaint the reason quotes: all of a short one, the first errors of a long one."""
@@ -185,6 +190,25 @@ def architectures(nvcc: str) -> list[str]:
     return chosen
 
 
+class BuildPackage(build_py):
+    """Copies the package, and into it what kernels are compiled from while a program runs."""
+
+    def run(self) -> None:
+        """As said; an editable install finds the sources in the checkout."""
+        super().run()
+        if self.editable_mode:
+            return
+        for source in run_time_sources():
+            target = Path(self.build_lib, "fastrnn", source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.copy_file(str(source), str(target))
+
+
+def run_time_sources() -> list[Path]:
+    """The headers of csrc that kernels include, from the folder of this file."""
+    return sorted(path for pattern in RUN_TIME_HEADERS for path in Path("csrc").glob(pattern))
+
+
 class BuildExtension(build_ext):
     """Compiles an extension by nvcc, or for the CPU, or leaves the reason why not where the extension would be."""
 
@@ -319,5 +343,5 @@ if __name__ == "__main__":
     setup(
         # Optional: a build without the extension is complete.
         ext_modules=[Extension("fastrnn._C", find_sources(Path("csrc")), optional=True)],
-        cmdclass={"build_ext": BuildExtension},
+        cmdclass={"build_ext": BuildExtension, "build_py": BuildPackage},
     )

@@ -33,8 +33,7 @@ const Table& kernels() {
 template <class Arguments>
 void launch(const std::vector<Instance<Arguments>>& table, size_t first, Operation operation, CellKind cell,
             ElementKind element, const Arguments& a, const Target& target) {
-  const Request request{operation, cell, element, a.H / a.heads, a.B, a.heads, a.directions, only_way()};
-  const Plan plan = plan_on(target.device, request);
+  const Plan plan = plan_on(target.device, request_of(operation, cell, element, a));
   if (plan.chosen < 0) throw std::invalid_argument(plan.reason);
   const Instance<Arguments>& instance = table[static_cast<size_t>(plan.chosen) - first];
   instance.launch(instance.geometry, plan, a, target);

@@ -17,24 +17,6 @@
 
 namespace fastrnn {
 
-// What a grid kernel's blocks see of each other: the output that they wait for, every byte of it kNotYet before.
-struct Exchanged {
-  void* address;
-  size_t bytes;
-};
-
-constexpr int kNotYet = 0xff;  // such words are NaN, and no kernel stores just this NaN
-
-inline size_t word_bytes(ElementKind element) { return element == ElementKind::kTf32 ? 4 : 2; }
-
-inline Exchanged exchanged(const ForwardArguments& a, const Geometry& geometry) {
-  return {a.histories[0], size_t(a.T) * a.B * a.directions * a.H * word_bytes(geometry.element)};
-}
-
-inline Exchanged exchanged(const BackwardArguments& a, const Geometry& geometry) {
-  return {a.dgates, size_t(a.directions) * a.T * a.B * geometry.gradients * a.H * word_bytes(geometry.element)};
-}
-
 #ifdef __CUDACC__
 
 constexpr int kPortableCluster = 8;  // blocks: what every device with clusters runs, larger ones must be asked for
@@ -129,19 +111,13 @@ void launch_grid(const Geometry& geometry, const Plan& plan, const Arguments& ar
 // The table's row for the cluster kernel of shape `Shape`.
 template <class Shape, class Arguments, void (*kernel)(Arguments)>
 Instance<Arguments> cluster_instance(Operation operation) {
-  return {{Way::kCluster, operation, Shape::Cell::KIND, Shape::Element::KIND, Shape::Cell::BLOCKS, Shape::UNITS,
-           Shape::BLOCKS, Shape::THREADS, Shape::ROWS, Shape::SHARED_BYTES, Spread{}},
-          &launch_clusters<Arguments, kernel>};
+  return {cluster_geometry<Shape>(operation), &launch_clusters<Arguments, kernel>};
 }
 
 // The table's row for the grid kernel of shape `Shape`.
 template <class Shape, class Arguments, void (*kernel)(Arguments, Teams)>
 Instance<Arguments> grid_instance(Operation operation) {
-  const Spread spread{Shape::BLOCK_UNITS,    Shape::SLICE_UNITS, Shape::SLICE_TILES,
-                      Shape::REGISTER_TILES, Shape::TILE_BYTES,  Shape::BATCH_TILE_BYTES};
-  return {{Way::kGrid, operation, Shape::Cell::KIND, Shape::Element::KIND, Shape::Cell::BLOCKS, Shape::MOST_UNITS,
-           Shape::MOST_UNITS / Shape::BLOCK_UNITS, Shape::THREADS, Shape::ROWS, Shape::SHARED_BYTES, spread},
-          &launch_grid<Arguments, kernel>};
+  return {grid_geometry<Shape>(operation), &launch_grid<Arguments, kernel>};
 }
 
 }  // namespace fastrnn

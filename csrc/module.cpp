@@ -6,9 +6,12 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstring>
 #include <initializer_list>
 #include <limits>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "launch.h"
 #include "probe.h"
@@ -98,22 +101,32 @@ class Values {
   }
 
 // `given` has a value for each field of ForwardArguments: the addresses of its tensors, and its sizes and flags.
-void forward(const std::string& cell, const std::string& element, const py::dict& given, int device, uintptr_t stream) {
+ForwardArguments forward_arguments(const py::dict& given) {
   ForwardArguments a;
   Values values("forward", given);
   FASTRNN_FORWARD(FASTRNN_SET)
   values.end({FASTRNN_FORWARD(FASTRNN_NAME)});
-  const py::gil_scoped_release unlocked;
-  launch_forward(parse_cell(cell), parse_element(element), a, {device, reinterpret_cast<void*>(stream)});
+  return a;
 }
 
-// As `forward`, for BackwardArguments.
-void backward(const std::string& cell, const std::string& element, const py::dict& given, int device,
-              uintptr_t stream) {
+// As `forward_arguments`, for BackwardArguments.
+BackwardArguments backward_arguments(const py::dict& given) {
   BackwardArguments a;
   Values values("backward", given);
   FASTRNN_BACKWARD(FASTRNN_SET)
   values.end({FASTRNN_BACKWARD(FASTRNN_NAME)});
+  return a;
+}
+
+void forward(const std::string& cell, const std::string& element, const py::dict& given, int device, uintptr_t stream) {
+  const ForwardArguments a = forward_arguments(given);
+  const py::gil_scoped_release unlocked;
+  launch_forward(parse_cell(cell), parse_element(element), a, {device, reinterpret_cast<void*>(stream)});
+}
+
+void backward(const std::string& cell, const std::string& element, const py::dict& given, int device,
+              uintptr_t stream) {
+  const BackwardArguments a = backward_arguments(given);
   const py::gil_scoped_release unlocked;
   launch_backward(parse_cell(cell), parse_element(element), a, {device, reinterpret_cast<void*>(stream)});
 }
@@ -139,23 +152,38 @@ py::list kernels() {
 }
 
 // What is asked of the planner, by names.
-Request request_for(const std::string& operation, const std::string& cell, const std::string& element, int64_t units,
+Request request_for(const std::string& operation, CellKind cell, const std::string& element, int64_t units,
                     int64_t batch, int64_t heads, int64_t directions, std::optional<Only> only) {
-  return {parse_operation(operation), parse_cell(cell), parse_element(element), units, batch, heads, directions, only};
+  return {parse_operation(operation), cell, parse_element(element), units, batch, heads, directions, only};
 }
 
+// The kernels of a cell that is compiled while the program runs, of one operation and element: an array of Geometry, as
+// run_time.cuh lays it out.
+std::vector<Geometry> read_rows(const py::bytes& bytes) {
+  const std::string_view data = bytes;
+  if (data.empty() || data.size() % sizeof(Geometry) != 0) throw py::value_error("rows are no array of Geometry");
+  std::vector<Geometry> rows(data.size() / sizeof(Geometry));
+  std::memcpy(rows.data(), data.data(), data.size());
+  for (Geometry& row : rows) row.cell = kOtherCell;
+  return rows;
+}
+
+using Rows = std::optional<py::bytes>;
+
 // The kernel that serves a recurrence under the given limits, as in `kernels`, and its clusters or teams, with the
-// blocks and the shared memory of theirs; or the reason why none.
+// blocks and the shared memory of theirs; or the reason why none. Of `rows`, where they are given, and then whatever
+// the cell.
 py::object plan_for(const std::string& operation, const std::string& cell, const std::string& element, int64_t units,
                     int64_t batch, int64_t heads, int64_t directions, std::pair<int, int> capability,
                     int multiprocessors, int64_t shared_memory, int cluster, const std::string& architectures,
-                    const std::optional<std::string>& way) {
-  const Request request = request_for(operation, cell, element, units, batch, heads, directions,
-                                      way ? std::optional<Only>(parse_only(*way)) : std::nullopt);
+                    const std::optional<std::string>& way, const Rows& rows) {
+  const Request request = request_for(operation, rows ? kOtherCell : parse_cell(cell), element, units, batch, heads,
+                                      directions, way ? std::optional<Only>(parse_only(*way)) : std::nullopt);
   const Limits limits{capability.first, capability.second, multiprocessors, shared_memory, cluster};
-  const Plan found = plan(compiled(), request, limits, architectures);
+  const std::vector<Geometry> among = rows ? read_rows(*rows) : compiled();
+  const Plan found = plan(among, request, limits, architectures);
   if (found.chosen < 0) return py::str(found.reason);
-  py::dict result = geometry(compiled()[static_cast<size_t>(found.chosen)]);
+  py::dict result = geometry(among[static_cast<size_t>(found.chosen)]);
   result["groups"] = found.groups;
   result["blocks"] = found.blocks;
   result["batch_tiles"] = found.batch_tiles;
@@ -178,9 +206,62 @@ py::dict limits_of(int device) {
 py::object why_not(const std::string& operation, const std::string& cell, const std::string& element, int64_t units,
                    int64_t batch, int64_t heads, int64_t directions, int device) {
   const Plan found =
-      plan_on(device, request_for(operation, cell, element, units, batch, heads, directions, only_way()));
+      plan_on(device, request_for(operation, parse_cell(cell), element, units, batch, heads, directions, only_way()));
   if (found.chosen < 0) return py::str(found.reason);
   return py::none();
+}
+
+// As `why_not`, of a cell whose kernels are compiled while the program runs, for `architecture`.
+py::object why_none_of(const py::bytes& rows, const std::string& architecture, const std::string& operation,
+                       const std::string& element, int64_t units, int64_t batch, int64_t heads, int64_t directions,
+                       int device) {
+  const Request request = request_for(operation, kOtherCell, element, units, batch, heads, directions, only_way());
+  const Plan found = plan(read_rows(rows), request, limits(device), architecture);
+  if (found.chosen < 0) return py::str(found.reason);
+  return py::none();
+}
+
+template <class Value>
+py::bytes bytes_of(const Value& value) {
+  return py::bytes(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+// How such a kernel is started, whoever starts it: which of the rows it is, what the launch is given, and what must be
+// filled before, as (address, bytes, value), or None.
+template <class Arguments>
+py::dict launch_of(const py::bytes& table, const std::string& architecture, Operation operation,
+                   const std::string& element, const Arguments& a, int device) {
+  const std::vector<Geometry> rows = read_rows(table);
+  const Plan found =
+      plan(rows, request_of(operation, kOtherCell, parse_element(element), a), limits(device), architecture);
+  if (found.chosen < 0) throw py::value_error(found.reason);
+  const Geometry& row = rows[static_cast<size_t>(found.chosen)];
+  py::dict result;
+  py::list parameters;
+  parameters.append(bytes_of(a));
+  result["chosen"] = found.chosen;
+  result["grid"] = found.groups * found.blocks;
+  result["threads"] = row.threads;
+  result["shared_bytes"] = found.shared_bytes;
+  result["cluster"] = py::none();
+  result["filled"] = py::none();
+  if (row.way == Way::kCluster) {
+    result["cluster"] = found.blocks;
+  } else {
+    const Exchanged words = exchanged(a, row);
+    parameters.append(bytes_of(Teams{static_cast<int>(found.groups), found.blocks, found.batch_tiles}));
+    result["filled"] = py::make_tuple(reinterpret_cast<uintptr_t>(words.address), words.bytes, kNotYet);
+  }
+  result["parameters"] = parameters;
+  return result;
+}
+
+py::dict launch_for(const py::bytes& rows, const std::string& architecture, const std::string& operation,
+                    const std::string& element, const py::dict& given, int device) {
+  const Operation parsed = parse_operation(operation);
+  return parsed == Operation::kForward
+             ? launch_of(rows, architecture, parsed, element, forward_arguments(given), device)
+             : launch_of(rows, architecture, parsed, element, backward_arguments(given), device);
 }
 
 #ifndef FASTRNN_HOST
@@ -219,9 +300,11 @@ PYBIND11_MODULE(_C, module) {
   module.def("plan", &fastrnn::plan_for, py::kw_only(), py::arg("operation"), py::arg("cell"), py::arg("element"),
              py::arg("units"), py::arg("batch"), py::arg("heads"), py::arg("directions"), py::arg("capability"),
              py::arg("multiprocessors"), py::arg("shared_memory"), py::arg("cluster"), py::arg("architectures"),
-             py::arg("way") = py::none());
+             py::arg("way") = py::none(), py::arg("rows") = py::none());
   module.def("limits", &fastrnn::limits_of, py::arg("device"));
   module.def("why_not", &fastrnn::why_not);
+  module.def("why_none_of", &fastrnn::why_none_of);
+  module.def("launch_for", &fastrnn::launch_for);
   module.def("forward", &fastrnn::forward);
   module.def("backward", &fastrnn::backward);
 #ifdef FASTRNN_HOST

@@ -175,6 +175,7 @@ const char* name(Only only) {
 const char* name(Operation operation) { return operation == Operation::kForward ? "forward" : "backward"; }
 
 const char* name(CellKind cell) {
+  if (cell == kOtherCell) return "this cell";
   switch (cell) {
 #define FASTRNN_NAME(Cell, name) \
   case CellKind::k##Cell:        \

@@ -6,43 +6,16 @@
 #include <string>
 #include <vector>
 
-#include "arguments.h"
+#include "geometry.h"
 
 namespace fastrnn {
-
-enum class Operation { kForward, kBackward };
-
-// Where the weights live: spread over the blocks of a cluster, which send each other the state, or over as many blocks
-// of the grid as they need, a team, which see it in the device's memory.
-enum class Way { kCluster, kGrid };
 
 // Which kernels alone a request may be served by: those of a way, or the cluster kernels of one block.
 enum class Only { kCluster, kBlock, kGrid };
 
-// Of a grid kernel: how its team and its shared memory grow with a head.
-struct Spread {
-  int block_units;       // that a block owns
-  int slice_units;       // units of a head, of which
-  int slice_tiles;       // a warp has so many tiles of weights,
-  int register_tiles;    // so many in registers at most,
-  int tile_bytes;        // and the others in shared memory
-  int batch_tile_bytes;  // of shared memory for each tile of the batch
-};
-
-// A compiled kernel: what it computes and how it is launched.
-struct Geometry {
-  Way way;
-  Operation operation;
-  CellKind cell;
-  ElementKind element;
-  int gradients;     // blocks of them, of a unit
-  int units;         // of a head at most
-  int blocks;        // of a cluster; of a team, for the most units
-  int threads;       // of a block
-  int rows;          // sequences of a cluster; of a team, of each tile of the batch
-  int shared_bytes;  // of a block; of a grid kernel's, without what `spread` adds
-  Spread spread;     // of no meaning for a cluster kernel
-};
+// A cell that the extension has no kernels for. Those of one that is compiled while a program runs are planned under
+// this kind, a table of its own for each.
+constexpr CellKind kOtherCell = static_cast<CellKind>(-1);
 
 // A recurrence to compute.
 struct Request {

@@ -23,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastrnn import __version__, backends, extension, warm_up
+from fastrnn.backends.cuda import nvrtc, run_time
 from fastrnn.backends.triton import c_compiler, python_headers
 from fastrnn.cells import CELLS
 from fastrnn.cells import show as show_cell
@@ -49,6 +50,7 @@ def describe() -> dict[str, Any]:
         },
         "gpu": describe_gpus(),
         "extension": describe_extension(),
+        "nvrtc": describe_nvrtc(),
         "triton_launcher": {"c_compiler": c_compiler(), "python_headers": python_headers()},
         "backends": {name: describe_backend(name) for name in backends.BACKENDS},
     }
@@ -113,6 +115,14 @@ def describe_extension() -> dict[str, Any]:
     return result
 
 
+def describe_nvrtc() -> dict[str, Any]:
+    """What compiles the extension's kernels for cells that are not built in, or why nothing does."""
+    reason = run_time.why_missing()
+    if reason is not None:
+        return {"version": None, "path": None, "reason": reason}
+    return {"version": nvrtc.version(), "path": nvrtc.path(), "reason": None}
+
+
 def describe_backend(name: str) -> dict[str, Any]:
     """Whether a backend can run here. One that fails to load is reported like one that says why it cannot."""
     try:
@@ -131,6 +141,11 @@ def rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "CPU", f"{cpu['model']}, {cpu['instruction_set']}, {cpu['threads']} threads"
     yield from gpu_rows(found["gpu"])
     yield from extension_rows(found["extension"])
+    compiler = found["nvrtc"]
+    yield (
+        "NVRTC",
+        f"{compiler['version']}, {compiler['path']}" if compiler["version"] else f"none: {compiler['reason']}",
+    )
     launcher = found["triton_launcher"]
     yield "C compiler", launcher["c_compiler"] or "none (Triton's launcher needs one on a GPU)"
     yield "Python headers", launcher["python_headers"] or "none (Triton's launcher needs Python.h on a GPU)"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from fastrnn import trust
+
+DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 def base() -> Path:
@@ -51,3 +54,32 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def write_sealed(path: Path, payload: bytes, origin: str = "") -> None:
+    """Writes code that `read_sealed` reads; `origin` is what it was made by, beside what its name says.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write(path, _digest(path, payload, origin) + payload)
+
+
+def read_sealed(path: Path, origin: str = "") -> bytes:
+    """What `write_sealed` has written.
+
+    Raises:
+        OSError: it cannot be read, or is not to be trusted.
+        ValueError: it is damaged, or was written under another name or of another origin. Machine code that is damaged
+            crashes.
+    """
+    content = trust.read(path)
+    digest, payload = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
+    if _digest(path, payload, origin) != digest:
+        raise ValueError("it is damaged")
+    return payload
+
+
+def _digest(path: Path, payload: bytes, origin: str) -> bytes:
+    """Also of what the code is: a file that is renamed does not become another kernel."""
+    return hashlib.sha256(f"{origin}/{path.name}/".encode() + payload).digest()

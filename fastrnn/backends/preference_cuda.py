@@ -1,10 +1,10 @@
 """What `auto` takes on a GPU, by measurement: which of fastrnn's kernels, and where torch's are faster.
 
 Measured on an H200 by `python -m benchmarks.gpu`; docs/performance-gpu.md has the figures, benchmarks/results every
-point. Forward and backward choose apart, since what is saved between them has one layout. Sizes between two that
-were measured go with the larger one; batches larger than those are reckoned from how time grew. Cells that are not
-built in have kernels in Triton alone. Rows that stand for the host's time hold in CUDA graphs as well: what is captured
-must be what warmed up.
+point. Forward and backward choose apart, since what is saved between them has one layout. Sizes between two that were
+measured go with the larger one; batches larger than those are reckoned from how time grew. Of cells that are not built
+in nobody has measured the kernels in CUDA C++: Triton's are taken. Rows that stand for the host's time hold in CUDA
+graphs as well: what is captured must be what warmed up.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from fastrnn.backends import tf32
 from fastrnn.backends.layer import Layer
+from fastrnn.cells import CELLS
 
 _ANY = 2**62
 _SIXTEEN_BITS = ("bfloat16", "float16")
@@ -80,7 +81,9 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def order(layer: Layer, operation: str) -> tuple[str, ...]:
-    """Fastrnn's backends for GPUs, the one that measured faster first."""
+    """Fastrnn's backends for GPUs, the one that measured faster first; Triton alone for cells that are not built in."""
+    if layer.cell_name not in CELLS:
+        return ("triton",)
     limit = TRITON[operation].get(layer.cell_name, NEVER)
     units, batch = int(layer.hidden_size) // int(layer.heads), int(layer.x.shape[1])
     fits = units <= limit.units and batch >= limit.batch

@@ -72,10 +72,15 @@ def _found(where: str) -> Cell:
 RUNS = {
     "numba": "on the CPU, all steps in one launch",
     "triton": "on a GPU, all steps in one launch or each in its own",
-    "cuda": "no: its kernels are compiled ahead, for the built-in cells",
+    "cuda": "on a GPU if asked for by name, by kernels that are compiled at run time",
     "reference": "everywhere, a loop of plain PyTorch",
 }
 """Where a layer of any cell runs, by backend."""
+WITHOUT_PRODUCT = {
+    "triton": "on a GPU, all steps in one launch, or in two as a scan",
+    "cuda": "no: its kernels are built around the state's product",
+}
+"""Of cells without one."""
 
 
 def described(cell: Cell) -> Iterator[str]:
@@ -107,7 +112,7 @@ def described(cell: Cell) -> Iterator[str]:
     width = max(map(len, summary))
     yield ""
     yield from (f"{title:{width}}  {_list(names)}" for title, names in summary.items())
-    runs = RUNS if cell.u_gates else RUNS | {"triton": "on a GPU, all steps in one launch, or in two as a scan"}
+    runs = RUNS if cell.u_gates else RUNS | WITHOUT_PRODUCT
     yield from ("", "fastrnn.Recurrent runs it by", *(f"    {backend:10} {where}" for backend, where in runs.items()))
 
 

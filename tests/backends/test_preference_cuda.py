@@ -14,6 +14,8 @@ from fastrnn.backends.layer import Layer
 from fastrnn.backends.stack import Stack
 from fastrnn.backends.triton import configurations
 from fastrnn.cells import CELLS
+from tests.cells.zoo import ZOO
+from tests.random_layers import Shape, any_layer
 
 cells = pytest.mark.parametrize("cell", CELLS)
 
@@ -28,6 +30,13 @@ def layer(cell: str, hidden: int, dtype: torch.dtype, steps: int = 128, batch: i
     states0 = [empty(1, batch, hidden) for _ in CELLS[cell].states]
     w_hh = [empty(heads, of_u // heads, hidden // heads)]
     return Layer(cell, empty(steps, batch, hidden), [empty(of_x, hidden)], w_hh, [], [], states0, None, None, False)
+
+
+@pytest.mark.parametrize("operation", ["forward", "backward"])
+def test_what_nobody_has_measured_is_triton_s(operation: str) -> None:
+    """Other cells' kernels in CUDA C++, which only the backend by name compiles."""
+    other = any_layer(ZOO["mgu"], Shape(hidden=64)).with_tensors(lambda tensor: tensor.to("meta", torch.bfloat16))
+    assert preference_cuda.order(other, operation) == ("triton",)
 
 
 @cells

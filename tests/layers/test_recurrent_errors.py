@@ -318,7 +318,7 @@ def test_backends_that_cannot_name_the_cell() -> None:
     module, x = recurrent("peephole_lstm", backend=None), zeros(TIME, BATCH, INPUT)
     for backend, reason in (
         ("aten", "torch has no kernels for peephole_lstm"),
-        ("cuda", "its kernels are compiled ahead, for the built-in cells"),
+        ("cuda", "it takes CUDA tensors only, got cpu"),
     ):
         with fastrnn.use_backend(backend):
             message = f"peephole_lstm: backend '{backend}' cannot serve this call: {reason}"

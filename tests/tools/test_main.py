@@ -38,6 +38,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(found["backends"]) == list(backends.BACKENDS)
     assert found["backends"]["reference"] == {"ready": True, "reason": None}
     assert found["extension"]["built"] == (extension.why_missing() is None)
+    assert (found["nvrtc"]["version"] is None) == isinstance(found["nvrtc"]["reason"], str)
 
 
 def test_every_line_is_whole_when_piped(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

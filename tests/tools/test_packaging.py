@@ -15,6 +15,8 @@ import pytest
 
 import fastrnn
 from benchmarks.checkout import ROOT
+from benchmarks.cuda_compile import OPERATIONS, WAYS
+from fastrnn.backends.cuda import run_time
 
 SETUP = ROOT / "setup.py"
 NVCC = """#!/bin/sh
@@ -203,6 +205,23 @@ def test_the_host_build_needs_no_nvcc(
     commands = compiled(tmp_path / "log")
     assert list(commands) == [SOURCES[0], SOURCES[2], SOURCES[3]]
     assert all("-DFASTRNN_HOST" in command for command in commands.values())
+
+
+def test_the_package_takes_along_what_kernels_are_compiled_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setup: ModuleType
+) -> None:
+    from setuptools import Distribution
+
+    monkeypatch.chdir(ROOT)
+    command = setup.BuildPackage(Distribution({"name": "fastrnn", "packages": []}))
+    command.build_lib = str(tmp_path)
+    command.ensure_finalized()
+    command.run()
+    seen: set[str] = set()
+    for file in (run_time.TABLES, *(f"{way}/{operation}.cuh" for way in WAYS for operation in OPERATIONS)):
+        run_time._joined(file, {}, seen)
+    assert {path.relative_to(tmp_path / "fastrnn" / "csrc").as_posix() for path in tmp_path.rglob("*.*h")} >= seen
+    assert len(seen) > len(WAYS) * len(OPERATIONS)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,10 @@ Its kernels are the extension's, `csrc/`, which `fastrnn.extension` loads at the
 `launch.py` fills them in. In an extension that was built for the CPU (FASTRNN_CUDA=host) the same kernels run on CPU
 tensors, slowly, for tests; this backend then takes those when it is asked for by name.
 
+The kernels of cells that are not built in are compiled by NVRTC when they are needed (`run_time.py`) and launched by
+CUDA's driver (`driver.py`), on a GPU and where this backend is asked for by name: `auto` leaves them to Triton, since
+nobody has measured them.
+
 float32 is multiplied as TF32, where torch allows its own recurrent layers that. Whether it does is looked at forward:
 the backward of what this backend, by name, computed forward is its own, whatever torch allows by then.
 """
@@ -14,6 +18,7 @@ import torch
 
 from fastrnn import extension
 from fastrnn.backends import tf32
+from fastrnn.backends.cuda import run_time
 from fastrnn.backends.layer import Backward, Forward, Gradients, Layer, Residuals
 from fastrnn.backends.recurrence.backward import backward as recurrence_backward
 from fastrnn.backends.recurrence.forward import forward as recurrence_forward
@@ -48,8 +53,6 @@ def supports_backward(layer: Layer) -> str | None:
 
 
 def _why_not(layer: Layer, tf32_allowed: bool) -> str | None:
-    if layer.cell_name not in CELLS:
-        return "its kernels are compiled ahead, for the built-in cells"
     device = layer.x.device
     if device.type not in ("cpu", "cuda"):
         return f"it takes CUDA tensors only, got {device.type}"
@@ -60,6 +63,8 @@ def _why_not(layer: Layer, tf32_allowed: bool) -> str | None:
         return reason
     if device.type == "cuda" and extension.load().host:
         return "its kernels are compiled for the CPU (FASTRNN_CUDA=host)"
+    if device.type == "cpu" and layer.cell_name not in CELLS:
+        return "its kernels for cells that are not built in are compiled at run time, for GPUs"
     if layer.x.dtype not in ELEMENTS:
         return f"it computes in bfloat16, float16 and float32 only, got {layer.x.dtype}"
     if layer.x.dtype == torch.float32 and not tf32_allowed:
@@ -75,22 +80,17 @@ def _why_not(layer: Layer, tf32_allowed: bool) -> str | None:
 
 def _why_no_kernel(layer: Layer) -> str | None:
     """The planner's answer, for the forward and for the backward: a layer does not say whether it will have one."""
-    recurrence = (
-        layer.cell_name,
-        ELEMENTS[layer.x.dtype],
-        layer.hidden_size // layer.heads,
-        layer.x.shape[1],
-        layer.heads,
-        layer.directions,
-    )
+    element = ELEMENTS[layer.x.dtype]
+    sizes = (layer.hidden_size // layer.heads, layer.x.shape[1], layer.heads, layer.directions)
     index = layer.x.device.index or 0
-    why_not = extension.load().why_not
-    reason: str | None
     try:
-        reason = why_not("forward", *recurrence, index) or why_not("backward", *recurrence, index)
+        if layer.cell_name not in CELLS:
+            return run_time.why_not(layer.cell_name, element, sizes, index)
+        why_not = extension.load().why_not
+        reason: str | None = why_not("forward", layer.cell_name, element, *sizes, index)
+        return reason or why_not("backward", layer.cell_name, element, *sizes, index)
     except RuntimeError as error:
         return f"CUDA: {error}"
-    return reason
 
 
 def forward(layer: Layer, *, history: bool, gates: bool) -> Forward:

@@ -1,8 +1,7 @@
-"""What the extension's kernels are handed: addresses, sizes and flags by the names of `csrc/arguments.h`."""
+"""What kernels are handed: addresses, sizes and flags by the names of `csrc/arguments.h`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,22 +9,23 @@ from torch import Tensor
 
 from fastrnn import extension
 from fastrnn.backends.addresses import address
-from fastrnn.backends.cuda import ELEMENTS
+from fastrnn.backends.cuda import ELEMENTS, run_time
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers, Named
+from fastrnn.cells import CELLS
 
 
 def forward(layer: Layer, buffers: ForwardBuffers) -> None:
     """Fills histories, gates and finals."""
-    _launch(extension.load().forward, layer, buffers.named())
+    _launch("forward", layer, buffers.named())
 
 
 def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     """Fills dgates and d_states0."""
-    _launch(extension.load().backward, layer, buffers.named(), are_preactivations=buffers.are_preactivations)
+    _launch("backward", layer, buffers.named(), are_preactivations=buffers.are_preactivations)
 
 
-def _launch(kernel: Callable[..., None], layer: Layer, named: Named, **flags: bool) -> None:
+def _launch(operation: str, layer: Layer, named: Named, **flags: bool) -> None:
     values: dict[str, Any] = {
         name: address(value) if value is None or isinstance(value, Tensor) else tuple(map(address, value))
         for name, value in named.items()
@@ -34,7 +34,11 @@ def _launch(kernel: Callable[..., None], layer: Layer, named: Named, **flags: bo
     values["H"], values["heads"], values["directions"] = layer.hidden_size, layer.heads, layer.directions
     values["reverse"] = layer.reverse
     values.update(flags)
-    kernel(layer.cell_name, ELEMENTS[layer.x.dtype], values, *_place(layer.x.device))
+    call = (layer.cell_name, ELEMENTS[layer.x.dtype], values, *_place(layer.x.device))
+    if layer.cell_name in CELLS:
+        getattr(extension.load(), operation)(*call)
+    else:
+        run_time.launch(operation, *call)
 
 
 def _place(device: torch.device) -> tuple[int, int]:

@@ -26,7 +26,6 @@ HOST_SOURCES = ("arguments.py", "compile.py", "geometry.py")
 """Sources outside kernels/ that a kernel depends on."""
 NAME_LENGTH = 16
 """digits of the hash that a directory is named by"""
-DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class Places(NamedTuple):
@@ -77,28 +76,13 @@ class KernelFile:
 
 
 def read(path: Path) -> bytes:
-    """What `write` has written.
-
-    Raises:
-        OSError: it cannot be read, or is not to be trusted.
-        ValueError: it is damaged, or was written under another name. Machine code that is damaged crashes, and so can
-            Numba when it unpickles it.
-    """
-    content = trust.read(path)
-    digest, payload = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
-    if _digest(path, payload) != digest:
-        raise ValueError("it is damaged")
-    return payload
+    """What `write` has written; raises as `cache.read_sealed` does. Numba, too, can crash when it unpickles damage."""
+    return cache.read_sealed(path, str(_fingerprint()))
 
 
 def write(path: Path, payload: bytes) -> None:
     """Writes a file that `read` reads."""
-    cache.write(path, _digest(path, payload) + payload)
-
-
-def _digest(path: Path, payload: bytes) -> bytes:
-    """Also of what the kernel is: a file that is renamed does not become another kernel."""
-    return hashlib.sha256(f"{_fingerprint()}/{path.name}/".encode() + payload).digest()
+    cache.write_sealed(path, payload, str(_fingerprint()))
 
 
 @functools.cache
