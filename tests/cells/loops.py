@@ -189,8 +189,16 @@ def _sequence(step: Step, layer: Layer, direction: int, b: int) -> tuple[Tensor,
         if layer.resets is not None and between < length and layer.resets[between, b]:
             states = tuple(torch.zeros_like(state) for state in states)
         x = F.linear(layer.x[t, b], layer.w_ih[direction], b_ih)
-        u = F.linear(states[0], layer.w_hh[direction][0], b_hh)
+        u = _state_product(layer.w_hh[direction], states[0])
+        u = u if b_hh is None else u + b_hh
         inputs = (value[direction, t, b] for value in layer.inputs)
         states = step(x, u, states, *layer.parameters_of(direction), *inputs)
         rows[t] = states[0]
     return torch.stack(rows) if rows else states[0].new_zeros(0, len(states[0])), states
+
+
+def _state_product(w_hh: Tensor, h: Tensor) -> Tensor:
+    """W h gate by gate, (Gu·H,): each head, (Gu·D, D) of w_hh, multiplies its own units."""
+    heads, rows, size = w_hh.shape
+    each = [w @ own for w, own in zip(w_hh, h.split(size), strict=True)]
+    return torch.stack(each).reshape(heads, rows // size, size).transpose(0, 1).reshape(-1)
