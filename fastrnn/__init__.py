@@ -1,10 +1,11 @@
 """fastrnn: fused recurrent layers for PyTorch.
 
 `RNN`, `GRU`, `LSTM` and their cells take the place of their torch.nn namesakes; `fastrnn.functional` has them without
-modules. `accelerate` and `to_torch` convert the layers of a model; `fastrnn.onnx`, `fastrnn.export` and `fastrnn.keras`
-take models elsewhere, `fastrnn.xlstm` weights of xLSTM here. `use_backend` chooses what computes, `explain` says what
-would, and `probe` shows gates, states and gradients over time; `weight_drop` drops weights in training. Importing this
-package imports neither numba nor triton; a backend loads what it needs when it is first asked for.
+modules. `Recurrent` is a layer of any cell, `LayerNormLSTM` and `LayerNormGRU` are of normalised ones. `accelerate` and
+`to_torch` convert the layers of a model; `fastrnn.onnx`, `fastrnn.export` and `fastrnn.keras` take models elsewhere,
+`fastrnn.xlstm` weights of xLSTM here. `use_backend` chooses what computes, `explain` says what would, and `probe` shows
+gates, states and gradients over time; `weight_drop` drops weights in training. Importing this package imports neither
+numba nor triton; a backend loads what it needs when it is first asked for.
 """
 
 from fastrnn import main_interpreter  # noqa: F401  before torch is imported
@@ -20,6 +21,7 @@ from fastrnn.cells.cell import cell
 from fastrnn.convert import accelerate, to_torch
 from fastrnn.dropping import weight_drop
 from fastrnn.explaining import explain
+from fastrnn.layer_norm import LayerNormGRU, LayerNormLSTM
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fastrnn.probing import probe
 from fastrnn.recurrent import Recurrent, RecurrentCell
@@ -39,6 +41,8 @@ __all__ = [
     "RNN",
     "GRUCell",
     "LSTMCell",
+    "LayerNormGRU",
+    "LayerNormLSTM",
     "RNNCell",
     "Recurrent",
     "RecurrentCell",

@@ -54,9 +54,9 @@ def layer_norm(x: Any, gain: Any = 1, bias: Any = 0, eps: float = 1e-5) -> Any:
         >>> import torch, fastrnn
         >>> from fastrnn.cells import layer_norm, tanh
         >>> @fastrnn.cell
-        ... def normalised(x, u, h, *, gain, bias):
-        ...     return tanh(x.a + layer_norm(u.a, gain, bias))
-        >>> layer = fastrnn.Recurrent(normalised, 3, 4, init={"gain": 1.0, "bias": 0.0})
+        ... def normalised(x, u, h, *, gain, shift):
+        ...     return tanh(x.a + layer_norm(u.a, gain, shift))
+        >>> layer = fastrnn.Recurrent(normalised, 3, 4, init={"gain": 1.0, "shift": 0.0})
         >>> layer(torch.randn(5, 2, 3))[0].shape
         torch.Size([5, 2, 4])
     """

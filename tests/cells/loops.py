@@ -6,7 +6,8 @@ its last, so that lengths, resets and directions need no masks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,13 +110,56 @@ def zoneout_gru(x: Tensor, u: Tensor, states: States, keep_h: Tensor) -> States:
     return (keep_h * h + (1 - keep_h) * ((1 - z) * n + z * h),)
 
 
+def layer_norm_lstm(
+    x: Tensor,
+    u: Tensor,
+    states: States,
+    *parameters: Tensor,
+    together: Sequence[int] = (4,),
+    keeps_normal: bool = False,
+) -> States:
+    """Gains and biases as the papers' vectors (4H,); of `together` each number of gates is one vector."""
+    gain_x, gain_u, bias = (torch.cat(parameters[first : first + 4]) for first in (0, 4, 8))
+    gain_c, bias_c = parameters[12:]
+    of_x, of_u = (_normalised(product, together, states[0]) for product in (x, u))
+    a_i, a_f, a_g, a_o = (of_x * gain_x + of_u * gain_u + bias).chunk(4)
+    c = torch.sigmoid(a_f) * states[1] + torch.sigmoid(a_i) * torch.tanh(a_g)
+    normal = F.layer_norm(c, c.shape, gain_c, bias_c)
+    return torch.sigmoid(a_o) * torch.tanh(normal), normal if keeps_normal else c
+
+
+def layer_norm_gru(x: Tensor, u: Tensor, states: States, *parameters: Tensor, together: Sequence[int] = (3,)) -> States:
+    """Gains as vectors (3H,), and of n a bias for each product."""
+    (h,) = states
+    gain_x, gain_u = (torch.cat(parameters[first : first + 3]) for first in (0, 3))
+    bias_r, bias_z, bias_xn, bias_un = parameters[6:]
+    x_r, x_z, x_n = (_normalised(x, together, h) * gain_x).chunk(3)
+    u_r, u_z, u_n = (_normalised(u, together, h) * gain_u).chunk(3)
+    r, z = torch.sigmoid(x_r + u_r + bias_r), torch.sigmoid(x_z + u_z + bias_z)
+    n = torch.tanh(x_n + bias_xn + r * (u_n + bias_un))
+    return (z * h + (1 - z) * n,)
+
+
+def _normalised(product: Tensor, together: Sequence[int], h: Tensor) -> Tensor:
+    parts = product.split([count * len(h) for count in together])
+    return torch.cat([F.layer_norm(part, part.shape) for part in parts])
+
+
 PAPERS: tuple[Step, ...] = (
     *(peephole_lstm, cifg, slstm, zoneout_lstm),
     *(mgu, ligru, star, zoneout_gru),
     *(indrnn, mingru, minlstm),
+    *(layer_norm_lstm, layer_norm_gru),
 )
 STEPS: dict[str, Step] = {step.__name__: step for step in PAPERS}
 """By the cells' names."""
+VARIANTS: dict[str, Step] = {
+    "layer_norm_lstm_per_gate": partial(layer_norm_lstm, together=(1, 1, 1, 1)),
+    "layer_norm_lstm_normalised_memory": partial(layer_norm_lstm, keeps_normal=True),
+    "layer_norm_gru_candidate_apart": partial(layer_norm_gru, together=(2, 1)),
+    "layer_norm_gru_per_gate": partial(layer_norm_gru, together=(1, 1, 1)),
+}
+"""Of the library's cells, by their own names."""
 
 
 def loop(step: Step, layer: Layer) -> tuple[Tensor, list[Tensor]]:
@@ -145,8 +189,16 @@ def _sequence(step: Step, layer: Layer, direction: int, b: int) -> tuple[Tensor,
         if layer.resets is not None and between < length and layer.resets[between, b]:
             states = tuple(torch.zeros_like(state) for state in states)
         x = F.linear(layer.x[t, b], layer.w_ih[direction], b_ih)
-        u = F.linear(states[0], layer.w_hh[direction][0], b_hh)
+        u = _state_product(layer.w_hh[direction], states[0])
+        u = u if b_hh is None else u + b_hh
         inputs = (value[direction, t, b] for value in layer.inputs)
         states = step(x, u, states, *layer.parameters_of(direction), *inputs)
         rows[t] = states[0]
     return torch.stack(rows) if rows else states[0].new_zeros(0, len(states[0])), states
+
+
+def _state_product(w_hh: Tensor, h: Tensor) -> Tensor:
+    """W h gate by gate, (Gu·H,): each head, (Gu·D, D) of w_hh, multiplies its own units."""
+    heads, rows, size = w_hh.shape
+    each = [w @ own for w, own in zip(w_hh, h.split(size), strict=True)]
+    return torch.stack(each).reshape(heads, rows // size, size).transpose(0, 1).reshape(-1)

@@ -15,6 +15,8 @@ MODULES = ["fastrnn", *(found.name for found in pkgutil.walk_packages(fastrnn.__
 COMMAND, EXTENSION = "fastrnn.__main__", "fastrnn._C"
 OTHER_CELLS = (
     "fastrnn.cells.library",
+    "fastrnn.cells.normalisation",
+    "fastrnn.layer_norm",
     "fastrnn.recurrent",
     "fastrnn.cell_parameters",
     "fastrnn.heads",

@@ -43,7 +43,6 @@ class Expression:
         return self.op in LEAVES
 
 
-
 _known: WeakValueDictionary[tuple[object, ...], Expression] = WeakValueDictionary()
 _lock = Lock()  # two threads that make the same expression must get the same object
 

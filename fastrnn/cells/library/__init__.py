@@ -8,12 +8,15 @@ of the input's product, W_ih x + b_ih, and u.g that of the state's, W_hh h + b_h
 
 from fastrnn.cells.library.grus import ligru, mgu, star
 from fastrnn.cells.library.lstms import cifg, peephole_lstm, slstm
+from fastrnn.cells.library.normalised import layer_norm_gru, layer_norm_lstm
 from fastrnn.cells.library.without_product import indrnn, mingru, minlstm
 from fastrnn.cells.library.zoneout import zoneout_gru, zoneout_lstm
 
 __all__ = [
     "cifg",
     "indrnn",
+    "layer_norm_gru",
+    "layer_norm_lstm",
     "ligru",
     "mgu",
     "mingru",
