@@ -80,9 +80,7 @@ def schedule(
     scratch = Arena()
     scratch.take(PANEL_VECTORS * geometry.lanes * item)
     offsets = {
-        "tile_at": scratch.take(
-            rows * u_gates * padded * item if contract.over_units else geometry.tile_bytes * team
-        ),
+        "tile_at": scratch.take(rows * u_gates * padded * item if contract.over_units else geometry.tile_bytes * team),
         "h_at": scratch.take(2 * rows * geometry.padded(outputs) * item),
         "c_at": scratch.take(others * rows * padded * item),
         "m_at": scratch.take(rows * padded * item if projected else 0),

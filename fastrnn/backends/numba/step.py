@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastrnn.backends import products
-from fastrnn.backends.numba import launch
 from fastrnn.backends.addresses import address
+from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import Pointwise, PointwiseBackward
 from fastrnn.backends.numba.cell_code import cell_code
 from fastrnn.backends.numba.compile import kernel

@@ -200,13 +200,11 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                             store_some(a.dh_out, (t * a.batch + b) * a.outputs + unit, dh, some)
                             store(base + a.dh_at, row * carry_row + unit, dh)
                             dh = like
-                        elif alive:
-                            if by_unit:
-                                dh = differentiate(a, like, dh, t, b, row, unit, base)
+                        elif by_unit and alive:
+                            dh = differentiate(a, like, dh, t, b, row, unit, base)
                         store(carry, 0, dh)
-        if over_units:
-            if t >= 0:
-                row_derivatives(a, like, t, first, rows, base)
+        if over_units and t >= 0:
+            row_derivatives(a, like, t, first, rows, base)
 
     @njit(error_model="numpy")
     def input_gradient(a: Any, like: Any, t: int, steps: int, first: int, rows: int, base: int, out: int) -> None:
@@ -264,10 +262,9 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                         continue
                     for u in range(units):
                         unit = panel * width + u * lane_count
-                        if unit < a.hidden:
+                        if by_unit and unit < a.hidden:
                             dm = load(like, out, r * width + u * lane_count)
-                            if by_unit:
-                                differentiate(a, like, dm, t, first + row, row, unit, base)
+                            differentiate(a, like, dm, t, first + row, row, unit, base)
 
     @njit(error_model="numpy")
     def run(

@@ -97,9 +97,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         store_some(a.ys, (t * a.batch + row) * a.ys_row + unit, h, a.outputs - unit)
 
     @forced
-    def places_of(
-        a: Any, like: Any, number: int, unit: int, gx: int, gh: int, h: int, c_at: int, c_apart: int
-    ) -> Any:
+    def places_of(a: Any, like: Any, number: int, unit: int, gx: int, gh: int, h: int, c_at: int, c_apart: int) -> Any:
         """Of a vector of units in step and row `number`, whose shares and states are at these addresses."""
         saved = 0
         if saves > 0 and a.saved != 0:
