@@ -1,7 +1,8 @@
-"""`python -m benchmarks.own_cells`: cells of one's own, trained, against an eager torch loop and JAX's scans.
+"""`python -m benchmarks.own_cells`: cells of one's own, trained, against torch loops and JAX's scans.
 
 Each contender computes one layer from zero states, its output and every gradient, the input's included. The loop is
-what a user would write: one product with the input for all steps, then the step in plain torch, one after the other.
+what a user would write: one product with the input for all steps, then the step in plain torch, one after the other;
+of the LSTM with layer normalisation TorchScript compiles another, for which torch has an example.
 JAX compiles the same in a process of its own (`benchmarks.peers`), as `jax.lax.scan`, and of a cell that is linear in
 its state as `jax.lax.associative_scan` too, for which such cells were made. Everybody's results are compared with the
 reference in float64 before anything is timed.
@@ -30,7 +31,7 @@ from rich.table import Table
 from torch import Tensor
 
 import fastrnn
-from benchmarks import environment, report, timing
+from benchmarks import environment, layer_norm_lstm, report, timing
 from benchmarks.cases import Shape, parse_shapes
 from benchmarks.command_line import (
     FAILURE,
@@ -51,14 +52,18 @@ from fastrnn.cells import Cell, library
 from tests.tolerances import FACTOR, FLOOR, relative_error
 
 CELLS: dict[str, Cell] = {
-    cell.name: cell for cell in (library.peephole_lstm, library.mgu, library.indrnn, library.mingru)
+    cell.name: cell
+    for cell in (library.peephole_lstm, library.mgu, layer_norm_lstm.layer_norm_lstm, library.indrnn, library.mingru)
 }
+INITS = {"layer_norm_lstm": layer_norm_lstm.INIT}
+SCRIPTS = {"layer_norm_lstm": layer_norm_lstm.script}
+"""A layer as a loop that TorchScript compiles, of the cells that have one."""
 SHAPES = ("100x1x64x64", "100x32x256x256")
 LINEAR, LONG = ("mingru",), ("4096x4x256x256",)
 """Cells that are linear in their state, and shapes that are measured of these alone."""
 COPIED = 1 << 24
 """Numbers: 64 MB, more than caches hold."""
-LOOP, JAX, ASSOCIATIVE = "eager loop", "jax.lax.scan", "jax.lax.associative_scan"
+LOOP, SCRIPT, JAX, ASSOCIATIVE = "eager loop", "TorchScript loop", "jax.lax.scan", "jax.lax.associative_scan"
 PEERS = {JAX: "JaxScan", ASSOCIATIVE: "JaxAssociativeScan"}
 """The classes of `benchmarks.peers.jax_scan`."""
 FORMAT = 1
@@ -84,7 +89,7 @@ def layer_of(cell: Cell, shape: Shape) -> tuple[fastrnn.Recurrent, Tensor, Tenso
     T, B, I, H = shape
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layer = fastrnn.Recurrent(cell, I, H)
+        layer = fastrnn.Recurrent(cell, I, H, init=INITS.get(cell.name))
         return layer, torch.randn(T, B, I, requires_grad=True), torch.randn(T, B, H)
 
 
@@ -147,6 +152,8 @@ def measure(name: str, shape: Shape, peers: dict[str, PeerProcess], budget: floa
         "fastrnn": trained(lambda x: layer(x)[0], x, parameters, dy),
         LOOP: trained(loop(layer), x, parameters, dy),
     }
+    if name in SCRIPTS:
+        runs[SCRIPT] = trained(SCRIPTS[name](layer), x, parameters, dy)
     for who, process in peers.items():
         if who != ASSOCIATIVE or name in LINEAR:
             process.ask("build", task_of(layer, x, dy))
@@ -198,7 +205,7 @@ def check(runs: dict[str, Any], layer: fastrnn.Recurrent, x: Tensor, dy: Tensor)
         errors[who] = [relative_error(got.detach(), expected.detach()) for got, expected in found]
         for name, error, of_loop in zip(names, errors[who], errors[LOOP], strict=True):
             allowed = TOLERANCE if who == LOOP else FACTOR * of_loop + FLOOR[torch.float32]
-            if not error <= (max(allowed, TOLERANCE) if who in PEERS else allowed):
+            if not error <= (max(allowed, TOLERANCE) if who in (SCRIPT, *PEERS) else allowed):
                 raise ValueError(f"{who}: {name} differs from the reference by {error:.2g}")
 
 

@@ -32,6 +32,23 @@ def mgu(x: Shares, u: Shares, h: Any) -> Any:
     return ((1 - f) * h + f * n,)
 
 
+def layer_norm_lstm(x: Shares, u: Shares, h: Any, c: Any, **own: Any) -> Any:
+    xs, us = _normalised([x[gate] for gate in "ifgo"]), _normalised([u[gate] for gate in "ifgo"])
+    i, f, g, o = (
+        a * own[f"gx_{gate}"] + own[f"b_{gate}"] + b * own[f"gu_{gate}"]
+        for gate, a, b in zip("ifgo", xs, us, strict=True)
+    )
+    c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+    (normal,) = _normalised([c])
+    return sigmoid(o) * jnp.tanh(normal * own["gc"] + own["bc"]), c
+
+
+def _normalised(parts: list[Any]) -> list[Any]:
+    whole = jnp.concatenate(parts, -1)
+    middle = whole - whole.mean(-1, keepdims=True)
+    return jnp.split(middle / jnp.sqrt((middle * middle).mean(-1, keepdims=True) + 1e-5), len(parts), -1)
+
+
 def indrnn(x: Shares, u: Shares, h: Any, *, w: Any) -> Any:
     return (jax.nn.relu(x["a"] + w * h),)
 
@@ -41,7 +58,9 @@ def mingru(x: Shares, u: Shares, h: Any) -> Any:
     return ((1 - z) * h + z * x["n"],)
 
 
-CELLS: dict[str, Callable[..., Any]] = {step.__name__: step for step in (peephole_lstm, mgu, indrnn, mingru)}
+CELLS: dict[str, Callable[..., Any]] = {
+    step.__name__: step for step in (peephole_lstm, mgu, layer_norm_lstm, indrnn, mingru)
+}
 
 
 def mingru_pairs(x: Shares) -> tuple[Any, Any]:

@@ -87,7 +87,7 @@ class Launches(Plan):
             rows = self.steps * self.batch
             few = rows <= unpacked.KEPT_ROWS if keep_weights else unpacked.pays(self.steps, self.batch, self.hidden)
             one_way = self.directions == 1 and unpacked.holds(w_hh[0])
-            if few and one_way and not self.masked and (self.dense or index):
+            if few and one_way and not self.masked and not self.cell.over_units and (self.dense or index):
                 reading = unpacked.unpacked_launch(key, x_shape, w_ih[0], w_hh[0], biases, parameters)
                 made.append((reading.run, *self.strides[index]))
                 continue

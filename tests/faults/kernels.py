@@ -209,6 +209,13 @@ FAULTS = (
         "a team's members do not wait for each other after a step",
     ),
     Fault(
+        "numba-mean-beyond-units",
+        "fastrnn/backends/numba/kernels/sums.py",
+        "first_lanes(builder, x, args[1])",
+        "first_lanes(builder, x, builder.add(args[1], INDEX(1)))",
+        "a number beyond the last unit enters a mean",
+    ),
+    Fault(
         "numba-dots-rest",
         "fastrnn/backends/numba/kernels/dots.py",
         'builder.icmp_signed(">", rest, INDEX(0))',

@@ -41,6 +41,11 @@ def test_everybody_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert isinstance(mingru["floor"], float)
 
 
+def test_another_loop_where_torch_has_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert own_cells.main([*TINY, "--no-jax", "--cells", "layer_norm_lstm"]) == 0
+    assert f"{own_cells.SCRIPT} / fastrnn" in capsys.readouterr().out
+
+
 def test_wrong_results_are_not_timed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     right = own_cells.loop
     monkeypatch.setattr(own_cells, "loop", lambda layer: lambda x: 1.001 * right(layer)(x))

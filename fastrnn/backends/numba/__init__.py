@@ -42,8 +42,6 @@ def supports(layer: Layer) -> str | None:
         return f"it takes CPU tensors only, got {layer.x.device.type}"
     if layer.x.dtype not in DTYPES:
         return f"it does not compute in {layer.x.dtype}"
-    if layer.cell.over_units:
-        return f"it takes no mean over units, as the cell {layer.cell.name} does"
     return ready()
 
 

@@ -74,13 +74,15 @@ class ForwardShape(NamedTuple):
     w_hr_at: int
     scratch_at: int  # one piece of `scratch_size` for each task; what lies where in it:
     scratch_size: int
-    tile_at: int  # a tile's results, for each member of a team `tile_size` bytes apart; at 0 lies a row of zeros
+    tile_at: int  # a tile's results, for each member of a team `tile_size` bytes apart; at 0 lies a row of zeros. Of a
+    # step over means all tiles': (rows, panels, vectors of a panel, lanes)
     tile_size: int
     h_at: int  # (2, rows, padded P or H)
     multiplied_at: int  # (rows, padded P or H): what the product reads of h, with recurrent dropout
     c_at: int  # (other states, rows, padded H)
     m_at: int  # (rows, padded H): o tanh(c) before the projection
     gx_at: int  # (chunk, rows, panels, vectors of a panel, lanes)
+    kept_at: int  # what a step over means keeps from pass to pass, of one row: (vectors of a row, kept values, lanes)
 
 
 class ForwardAddresses(NamedTuple):
@@ -169,6 +171,7 @@ class BackwardShape(NamedTuple):
     dc_apart: int  # elements from one to the next
     d_parameters_at: int  # (rows, P, padded H)
     dh_at: int  # (rows, padded P)
+    kept_at: int  # as in a forward
     # Of a cell without a product of the state whose kernel computes the gradient of x, all else being 0:
     inputs: int
     w_ih_at: int  # in panels of columns, its gates in the order of the blocks; of one input the column itself
@@ -255,6 +258,7 @@ class Pointwise(NamedTuple):
     saved: int  # (B, S·H), written
     parameters: int  # (P, H): the cell's, row by row
     inputs: int  # (B, N·H): those of the step side by side
+    kept: int  # scratch memory of a step over means, as a forward's; of others of no account
 
 
 class PointwiseBackward(NamedTuple):
@@ -274,6 +278,7 @@ class PointwiseBackward(NamedTuple):
     dgates: int  # (B, W·H), written
     dh0: int  # (B, H): what reaches the h before directly, written
     dc0: int  # (B, H), written
+    kept: int  # as in `Pointwise`
 
 
 class ParallelArguments(NamedTuple):

@@ -9,6 +9,7 @@ import torch
 
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import ForwardShape
+from fastrnn.backends.numba.cell_code import cell_code
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.extents import extents
 from fastrnn.backends.numba.geometry import PANEL_VECTORS, Arena, divide_up, panel_units
@@ -61,8 +62,8 @@ def schedule(
     recurrent, panels = u_gates * hidden * head, geometry.panels(hidden, units)
     of = extents(hidden, head, heads, units * geometry.lanes)
     products = x_gates * hidden * inputs + recurrent
-    if u_gates:
-        shared = 0 if projected else recurrent
+    if u_gates or contract.over_units:
+        shared = 0 if projected or contract.over_units else recurrent
         slices, team, threads = split(batch, directions, steps, products, shared, item, panels, available)
     else:
         slices, team, threads = split_units(batch, directions, steps, products, panels, available)
@@ -80,12 +81,13 @@ def schedule(
     scratch = Arena()
     scratch.take(PANEL_VECTORS * geometry.lanes * item)
     offsets = {
-        "tile_at": scratch.take(geometry.tile_bytes * team),
+        "tile_at": scratch.take(rows * u_gates * padded * item if contract.over_units else geometry.tile_bytes * team),
         "h_at": scratch.take(2 * rows * geometry.padded(outputs) * item),
         "multiplied_at": scratch.take(rows * geometry.padded(outputs) * item if masked else 0),
         "c_at": scratch.take(others * rows * padded * item),
         "m_at": scratch.take(rows * padded * item if projected else 0),
         "gx_at": scratch.take(chunk * step),
+        "kept_at": scratch.take(cell_code(cell).kernel.step_kept * padded * item),
     }
     arena = Arena()
     scratch_at = arena.take(owners * scratch.size)

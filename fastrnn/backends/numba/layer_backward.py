@@ -14,6 +14,7 @@ from fastrnn.backends.addresses import address
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
 from fastrnn.backends.numba import launch, weight_gradients, workspace
 from fastrnn.backends.numba.arguments import FIELDS, BackwardAddresses, BackwardShape
+from fastrnn.backends.numba.cell_code import cell_code
 from fastrnn.backends.numba.compile import kernel
 from fastrnn.backends.numba.extents import extents
 from fastrnn.backends.numba.forward_schedule import SCHEDULES
@@ -240,12 +241,11 @@ def _schedule(
     if inputs > 1 and geometry.padded(inputs) > WIDEST_WASTE * inputs:
         inputs = 0
     of_x = len(contract.x_gates) * hidden
-    if u_gates:
-        products = rows_of_w_hh * outputs
-        shared = 0 if projected else products
+    products = rows_of_w_hh * outputs if u_gates else len(contract.blocks) * hidden * POINTWISE + of_x * inputs
+    if u_gates or contract.over_units:
+        shared = 0 if projected or contract.over_units else products
         slices, team, threads = split(batch, directions, steps, products, shared, item, panels, available)
     else:
-        products = len(contract.blocks) * hidden * POINTWISE + of_x * inputs
         slices, team, threads = split_units(batch, directions, steps, products, panels, available)
     rows = divide_up(batch, slices)
     scratch = Arena()
@@ -255,6 +255,7 @@ def _schedule(
         "carry_at": scratch.take(rows * geometry.padded(outputs) * item),
         "dc_at": scratch.take(others * rows * geometry.padded(hidden) * item),
         "dh_at": scratch.take(rows * geometry.padded(outputs) * item if projected else 0),
+        "kept_at": scratch.take(cell_code(cell).kernel.derivative_kept * geometry.padded(hidden) * item),
         "d_parameters_at": scratch.take(rows * len(contract.parameters) * geometry.padded(hidden) * item),
     }
     arena = Arena()

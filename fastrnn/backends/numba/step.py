@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastrnn.backends import products
+from fastrnn.backends.addresses import address
 from fastrnn.backends.numba import launch
 from fastrnn.backends.numba.arguments import Pointwise, PointwiseBackward
+from fastrnn.backends.numba.cell_code import cell_code
 from fastrnn.backends.numba.compile import kernel
+from fastrnn.backends.numba.geometry import Geometry
 from fastrnn.backends.numba.other_states import of_steps
 from fastrnn.backends.numba.tensors import side_by_side
 from fastrnn.cells.known import KNOWN
@@ -45,7 +48,9 @@ def forward(
     saves = len(cell.saved)
     saved = h.new_empty((batch, saves * hidden)) if saves else None
     parameters, step_inputs = side_by_side(own), side_by_side(inputs)
-    (c, c_new), _kept = of_steps(states, after)
+    (c, c_new), _tables = of_steps(states, after)
+    compiled = kernel(cell_name, "pointwise", h.dtype)
+    kept = _scratch(cell_name, "step_kept", h, compiled.geometry)
     block = Pointwise(
         batch=batch,
         hidden=hidden,
@@ -58,9 +63,18 @@ def forward(
         h_new=after[0].data_ptr(),
         c_new=c_new,
         saved=0 if saved is None else saved.data_ptr(),
+        kept=address(kept),
     )
-    launch.alone(kernel(cell_name, "pointwise", h.dtype).address, block)
+    launch.alone(compiled.address, block)
     return after, saved
+
+
+def _scratch(cell_name: str, count: str, like: Tensor, geometry: Geometry) -> Tensor | None:
+    """Memory for what passes over a row keep, `CellKernel`'s `count` of vectors for each; None where there are none."""
+    if not KNOWN[cell_name].over_units:
+        return None
+    vectors = getattr(cell_code(cell_name).kernel, count)
+    return like.new_empty(vectors * geometry.padded(like.shape[1], 1))
 
 
 def backward(
@@ -83,7 +97,9 @@ def backward(
     dgates = like.new_empty((batch, len(KNOWN[cell_name].blocks) * hidden))
     d_before = [torch.empty_like(like) for _ in d_after]
     of_units, step_inputs, dh = side_by_side(parameters), side_by_side(inputs), dense[0]
-    (c_before, c_after, dc, dc0), _kept = of_steps(before, after, dense, d_before)
+    (c_before, c_after, dc, dc0), _tables = of_steps(before, after, dense, d_before)
+    compiled = kernel(cell_name, "pointwise_backward", like.dtype)
+    kept = _scratch(cell_name, "derivative_kept", like, compiled.geometry)
     block = PointwiseBackward(
         batch=batch,
         hidden=hidden,
@@ -99,6 +115,7 @@ def backward(
         dgates=dgates.data_ptr(),
         dh0=d_before[0].data_ptr(),
         dc0=dc0,
+        kept=address(kept),
     )
-    launch.alone(kernel(cell_name, "pointwise_backward", like.dtype).address, block)
+    launch.alone(compiled.address, block)
     return dgates, d_before

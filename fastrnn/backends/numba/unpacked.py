@@ -158,6 +158,7 @@ def serves(layer: Layer) -> bool:
         layer.x.dtype in DTYPES
         and layer.directions == 1
         and not layer.projected
+        and not layer.cell.over_units
         and holds(layer.w_hh[0])
         and layer.lengths is None
         and layer.resets is None

@@ -1,8 +1,9 @@
 """The backward kernel: as the forward's, a task owns some rows of the batch in one direction for all steps.
 
 What reaches h from the step after it is dgates w_hh, a tile at a time, each followed by the cell's derivative on what
-it gave. The gradients of weights and x are large products of dgates, outside, but where the cell has no product of the
-state: there x's gradient is computed for a chunk of steps at a time, while dgates are in the cache.
+it gave; of a cell that looks at means over units, row by row after all tiles. The gradients of weights and x are large
+products of dgates, outside, but where the cell has no product of the state: there x's gradient is computed for a chunk
+of steps at a time, while dgates are in the cache.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
     fetch, give, clear, add, vectors = others.fetch, others.give, others.clear, others.add, others.vectors
     memory_before, memory_after = stack_memory(cell.states), stack_memory(cell.states)
     like_blocks, x_gates = saves in (0, cell.blocks), cell.x_gates
+    over_units, by_unit = cell.over_units, not cell.over_units
     has_product, is_alone = cell.u_gates > 0, cell.u_gates == 0  # a branch on either by itself is not compiled in vain
     tile, tile_most = product(units), tile_rows(units)
 
@@ -56,16 +58,18 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
         """Where a sequence's share of a parameter's gradient is, from a unit on."""
         return address(like, base + a.d_parameters_at, (row * parameters + parameter) * row_of_units(a, like) + unit)
 
-    @njit(error_model="numpy")
-    def differentiate(a: Any, like: Any, dh: Any, t: int, b: int, row: int, unit: int, base: int) -> Any:
-        """The cell's derivative for one vector of units at a live step -> the gradient of the h before it, directly."""
-        width = units * lanes(like)
-        some = a.hidden - unit
-        dc = address(like, base + a.dc_at, row * ((a.hidden + width - 1) // width * width) + unit)
-        if a.dhistory != 0:
-            add(like, a.dhistory, t * a.dhistory_step + b * a.dhistory_row + unit, dc, a.dc_apart, some)
+    @forced
+    def dc_at(a: Any, like: Any, row: int, unit: int, base: int) -> Any:
+        """Where the gradients of the other states are, from a unit of a row on."""
+        return address(like, base + a.dc_at, row * row_of_units(a, like) + unit)
+
+    @forced
+    def places_of(
+        a: Any, like: Any, t: int, b: int, row: int, unit: int, base: int, memory: int, memory_of_after: int
+    ) -> Any:
+        """Of a vector of units at a live step; the memories are for vectors of the states before and after it."""
+        some, dc = a.hidden - unit, dc_at(a, like, row, unit, base)
         number, before_t = t * a.batch + b, t + 1 if a.reverse else t - 1
-        memory = memory_before(like)
         if cut(a, t, b):
             h_before, c_before, before_apart = base, base, 0
         elif starts(a, t, b):
@@ -78,13 +82,13 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
         at = number * a.gates_row + unit
         # Saved values lie as the blocks do where there are as many of them; where there are none, nobody looks.
         saved = at if like_blocks else number * saves * a.hidden + unit
-        places = DerivativeAt(
+        return DerivativeAt(
             saved=address(like, a.saved, saved),
             h_before=h_before,
             h_after=address(like, a.h, after),
             others_before=c_before,
             before_apart=before_apart,
-            others_after=vectors(like, a.c, after, memory_after(like), some),
+            others_after=vectors(like, a.c, after, memory_of_after, some),
             after_apart=lanes(like),
             d_others=dc,
             d_apart=a.dc_apart,
@@ -95,7 +99,42 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
             d_parameters=d_parameters_at(a, like, row, 0, unit, base),
             d_parameters_apart=row_of_units(a, like),
         )
-        return derivative(like, dh, places, some)
+
+    @njit(error_model="numpy")
+    def differentiate(a: Any, like: Any, dh: Any, t: int, b: int, row: int, unit: int, base: int) -> Any:
+        """The cell's derivative for one vector of units at a live step -> the gradient of the h before it, directly."""
+        if a.dhistory != 0:
+            at, dc = t * a.dhistory_step + b * a.dhistory_row + unit, dc_at(a, like, row, unit, base)
+            add(like, a.dhistory, at, dc, a.dc_apart, a.hidden - unit)
+        places = places_of(a, like, t, b, row, unit, base, memory_before(like), memory_after(like))
+        return derivative(like, dh, places, a.hidden - unit)
+
+    @forced
+    def row_places(of_row: Any, like: Any, unit: int) -> Any:
+        a, t, b, row, base, carry, before, after = of_row
+        return load(like, carry, unit), places_of(a, like, t, b, row, unit, base, before, after)
+
+    @forced
+    def row_finish(of_row: Any, like: Any, unit: int, at: Any, dh: Any) -> None:
+        carry = of_row[5]
+        store(carry, unit, dh)
+
+    @njit(error_model="numpy")
+    def row_derivatives(a: Any, like: Any, t: int, first: int, rows: int, base: int) -> None:
+        """The cell's derivative for whole rows, those that are alive at step t, once all that reaches h has come."""
+        width = units * lanes(like)
+        carry_row = (a.outputs + width - 1) // width * width
+        before, after = memory_before(like), memory_after(like)
+        for row in range(rows):
+            b = first + row
+            if live(a, t, b):
+                if a.dhistory != 0:
+                    for unit in range(0, a.hidden, lanes(like)):
+                        at, dc = t * a.dhistory_step + b * a.dhistory_row + unit, dc_at(a, like, row, unit, base)
+                        add(like, a.dhistory, at, dc, a.dc_apart, a.hidden - unit)
+                carry = address(like, base + a.carry_at, row * carry_row)
+                of_row = a, t, b, row, base, carry, before, after
+                derivative(like, row_places, row_finish, of_row, a.hidden, base + a.kept_at)
 
     @njit(error_model="numpy")
     def add_up(like: Any, out: int, size: int, segments: int) -> None:
@@ -166,9 +205,11 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                             store_some(a.dh_out, (t * a.batch + b) * a.outputs + unit, dh, some)
                             store(base + a.dh_at, row * carry_row + unit, dh)
                             dh = like
-                        elif alive:
+                        elif by_unit and alive:
                             dh = differentiate(a, like, dh, t, b, row, unit, base)
                         store(carry, 0, dh)
+        if over_units and t >= 0:
+            row_derivatives(a, like, t, first, rows, base)
 
     @njit(error_model="numpy")
     def input_gradient(a: Any, like: Any, t: int, steps: int, first: int, rows: int, base: int, out: int) -> None:
@@ -226,7 +267,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                         continue
                     for u in range(units):
                         unit = panel * width + u * lane_count
-                        if unit < a.hidden:
+                        if by_unit and unit < a.hidden:
                             dm = load(like, out, r * width + u * lane_count)
                             differentiate(a, like, dm, t, first + row, row, unit, base)
 

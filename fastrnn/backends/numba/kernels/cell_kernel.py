@@ -3,6 +3,12 @@
 Places are addresses. Distances count elements: `block` from one parameter, input, saved value or block of gradients to
 the next, the others from one state to the next. Scratch memory is padded to whole vectors, so that it is read and
 written by whole ones; of everything else only the first `some` units exist.
+
+The functions of a cell that looks at means over units go over all units of a row instead, several times: a mean is
+known once all units have been seen. They are `step(like, places, finish, row, units, kept)`, and the derivative alike.
+`places(row, like, unit)` -> `StepAt` for the vector from a unit on, or dh and `DerivativeAt`: each pass asks for it.
+`finish(row, like, unit, at, h)` takes the result, once. `row` is for these two alone; `kept` is scratch memory for
+`step_kept` or `derivative_kept` vectors for each of the row.
 """
 
 from __future__ import annotations
@@ -59,3 +65,6 @@ class CellKernel:
     inputs: int
     blocks: int
     saved: int
+    step_kept: int = 0
+    derivative_kept: int = 0
+    over_units: bool = False

@@ -5,7 +5,8 @@ rows' hidden units, and meets after every step, when each needs the others' shar
 the state, its members need nothing of each other, and never meet.
 
 In chunks of steps: the input's product for the whole chunk into scratch memory that stays in cache, then step by step
-the state's product, one tile after the other, each followed by the cell's step on what it gave.
+the state's product, one tile after the other, each followed by the cell's step on what it gave. Of a cell that looks at
+means over units all tiles of a step come first, and then its step row by row.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
     x_vecs, u_vecs = units * x_gates, units * u_gates
     x_tile, x_most, u_tile, u_most = product(x_vecs), tile_rows(x_vecs), product(u_vecs), tile_rows(u_vecs)
     most = u_most if u_gates > 0 else 1  # rows at a time
+    over_units, by_unit = cell.over_units, not cell.over_units
     plain_tile, plain_most = product(plain_units), tile_rows(plain_units)
 
     @njit(error_model="numpy")
@@ -94,6 +96,62 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         store(h_new, 0, h)
         store_some(a.ys, (t * a.batch + row) * a.ys_row + unit, h, a.outputs - unit)
 
+    @forced
+    def places_of(a: Any, like: Any, number: int, unit: int, gx: int, gh: int, h: int, c_at: int, c_apart: int) -> Any:
+        """Of a vector of units in step and row `number`, whose shares and states are at these addresses."""
+        saved = 0
+        if saves > 0 and a.saved != 0:
+            saved = address(like, a.saved, number * saves * a.hidden + unit)
+        return StepAt(
+            gx=gx,
+            gh=gh,
+            h=h,
+            others=c_at,
+            others_apart=c_apart,
+            parameters=address(like, a.parameters, unit),
+            inputs=address(like, a.step_inputs, number * inputs * a.hidden + unit),
+            saved=saved,
+            block=a.hidden,
+        )
+
+    @forced
+    def row_places(of_row: Any, like: Any, unit: int) -> Any:
+        a, t, b, gx, gh, h, _, c, c_apart = of_row
+        gx, gh = address(like, gx, unit * x_gates), address(like, gh, unit * u_gates)
+        h, c = address(like, h, unit), address(like, c, unit)
+        return places_of(a, like, t * a.batch + b, unit, gx, gh, h, c, c_apart)
+
+    @forced
+    def row_finish(of_row: Any, like: Any, unit: int, at: Any, h: Any) -> None:
+        a, t, b, _, _, _, h_new, _, c_apart = of_row
+        if a.history != 0:
+            number = t * a.batch + b
+            put(like, at.others, c_apart, a.history, number * a.history_row + unit, a.hidden - unit)
+        put_output(a, like, h, address(like, h_new, unit), t, b, unit)
+
+    @njit(error_model="numpy")
+    def row_steps(
+        a: Any, like: Any, t: int, first: int, rows: int, gx: int, h: int, h_new: int, h_row: int, base: int
+    ) -> None:
+        """The cell's step for whole rows, those that are alive, once all products of step t are there."""
+        c_row = a.panels * units * lanes(like)
+        for row in range(rows):
+            b = first + row
+            if live(a, t, b):
+                at_h = row * h_row
+                of_row = (
+                    a,
+                    t,
+                    b,
+                    address(like, gx, row * c_row * x_gates),
+                    address(like, base + a.tile_at, row * c_row * u_gates),
+                    address(like, h, at_h),
+                    address(like, h_new, at_h),
+                    address(like, base + a.c_at, row * c_row),
+                    rows * c_row,
+                )
+                step(like, row_places, row_finish, of_row, a.hidden, base + a.kept_at)
+
     @njit(error_model="numpy")
     def state_step(
         a: Any,
@@ -118,7 +176,9 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         width = u_vecs * lane_count
         c_row = a.panels * units * lane_count
         c_apart = rows * c_row
-        c, m, out = base + a.c_at, base + a.m_at, base + a.tile_at + member * a.tile_size
+        c, m, out, out_row = base + a.c_at, base + a.m_at, base + a.tile_at + member * a.tile_size, width
+        if over_units:
+            out_row = a.panels * width
         blocks = (rows + most - 1) // most
         first_panel, panels = share(a.panels, members, member)
         weights = address(like, a.memory + a.w_hh_at, first_panel * a.depth * width)
@@ -135,39 +195,35 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                     following = next_panel(like, weights, panel - first_panel, panels, a.depth, width)
                     soon, soon_step = part_of_panel(like, following, k, width, blocks, block)
                     h_block = address(like, multiplied, begin * h_row + first_k)
-                    u_tile(like, count, bias, h_block, h_row, w, k, out, width, soon, soon_step)
-                for r in range(count):
-                    row = begin + r
-                    b = first + row
-                    if not live(a, t, b):
-                        continue
-                    for u in range(units):
-                        unit = (panel * units + u) * lane_count
-                        some = a.hidden - unit
-                        if some <= 0:
+                    to = out
+                    if over_units:
+                        to = address(like, out, begin * out_row + panel * width)
+                    u_tile(like, count, bias, h_block, h_row, w, k, to, out_row, soon, soon_step)
+                if by_unit:
+                    for r in range(count):
+                        row = begin + r
+                        b = first + row
+                        if not live(a, t, b):
                             continue
-                        c_at = address(like, c, row * c_row + unit)
-                        saved, number = 0, t * a.batch + b
-                        if saves > 0 and a.saved != 0:
-                            saved = address(like, a.saved, number * saves * a.hidden + unit)
-                        places = StepAt(
-                            gx=address(like, gx, ((row * a.panels + panel) * units + u) * x_gates * lane_count),
-                            gh=address(like, out, (r * units + u) * u_gates * lane_count),
-                            h=address(like, h, row * h_row + unit),
-                            others=c_at,
-                            others_apart=c_apart,
-                            parameters=address(like, a.parameters, unit),
-                            inputs=address(like, a.step_inputs, number * inputs * a.hidden + unit),
-                            saved=saved,
-                            block=a.hidden,
-                        )
-                        new = step(like, places, some)
-                        if a.history != 0:
-                            put(like, c_at, c_apart, a.history, number * a.history_row + unit, some)
-                        if projects and a.projected:
-                            store(m, row * c_row + unit, new)
-                        else:
-                            put_output(a, like, new, address(like, h_new, row * h_row + unit), t, b, unit)
+                        for u in range(units):
+                            unit = (panel * units + u) * lane_count
+                            some = a.hidden - unit
+                            if some <= 0:
+                                continue
+                            c_at, number = address(like, c, row * c_row + unit), t * a.batch + b
+                            gx_at = address(like, gx, ((row * a.panels + panel) * units + u) * x_gates * lane_count)
+                            gh_at = address(like, out, (r * units + u) * u_gates * lane_count)
+                            h_at = address(like, h, row * h_row + unit)
+                            places = places_of(a, like, number, unit, gx_at, gh_at, h_at, c_at, c_apart)
+                            new = step(like, places, some)
+                            if a.history != 0:
+                                put(like, c_at, c_apart, a.history, number * a.history_row + unit, some)
+                            if projects and a.projected:
+                                store(m, row * c_row + unit, new)
+                            else:
+                                put_output(a, like, new, address(like, h_new, row * h_row + unit), t, b, unit)
+        if over_units:
+            row_steps(a, like, t, first, rows, gx, h, h_new, h_row, base)
 
     @njit(error_model="numpy")
     def project(a: Any, like: Any, t: int, first: int, rows: int, h_new: int, h_row: int, base: int) -> None:

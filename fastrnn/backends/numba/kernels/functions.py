@@ -94,3 +94,10 @@ def maximum(a: Any, b: Any) -> Any:
 def minimum(a: Any, b: Any) -> Any:
     """The smaller one; NaN where either is NaN. One of both may be a number."""
     return where_le(a, a, where_lt(a, b, a, b), a)
+
+
+@forced
+def squared_distance(x: Any, middle: Any) -> Any:
+    """(x - middle)², either of the two a number."""
+    distance = x - middle
+    return distance * distance
