@@ -48,6 +48,8 @@ def supports_backward(layer: Layer) -> str | None:
 
 
 def _why_not(layer: Layer, tf32_allowed: bool) -> str | None:
+    if layer.cell.over_units:
+        return f"it takes no mean over units, as the cell {layer.cell.name} does"
     if layer.cell_name not in CELLS:
         return "its kernels are compiled ahead, for the built-in cells"
     device = layer.x.device
