@@ -6,11 +6,12 @@ import triton
 import triton.language as tl
 
 from fastrnn.backends.triton.kernels.means import means
+from fastrnn.backends.triton.kernels.tiles import load_tiles
 
 
 @triton.jit
 def means_kernel(
-    x,  # (COUNT, B, D)
+    x,  # (COUNT, B, DP)
     out,  # (COUNT, B): written
     COUNT: tl.constexpr,
     B: tl.constexpr,
@@ -18,14 +19,12 @@ def means_kernel(
     DP: tl.constexpr,
     UNITS_FIRST: tl.constexpr,
 ):
-    """The means of tiles (units, sequences) or (sequences, units) whose units from D on are NaN."""
+    """The means of the first D units, of tiles (units, sequences) or (sequences, units)."""
     if UNITS_FIRST:
         unit, batch = tl.arange(0, DP)[:, None], tl.arange(0, B)[None, :]
     else:
         unit, batch = tl.arange(0, DP)[None, :], tl.arange(0, B)[:, None]
-    tiles = ()
-    for k in tl.static_range(COUNT):
-        tiles = tiles + (tl.load(x + k * B * D + batch * D + unit, mask=unit < D, other=float("nan")),)
+    tiles = load_tiles(x, batch * DP + unit, B * DP, unit < DP, COUNT, x.dtype.element_ty)
     made = means(tiles, unit, D)
     for k in tl.static_range(COUNT):
         tl.store(out + k * B + batch, made[k])

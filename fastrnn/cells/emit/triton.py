@@ -21,7 +21,7 @@ from fastrnn.cells.compiler.expression import ZERO, Expression
 from fastrnn.cells.compiler.linearity import Linear
 from fastrnn.cells.compiler.program import Program
 from fastrnn.cells.emit.tuples import arguments, body, chosen
-from fastrnn.cells.emit.writer import ATOM, Form, Language, Writer, sum_of_shares, tuple_of
+from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer, sum_of_shares, tuple_of
 
 FUNCTIONS = ("preactivations", "step", "derivative")
 """That every cell has, in the order of `fastrnn.backends.triton.kernels.functions.Functions`."""
@@ -136,4 +136,8 @@ def _tile(write: Writer, e: Expression, like: str) -> str:
 
 
 def _function(signature: str, lines: Sequence[str]) -> str:
-    return "\n".join(["@triton.jit", f"def {signature}:", *(f"    {line}" for line in lines)])
+    head = f"def {signature}:"
+    if len(head) > WIDTH:
+        name, given = signature.removesuffix(")").split("(", 1)
+        head = f"def {name}(\n    {given}\n):"
+    return "\n".join(["@triton.jit", head, *(f"    {line}" for line in lines)])

@@ -21,7 +21,9 @@ def rnn_tanh_step(pre, before, parameters, inputs, unit, D: tl.constexpr, APPROX
 
 
 @triton.jit
-def rnn_tanh_derivative(d_after, saved, before, after, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr):
+def rnn_tanh_derivative(
+    d_after, saved, before, after, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr
+):
     (h_after,) = after
     (dh_after,) = d_after
     da_a = dh_after * (1.0 - h_after * h_after)
@@ -40,7 +42,9 @@ def rnn_relu_step(pre, before, parameters, inputs, unit, D: tl.constexpr, APPROX
 
 
 @triton.jit
-def rnn_relu_derivative(d_after, saved, before, after, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr):
+def rnn_relu_derivative(
+    d_after, saved, before, after, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr
+):
     (h_after,) = after
     (dh_after,) = d_after
     da_a = tl.where(h_after <= 0.0, 0.0, dh_after)
@@ -65,7 +69,9 @@ def lstm_step(pre, before, parameters, inputs, unit, D: tl.constexpr, APPROXIMAT
 
 
 @triton.jit
-def lstm_derivative(d_after, saved, before, after, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr):
+def lstm_derivative(
+    d_after, saved, before, after, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr
+):
     c_before = before[1]
     c_after = after[1]
     dh_after, dc_after = d_after

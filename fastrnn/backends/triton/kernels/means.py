@@ -29,7 +29,7 @@ def means(tiles, unit, D: tl.constexpr):
         for k in tl.static_range(4):
             if first + k < len(tiles):
                 tile = tiles[first + k]
-                if D < unit.shape[AXIS]:
+                if unit.shape[AXIS] > D:
                     tile = tl.where(unit < D, tile, 0.0)
                 group = group + (tile,)
         sums = _sums(group, AXIS)
