@@ -328,6 +328,13 @@ FAULTS = (
         "a product sums over NaN in units that a head does not have",
     ),
     Fault(
+        "triton-mean-beyond",
+        "fastrnn/backends/triton/kernels/means.py",
+        "if unit.shape[AXIS] > D:",
+        "if False:",
+        "units that there are not enter a mean",
+    ),
+    Fault(
         "triton-pointwise-dead-saved",
         "fastrnn/backends/triton/kernels/pointwise.py",
         "if lengths is not None and not FINITE:",

@@ -53,6 +53,8 @@ def supports_backward(layer: Layer) -> str | None:
 
 
 def _why_not(layer: Layer, tf32_allowed: bool) -> str | None:
+    if layer.cell.over_units:
+        return f"it takes no mean over units, as the cell {layer.cell.name} does"
     device = layer.x.device
     if device.type not in ("cpu", "cuda"):
         return f"it takes CUDA tensors only, got {device.type}"

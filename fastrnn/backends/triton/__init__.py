@@ -37,6 +37,9 @@ NEWEST_INTERPRETER = (3, 8)
 MOST_STEPS = 2**31 - 1
 """Sizes are passed as 32-bit integers; offsets are 64 bits wide."""
 
+MOST_OF_A_MEAN = 4096
+"""Units: what a program of 16 warps holds of the values of a step without moving them to memory."""
+
 
 @cache
 def ready() -> str | None:
@@ -99,8 +102,8 @@ def supports(layer: Layer) -> str | None:
         return f"it does not compute in {layer.x.dtype}"
     if layer.projected:
         return "it has no projections (proj_size) yet"
-    if layer.cell.over_units:
-        return f"it takes no mean over units, as the cell {layer.cell.name} does"
+    if layer.cell.over_units and (reason := _why_no_mean(layer)):
+        return reason
     if layer.recurrent_mask is not None:
         return "it has no recurrent dropout yet"
     if max(layer.x.shape) > MOST_STEPS:
@@ -110,6 +113,16 @@ def supports(layer: Layer) -> str | None:
         major, minor = torch.cuda.get_device_capability(device)
         reason = f"it needs a device of capability 8.0 or later, got {major}.{minor}"
     return reason
+
+
+def _why_no_mean(layer: Layer) -> str | None:
+    """Why no program can hold all units of a sequence, over which the layer's cell takes means, or None if one can."""
+    means = f"means over units, as the cell {layer.cell.name} takes them"
+    if layer.heads > 1:
+        return f"it has no {means}, of several heads, got {layer.heads}"
+    if layer.hidden_size > MOST_OF_A_MEAN:
+        return f"it has {means}, of up to {MOST_OF_A_MEAN} units, got {layer.hidden_size}"
+    return None
 
 
 def is_persistent(layer: Layer) -> bool:

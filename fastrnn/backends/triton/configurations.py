@@ -97,6 +97,8 @@ _MORE = Numbers(8, 4, 4, 4, 8, 8)
 """More than those of the LSTM with peepholes or zoneout, and of sLSTM."""
 _MANY = Numbers(16, 8, 8, 8, 16, 16)
 """No library cell's: compiled for a cell of seven gates."""
+_NORMALISED = Numbers(8, 4, 4, 16, 16, 8)
+"""More than those of an LSTM with layer normalisation."""
 _AS_SIMPLE = "as the plain RNN's: one gate of u has as many rows"
 _AS_GATED = "as the LSTM's, whose weights have as many rows a unit or more"
 _GATES = "forward, a warp for 8 units: it holds all gates of its units. Backward, twice the warps would save under 10 %"
@@ -126,6 +128,9 @@ ROWS = (
     Row(_MORE, _HALF, 128, _forward(16, 130), None, "backward, 16 warps spill"),
     Row(_MANY, _HALF, 16, _forward(2, 5), _backward(4, 26), _AS_GATED),
     Row(_MANY, _HALF, 32, _forward(4, 17), _backward(8, 52), "backward, twice the LSTM's warps"),
+    Row(_NORMALISED, _HALF, 16, _forward(2, 3), None, "backward, 8 warps spill, and fewer do so more"),
+    Row(_NORMALISED, _HALF, 32, _forward(4, 9), _backward(8, 34), "backward, 4 warps spill"),
+    Row(_NORMALISED, _HALF, 64, _forward(8, 33), None, "backward, 8 warps spill, and so do 16"),
     Row(_SIMPLE, ("tf32", "tf32x3"), 16, _forward(2, 3), _backward(2, 5), "more than 2 warps would repeat each other"),
     Row(_SIMPLE, ("tf32", "tf32x3"), 32, _forward(4, 10), _backward(4, 12), "2 warps take over 10 % more"),
     Row(_SIMPLE, ("tf32", "tf32x3"), 64, _forward(4, 36), _backward(8, 32), _ONE_GATE),
@@ -150,6 +155,9 @@ ROWS = (
     Row(_MORE, ("tf32x3",), 64, _forward(8, 132), None, "backward, 8 warps spill"),
     Row(_MANY, ("tf32", "tf32x3"), 16, _forward(4, 11), None, "backward, 8 warps spill"),
     Row(_MANY, ("tf32", "tf32x3"), 32, _forward(8, 34), None, "backward, 8 warps spill"),
+    Row(_NORMALISED, ("tf32", "tf32x3"), 16, _forward(2, 9), None, "backward, 8 warps spill"),
+    Row(_NORMALISED, ("tf32", "tf32x3"), 32, _forward(4, 34), None, "backward, 16 warps spill"),
+    Row(_NORMALISED, ("tf32", "tf32x3"), 64, _forward(8, 132), None, _AS_GATED),
 )
 """The first row that serves a layer is its own. What no row serves is too large for one program's registers."""
 

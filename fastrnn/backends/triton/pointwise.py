@@ -10,11 +10,11 @@ from torch import Tensor
 from fastrnn.backends.layer import Layer
 from fastrnn.backends.recurrence.buffers import BackwardBuffers, ForwardBuffers
 from fastrnn.backends.triton import scan
-from fastrnn.backends.triton.configurations import STAGES, padded
+from fastrnn.backends.triton.configurations import STAGES
 from fastrnn.backends.triton.constants import cell_constants
 from fastrnn.backends.triton.kernels.pointwise import backward_kernel, forward_kernel
 from fastrnn.backends.triton.launch import Launcher
-from fastrnn.backends.triton.steps import TILE, WARPS
+from fastrnn.backends.triton.steps import tile_of
 from fastrnn.cells.compiler import linearity
 from fastrnn.cells.compiler.linearity import Linear
 from fastrnn.cells.compiler.program import Program
@@ -52,7 +52,7 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     """Fills dgates and d_states0.
 
     Gradients take the place of recomputed preactivations, as `ways.py` says, but not in a scan: there a program may
-    read preactivations of another one's steps.
+    read preactivations of another one's steps. Nor do they where a program is several warps.
     """
     linear = linearity.backward(_program(layer))
     reads = {*layer.cell.reads_before, *layer.cell.reads_after}
@@ -60,7 +60,7 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     moved_bytes = _bytes(layer, [*moved, *buffers.d_histories, *buffers.inputs, buffers.gates])
     moved_bytes += len(layer.cell.blocks) * layer.x.element_size()
     chunk = scan.chunk_steps(layer, linear, moved_bytes)
-    buffers.replaces_preactivations = chunk is None
+    buffers.replaces_preactivations = chunk is None and tile_of(layer)[2] == 1
 
     def arguments(summaries: Tensor | None) -> tuple[Any, ...]:
         return (
@@ -100,15 +100,14 @@ def _launch(
 ) -> None:
     """Once, or in chunks of so many steps: their summaries, then their steps."""
     steps, batch, _ = layer.x.shape
-    across = min(TILE, padded(layer.hidden_size))
-    rows = TILE // across
+    rows, across, warps = tile_of(layer)
     tiles = -(-batch // rows) * -(-layer.hidden_size // across)
     constants = cell_constants(layer) | scan.constants(linear) | flags
     constants |= {"D": layer.hidden_size, "ROWS": rows, "UNITS": across, "STAGES": STAGES}
 
     def launch(summaries: Tensor | None, chunks: int, summarizes: bool) -> None:
         given = (*arguments(summaries), steps, batch, int(layer.reverse), chunk or steps)
-        launcher = Launcher(kernel, given, constants | {"SUMMARIZES": summarizes}, WARPS, STAGES)
+        launcher = Launcher(kernel, given, constants | {"SUMMARIZES": summarizes}, warps, STAGES)
         launcher((tiles, chunks, layer.directions), *given)
 
     if chunk is None or linear is None:

@@ -22,8 +22,11 @@ from fastrnn.backends.triton.launch import Grid, Launcher
 TILE = 128
 """Elements of a program. A step is short, what counts is that all multiprocessors take part: 16 sequences of 1024 units
 are 128 programs. Four units a thread are 16 bytes of float32, one load of a vector."""
-WARPS = TILE // (4 * 32)
-"""So that a thread has those four units."""
+THREAD = 4
+"""Units of a thread."""
+THREADS_OF_A_WARP = 32
+MOST_WARPS = 16
+"""Of a program that holds whole rows, since its cell takes means over them; more units make more units of a thread."""
 STAGES = 1
 """There is no loop whose loads could be asked for ahead."""
 
@@ -61,8 +64,8 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
         batch,
         int(layer.reverse),
     )
-    constants, grid = _constants_and_grid(layer)
-    launch = Launcher(forward_step_kernel, (*arguments, 0), constants, WARPS, STAGES)
+    constants, grid, warps = _compiled_for(layer)
+    launch = Launcher(forward_step_kernel, (*arguments, 0), constants, warps, STAGES)
     for s in range(steps):
         for a, b, out in products:
             torch.bmm(a, b, out=out)
@@ -103,10 +106,10 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         batch,
         int(layer.reverse),
     )
-    constants, grid = _constants_and_grid(layer)
+    constants, grid, warps = _compiled_for(layer)
     constants["GIVEN"] = buffers.given
     constants["ARE_PREACTIVATIONS"] = buffers.are_preactivations
-    launch = Launcher(backward_step_kernel, (*arguments, 0), constants, WARPS, STAGES)
+    launch = Launcher(backward_step_kernel, (*arguments, 0), constants, warps, STAGES)
     for s in range(steps):
         launch(grid, *arguments, s)
         for operands, w, out in products:
@@ -146,10 +149,17 @@ def _first_cut(layer: Layer, direction: int) -> Tensor | None:
     return masks.cut(layer.resets[0], 0, layer.lengths)
 
 
-def _constants_and_grid(layer: Layer) -> tuple[dict[str, Any], Grid]:
-    """The compile-time arguments of a launch and its programs."""
+def _compiled_for(layer: Layer) -> tuple[dict[str, Any], Grid, int]:
+    """The compile-time arguments of a launch, its programs, and the warps of each."""
     units = layer.hidden_size // layer.heads
-    across = min(TILE, padded(units))
-    rows = TILE // across
-    constants = cell_constants(layer) | {"D": units, "ROWS": rows, "UNITS": across}
-    return constants, (-(-layer.x.shape[1] // rows) * -(-units // across), layer.heads, layer.directions)
+    rows, across, warps = tile_of(layer)
+    constants = cell_constants(layer) | {"D": units, "ROWS": rows, "UNITS": across, "ONE_WARP": warps == 1}
+    return constants, (-(-layer.x.shape[1] // rows) * -(-units // across), layer.heads, layer.directions), warps
+
+
+def tile_of(layer: Layer) -> tuple[int, int, int]:
+    """The sequences and units of a program that computes no product, and its warps: one, unless it must hold a row."""
+    width = padded(layer.hidden_size // layer.heads)
+    across = width if layer.cell.over_units else min(TILE, width)
+    warps = max(TILE, across) // (THREAD * THREADS_OF_A_WARP)
+    return max(1, TILE // across), across, min(warps, MOST_WARPS)

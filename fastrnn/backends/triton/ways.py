@@ -23,8 +23,9 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     Recomputed preactivations make room for their gradients. No program reads what another one writes. Within a program
     of `persistent`, all threads wait for each other between reading a step's values and storing what replaces them:
     w_hh's product, whose operand they share, lies between (`kernels/backward.py`). A program of `steps` or `pointwise`
-    is one warp, in which each thread reads all that it stores before it stores. What is fetched ahead belongs to steps
-    whose gradients are stored later.
+    is one warp, in which each thread reads all that it stores before it stores; where it is several, of a cell that
+    takes means over units, those of `steps` wait for each other, and `pointwise` lets nothing be replaced. What is
+    fetched ahead belongs to steps whose gradients are stored later.
     """
     buffers.replaces_preactivations = True
     tile = backward_tile(layer)

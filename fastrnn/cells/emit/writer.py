@@ -68,6 +68,8 @@ class Writer:
         self._numbered = 0
         self.lines: list[str] = []
         made_of = below(outputs, leaves.keys())
+        self.made_of: Sequence[Expression] = made_of
+        """all that will be written, arguments first, and leaves"""
         arguments = [a for e in made_of if e not in leaves for a in e.args]
         for e in (*outputs, *arguments):
             self._uses[e] = self._uses.get(e, 0) + 1
@@ -95,14 +97,26 @@ class Writer:
 
     def _written(self, e: Expression) -> tuple[str, int]:
         text, strength = self._operation(e)
+        if e in self._texts:  # it was assigned together with others
+            return self._texts[e]
         if e.op != "constant" and (e in self._names or e in self._deep or self._uses[e] > 1):
             return self._assigned(e, text), ATOM
         return text, strength
 
+    def assign_together(self, expressions: Sequence[Expression], text: str) -> None:
+        """Assigns a tuple, as what `text` says gives it, to variables for these expressions."""
+        names = [self._free_name(e) for e in expressions]
+        self.lines.append(self._language.assignment.format(tuple_of(names, True), text))
+        self._texts |= {e: (name, ATOM) for e, name in zip(expressions, names, strict=True)}
+
     def _assigned(self, e: Expression, text: str) -> str:
+        name = self._free_name(e)
+        self.lines.append(self._language.assignment.format(name, text))
+        return name
+
+    def _free_name(self, e: Expression) -> str:
         name = free(self._names.get(e) or self._found_name(e), self._taken)
         self._taken.add(name)
-        self.lines.append(self._language.assignment.format(name, text))
         return name
 
     def _found_name(self, e: Expression) -> str:

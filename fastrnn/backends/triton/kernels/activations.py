@@ -106,6 +106,12 @@ def minimum(a, b):
 
 
 @triton.jit
+def squared_distance(x, middle):
+    distance = x - middle
+    return distance * distance
+
+
+@triton.jit
 def _twice_artanh(s):
     """2 artanh(s) = log((1 + s) / (1 - s)), |s| <= 1/3, by its series."""
     TERMS: tl.constexpr = 16 if s.dtype == tl.float64 else 7

@@ -162,8 +162,8 @@ def backward_kernel(
                 kept = tl.load(gates + gates_at + gates_tile[k], mask=gates_inside[k], other=0.0).to(STATE)
                 saved = saved + split_columns(kept, KEPT - 4 * k, DP, BT)
             if ARE_PREACTIVATIONS:
-                saved = STEP(saved, before, own, fed, APPROXIMATE)[1]
-        d, direct = DERIVATIVE(d_after, saved, before, after, own, fed, APPROXIMATE)
+                saved = STEP(saved, before, own, fed, unit, D, APPROXIMATE)[1]
+        d, direct = DERIVATIVE(d_after, saved, before, after, own, fed, unit, D, APPROXIMATE)
         if lengths is not None:
             d = select(live, d, zeros_like(d))
             direct = select(live, direct, carried)

@@ -15,13 +15,15 @@ def rnn_tanh_preactivations(gx, gh):
 
 
 @triton.jit
-def rnn_tanh_step(pre, before, parameters, inputs, APPROXIMATE: tl.constexpr):
+def rnn_tanh_step(pre, before, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr):
     (a_a,) = pre
     return (tanh(a_a, APPROXIMATE),), ()
 
 
 @triton.jit
-def rnn_tanh_derivative(d_after, saved, before, after, parameters, inputs, APPROXIMATE: tl.constexpr):
+def rnn_tanh_derivative(
+    d_after, saved, before, after, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr
+):
     (h_after,) = after
     (dh_after,) = d_after
     da_a = dh_after * (1.0 - h_after * h_after)
@@ -34,13 +36,15 @@ def rnn_relu_preactivations(gx, gh):
 
 
 @triton.jit
-def rnn_relu_step(pre, before, parameters, inputs, APPROXIMATE: tl.constexpr):
+def rnn_relu_step(pre, before, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr):
     (a_a,) = pre
     return (relu(a_a),), ()
 
 
 @triton.jit
-def rnn_relu_derivative(d_after, saved, before, after, parameters, inputs, APPROXIMATE: tl.constexpr):
+def rnn_relu_derivative(
+    d_after, saved, before, after, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr
+):
     (h_after,) = after
     (dh_after,) = d_after
     da_a = tl.where(h_after <= 0.0, 0.0, dh_after)
@@ -53,7 +57,7 @@ def lstm_preactivations(gx, gh):
 
 
 @triton.jit
-def lstm_step(pre, before, parameters, inputs, APPROXIMATE: tl.constexpr):
+def lstm_step(pre, before, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr):
     a_i, a_f, a_g, a_o = pre
     c_before = before[1]
     i = sigmoid(a_i, APPROXIMATE)
@@ -65,7 +69,9 @@ def lstm_step(pre, before, parameters, inputs, APPROXIMATE: tl.constexpr):
 
 
 @triton.jit
-def lstm_derivative(d_after, saved, before, after, parameters, inputs, APPROXIMATE: tl.constexpr):
+def lstm_derivative(
+    d_after, saved, before, after, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr
+):
     c_before = before[1]
     c_after = after[1]
     dh_after, dc_after = d_after
@@ -89,7 +95,7 @@ def gru_preactivations(gx, gh):
 
 
 @triton.jit
-def gru_step(pre, before, parameters, inputs, APPROXIMATE: tl.constexpr):
+def gru_step(pre, before, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr):
     x_n, a_r, a_z, u_n = pre
     (h_before,) = before
     r = sigmoid(a_r, APPROXIMATE)
@@ -99,7 +105,7 @@ def gru_step(pre, before, parameters, inputs, APPROXIMATE: tl.constexpr):
 
 
 @triton.jit
-def gru_derivative(d_after, saved, before, after, parameters, inputs, APPROXIMATE: tl.constexpr):
+def gru_derivative(d_after, saved, before, after, parameters, inputs, unit, D: tl.constexpr, APPROXIMATE: tl.constexpr):
     (h_before,) = before
     (dh_after,) = d_after
     n, r, z, u_n = saved

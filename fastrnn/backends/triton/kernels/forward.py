@@ -140,7 +140,7 @@ def forward_kernel(
             live = masks.live(t, length)
             wide_x = select(live, wide_x, zeros_like(wide_x))
         pre = PREACTIVATIONS(_split(wide_x, GX, DP, BT), _split(gh, GU, DP, BT))
-        after, saved = STEP(pre, states, own, fed, APPROXIMATE)
+        after, saved = STEP(pre, states, own, fed, unit, D, APPROXIMATE)
         y = after[0].to(storage)
         if lengths is not None:
             y = tl.where(live, y, 0.0)

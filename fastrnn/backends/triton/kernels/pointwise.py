@@ -116,7 +116,7 @@ def forward_kernel(
             after = scan.product(factors, states, FACTORS, PRODUCTS, N)
             after = after + scan.applied(factors, scan.last_of(states, N), rest, FACTORS, N)
         else:
-            after, saved = STEP(pre, states, own, fed, APPROXIMATE)
+            after, saved = STEP(pre, states, own, fed, unit, D, APPROXIMATE)
         y = after[0]
         if lengths is not None:
             y = tl.where(live, y, 0.0)
@@ -260,7 +260,7 @@ def backward_kernel(
         saved = ()
         if ARE_PREACTIVATIONS:
             pre = load_tiles(gates + step_at * (W * D), row * (W * D) + unit, D, inside, PRE, STATE)
-            saved = STEP(pre, before, own, fed, APPROXIMATE)[1]
+            saved = STEP(pre, before, own, fed, unit, D, APPROXIMATE)[1]
         elif gates is not None:
             saved = load_tiles(gates + step_at * (S * D), row * (S * D) + unit, D, inside, S, STATE)
         if SUMMARIZES:
@@ -268,7 +268,7 @@ def backward_kernel(
             direct = scan.product(factors, flowing, FACTORS, PRODUCTS, N)
             direct = direct + scan.applied(factors, d_after, none, FACTORS, N)
         else:
-            d, direct = DERIVATIVE(d_after, saved, before, after, own, fed, APPROXIMATE)
+            d, direct = DERIVATIVE(d_after, saved, before, after, own, fed, unit, D, APPROXIMATE)
             if lengths is not None:
                 d = select(live, d, zeros_like(d))
             stored = inside if summaries is None else inside & (s >= mine)

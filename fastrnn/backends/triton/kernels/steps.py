@@ -43,7 +43,8 @@ def forward_step_kernel(
     FINITE: tl.constexpr,  # whether all of them are finite where x is zero, as it is made where a step is not live
     D: tl.constexpr,
     ROWS: tl.constexpr,  # sequences of a program
-    UNITS: tl.constexpr,  # units of a program
+    UNITS: tl.constexpr,  # units of a program: all, where the cell takes means over them
+    ONE_WARP: tl.constexpr,  # whether a program is one warp
     APPROXIMATE: tl.constexpr,
     STATE: tl.constexpr,  # the dtype of states and sums
 ):
@@ -77,13 +78,15 @@ def forward_step_kernel(
         length = tl.load(lengths + first + row, mask=row < B - first, other=0)
         live = masks.live(t, length)
         x = select(live, x, zeros_like(x))
-    after, saved = STEP(PREACTIVATIONS(x, product), entering, own, fed, APPROXIMATE)
+    after, saved = STEP(PREACTIVATIONS(x, product), entering, own, fed, unit, D, APPROXIMATE)
     y = after[0]
     if lengths is not None:
         y = tl.where(live, y, 0.0)
         after = select(live, after, entering)
         if not FINITE:
             saved = select(live, saved, zeros_like(saved))
+    if not ONE_WARP:
+        tl.debug_barrier()  # no thread stores what enters the next step before all have read what enters this one
     tl.store(histories[0] + ys_at + ys_tile, y.to(histories[0].dtype.element_ty), mask=inside)
     for k in tl.static_range(1, len(histories)):
         tl.store(histories[k] + ys_at + ys_tile, after[k], mask=inside)
@@ -131,7 +134,8 @@ def backward_step_kernel(
     DGH: tl.constexpr,  # which block is the gradient of each of the gates with a share of the state's product
     D: tl.constexpr,
     ROWS: tl.constexpr,  # sequences of a program
-    UNITS: tl.constexpr,  # units of a program
+    UNITS: tl.constexpr,  # units of a program: all, where the cell takes means over them
+    ONE_WARP: tl.constexpr,  # whether a program is one warp
     APPROXIMATE: tl.constexpr,
     STATE: tl.constexpr,  # the dtype of states and sums
     GIVEN: tl.constexpr,  # which of d_histories are looked at: the others are zero
@@ -196,16 +200,18 @@ def backward_step_kernel(
     saved = ()
     if ARE_PREACTIVATIONS:
         pre = load_tiles(gates + step_at * (W * H) + head * D, row * (W * H) + unit, H, inside, PRE, STATE)
-        saved = STEP(pre, before, own, fed, APPROXIMATE)[1]
+        saved = STEP(pre, before, own, fed, unit, D, APPROXIMATE)[1]
     elif gates is not None:
         saved = load_tiles(gates + step_at * (S * H) + head * D, row * (S * H) + unit, H, inside, S, STATE)
 
-    d, flowing = DERIVATIVE(d_after, saved, before, after, own, fed, APPROXIMATE)
+    d, flowing = DERIVATIVE(d_after, saved, before, after, own, fed, unit, D, APPROXIMATE)
     if resets is not None:
         flowing = select(cut, zeros_like(flowing), flowing)
     if lengths is not None:
         d = select(live, d, zeros_like(d))
         flowing = select(live, flowing, carried)
+    if not ONE_WARP:
+        tl.debug_barrier()  # as in `forward_step_kernel`; gradients may take the place of preactivations, too
     dgates_at = dgates + step_at * (W * H) + head * D
     for k in tl.static_range(W):
         tl.store(dgates_at + k * H + (row * (W * H) + unit), d[k].to(dgates.dtype.element_ty), mask=inside)
