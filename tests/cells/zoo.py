@@ -46,15 +46,15 @@ def normalised_lstm(
     bf: Any,
     bg: Any,
     bo: Any,
-    gain: Any,
-    bias: Any,
+    gc: Any,
+    bc: Any,
 ) -> Any:
     """An LSTM with layer normalisation of both products, over all gates, and of its memory: all gains and biases."""
     of_x = layer_norm((x.i, x.f, x.g, x.o), (xi, xf, xg, xo), (bi, bf, bg, bo))
     of_u = layer_norm((u.i, u.f, u.g, u.o), (ui, uf, ug, uo))
     i, f, g, o = (a + b for a, b in zip(of_x, of_u, strict=True))
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-    return sigmoid(o) * tanh(layer_norm(c, gain, bias)), c
+    return sigmoid(o) * tanh(layer_norm(c, gc, bc)), c
 
 
 ZOO: dict[str, Cell] = {

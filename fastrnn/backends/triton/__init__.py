@@ -37,8 +37,9 @@ NEWEST_INTERPRETER = (3, 8)
 MOST_STEPS = 2**31 - 1
 """Sizes are passed as 32-bit integers; offsets are 64 bits wide."""
 
-MOST_OF_A_MEAN = 4096
-"""Units: what a program of 16 warps holds of the values of a step without moving them to memory."""
+MOST_OF_A_MEAN = 2048
+"""Units: four for each thread of a program of 16 warps. With twice as many, most of a step's values would be moved to
+memory and back, of an LSTM with layer normalisation."""
 
 
 @cache

@@ -26,7 +26,7 @@ THREAD = 4
 """Units of a thread."""
 THREADS_OF_A_WARP = 32
 MOST_WARPS = 16
-"""Of a program that holds whole rows, since its cell takes means over them; more units make more units of a thread."""
+"""Of a program that holds whole rows, since its cell takes means over them."""
 STAGES = 1
 """There is no loop whose loads could be asked for ahead."""
 
