@@ -107,8 +107,16 @@ def described(cell: Cell) -> Iterator[str]:
     width = max(map(len, summary))
     yield ""
     yield from (f"{title:{width}}  {_list(names)}" for title, names in summary.items())
-    runs = RUNS if cell.u_gates else RUNS | {"triton": "on a GPU, all steps in one launch, or in two as a scan"}
-    yield from ("", "fastrnn.Recurrent runs it by", *(f"    {backend:10} {where}" for backend, where in runs.items()))
+    runs = _runs(cell).items()
+    yield from ("", "fastrnn.Recurrent runs it by", *(f"    {backend:10} {where}" for backend, where in runs))
+
+
+def _runs(cell: Cell) -> dict[str, str]:
+    if cell.over_units:
+        return RUNS | {"triton": "on a GPU, layers of one head, all steps in one launch or each in its own"}
+    if not cell.u_gates:
+        return RUNS | {"triton": "on a GPU, all steps in one launch, or in two as a scan"}
+    return RUNS
 
 
 def _list(names: Sequence[str]) -> str:

@@ -43,6 +43,8 @@ __all__ = [
     "tanh",
     "where",
 ]
+_FUNCTIONS = sorted([*__all__, "layer_norm", "mean", "rms_norm"])
+"""All that a cell's function may call: those of `normalisation`, too."""
 
 _UFUNCS = {
     "add": operator.add,
@@ -228,9 +230,9 @@ class Shares(_Traced):
 
 
 def _instead(name: str) -> str:
-    if name in __all__:
+    if name in _FUNCTIONS:
         return f"call {name}() of fastrnn.cells"
-    return f"use +, -, *, /, comparisons, and of fastrnn.cells {', '.join(__all__)}"
+    return f"use +, -, *, /, comparisons, and of fastrnn.cells {', '.join(_FUNCTIONS)}"
 
 
 def _foreign(trace: Trace, library: str, name: str, arguments: Sequence[Any]) -> NoReturn:

@@ -50,6 +50,7 @@ PRIMITIVES = (
     ),
     *("sigmoid({0})", "tanh({0})", "relu({0})", "softplus({0})", "log_sigmoid({0})", "abs({0})", "exp(-abs({0}))"),
     *("log(1 + abs({0}))", "sqrt(1 + {0} * {0})", "minimum({0}, {1})", "maximum({0}, {1})", "stop_gradient({0})"),
+    *("mean({0})", "rms_norm({0}, {1})", "layer_norm(({0}, {1}), {2})[1]"),
     *("mix({0}, {1}, {2})", "where({0} <= {1}, {2}, {3})", "where({0} < {1}, {2}, {3})"),
 )
 """None leaves the numbers for which it is defined."""
@@ -162,18 +163,20 @@ def check(source: str) -> None:
 
 
 def check_saved(p: Program) -> None:
-    """Every saved value is used, none follows from the others and what is at hand, and fewer would not do."""
+    """Every saved value is used, none follows from the others and what is at hand, none is the same for all units, and
+    fewer would not do."""
     read = below([*p.d_blocks, *p.d_before, *p.d_after, *p.d_outside.values()])
     assert {leaf("saved", name) for name in p.saved} <= set(read)
     saved = set(p.saved.values())
     for e in saved:
+        assert not e.is_uniform
         assert not _follows([e], {*p.after, *saved} - {e})
     total = gradients((e, leaf("arriving", state)) for e, state in zip(p.after, p.states, strict=True))
     others = [leaf("parameter", name) for name in p.parameters] + [leaf("input", name) for name in p.inputs]
     shares = [e for e in below(p.after) if e.op in OF_GATES]
     wanted = [total.get(e, ZERO) for e in (*shares, *(leaf("before", state) for state in p.states), *p.after, *others)]
     assert _follows(wanted, {*p.after, *saved})
-    candidates = [e for e in below(p.after) if e not in p.after and not _follows([e], set())]
+    candidates = [e for e in below(p.after) if e not in p.after and not e.is_uniform and not _follows([e], set())]
     if len(candidates) <= MOST_SEARCHED:
         costs = {len(some) + _unbounded(some) / 100 for some in _enough(candidates, wanted, p)}
         assert len(saved) + _unbounded(saved) / 100 == min(costs)

@@ -32,10 +32,8 @@ def made(body: str, head: str = "x, u, h", gates: str = "", **names: Any) -> Any
 STEP = "return tanh(x.i + u.i) + h"
 IF = "a step is the same for all values: in place of `if`, `and`, `or`, `not`, max() and min() use where(), maximum() "
 IF += "and minimum() of fastrnn.cells"
-KNOWN = (
-    "+, -, *, /, comparisons, and of fastrnn.cells abs, exp, log, log_sigmoid, maximum, minimum, mix, relu, sigmoid, "
-)
-KNOWN += "softplus, sqrt, stop_gradient, tanh, where"
+KNOWN = "+, -, *, /, comparisons, and of fastrnn.cells abs, exp, layer_norm, log, log_sigmoid, maximum, mean, minimum, "
+KNOWN += "mix, relu, rms_norm, sigmoid, softplus, sqrt, stop_gradient, tanh, where"
 EQUAL = "== and != are not known: two computed values are hardly ever equal; use where(a <= b, ...)"
 MATH = "a symbol has no value yet: use the functions of fastrnn.cells, not those of math"
 ITERATED = "a symbol stands for one unit of one sequence: there is nothing to iterate over or to sum"
@@ -79,6 +77,8 @@ EXPRESSIONS = {
     "x.i * torch.ones(3)": f"a Tensor {PARAMETER}",
     "torch.maximum(torch.ones(3), x.i)": f"a Tensor {PARAMETER}",
     "tanh(torch.ones(3))": f"a Tensor {PARAMETER}",
+    "x.i.mean()": "a symbol has no 'mean': call mean() of fastrnn.cells",
+    "torch.mean(x.i)": "torch.mean knows no symbols, only numbers: call mean() of fastrnn.cells",
     "x.i.sigmoid()": "a symbol has no 'sigmoid': call sigmoid() of fastrnn.cells",
     "x.i.shape": f"a symbol has no 'shape': use {KNOWN}",
     "x.i // 2": f"this operator is not known to cells: use {KNOWN}",
