@@ -114,7 +114,7 @@ def test_few_rows(name: str, shape: Shape) -> None:
             layer.prepack()
 
 
-@names
+@pytest.mark.parametrize("name", ["nested", *exhaustive("alone", "layer_norm_lstm")])
 def test_steps(name: str) -> None:
     """A loop of single steps, with gradients and without."""
     cell = CELLS[name]

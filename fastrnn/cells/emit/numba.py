@@ -122,8 +122,8 @@ def _step(p: Program) -> str:
     if p.over_units:
         return _over_rows(p, "step", loads, {}, p.names, _step_outputs(p), stored)
     lines, write = _written(p, loads, {}, p.names, _step_outputs(p))
-    lines += [*write.lines, *stored(write), f"return {_vector(write, p.after[0])}"]
-    return _function(f"{p.name}_step(like: Any, at: StepAt, some: int)", lines)
+    ends = [*stored(write), f"return {_vector(write, p.after[0])}"]
+    return _function(f"{p.name}_step(like: Any, at: StepAt, some: int)", [*lines, *write.lines, *ends])
 
 
 def _step_outputs(p: Program) -> list[Expression]:
@@ -154,8 +154,9 @@ def _derivative(p: Program) -> str:
     if p.over_units:
         return _over_rows(p, "derivative", loads, arguments, p.d_names, _derivative_outputs(p), stored)
     lines, write = _written(p, loads, arguments, p.d_names, _derivative_outputs(p))
-    lines += [*write.lines, *stored(write), f"return {_vector(write, p.d_before[0])}"]
-    return _function(f"{p.name}_derivative(like: Any, dh: Any, at: DerivativeAt, some: int)", lines)
+    ends = [*stored(write), f"return {_vector(write, p.d_before[0])}"]
+    signature = f"{p.name}_derivative(like: Any, dh: Any, at: DerivativeAt, some: int)"
+    return _function(signature, [*lines, *write.lines, *ends])
 
 
 def _derivative_outputs(p: Program) -> list[Expression]:

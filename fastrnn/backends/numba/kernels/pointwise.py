@@ -47,7 +47,7 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
     @forced
     def finish(of_row: Any, like: Any, unit: int, at: Any, h: Any) -> None:
         a, row, _, _, _ = of_row
-        some = a.hidden - unit
+        some = min(lanes(like), a.hidden - unit)
         store_some(a.h_new, row * a.hidden + unit, h, some)
         others.put(like, at.others, lanes(like), a.c_new, row * a.hidden + unit, some)
 
@@ -62,7 +62,8 @@ def pointwise_kernel(cell: CellKernel, dtype: Any) -> Any:
             if by_unit:
                 for unit in range(0, a.hidden, lanes(like)):
                     at = places(of_row, like, unit)
-                    finish(of_row, like, unit, at, step(like, at, a.hidden - unit))
+                    some = min(lanes(like), a.hidden - unit)
+                    finish(of_row, like, unit, at, step(like, at, some))
 
     return pointwise
 
@@ -104,7 +105,7 @@ def pointwise_backward_kernel(cell: CellKernel, dtype: Any) -> Any:
     @forced
     def finish(of_row: Any, like: Any, unit: int, at: Any, dh: Any) -> None:
         a, row, dc, _, _, _ = of_row
-        some = a.hidden - unit
+        some = min(lanes(like), a.hidden - unit)
         store_some(a.dh0, row * a.hidden + unit, dh, some)
         others.put(like, dc, lanes(like), a.dc0, row * a.hidden + unit, some)
 
@@ -119,6 +120,7 @@ def pointwise_backward_kernel(cell: CellKernel, dtype: Any) -> Any:
             if by_unit:
                 for unit in range(0, a.hidden, lanes(like)):
                     dh, at = places(of_row, like, unit)
-                    finish(of_row, like, unit, at, derivative(like, dh, at, a.hidden - unit))
+                    some = min(lanes(like), a.hidden - unit)
+                    finish(of_row, like, unit, at, derivative(like, dh, at, some))
 
     return pointwise_backward
