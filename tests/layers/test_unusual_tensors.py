@@ -101,6 +101,6 @@ def test_the_operator_itself_takes_any_integer_lengths(dtype: torch.dtype, x: Te
     gru = fastrnn.GRU(3, 4, backend="auto")
     w_ih, w_hh, *biases = gru.all_weights[0]
     lengths = torch.tensor([5, 0, 3, 1])
-    arguments = ([w_ih], [w_hh[None]], biases, [], [torch.zeros(1, 4, 4)])
-    states, *_ = torch.ops.fastrnn.gru_forward(x, *arguments, lengths.to(dtype), None, False, False, False, "auto")
+    arguments = ([w_ih], [w_hh[None]], biases, [], [torch.zeros(1, 4, 4)], lengths.to(dtype))
+    states, *_ = torch.ops.fastrnn.gru_forward(x, *arguments, None, False, None, False, False, "auto")
     assert torch.equal(states[0], gru(x, lengths=lengths)[0])

@@ -382,7 +382,7 @@ def test_the_operator_itself(case: str) -> None:
     operator = getattr(torch.ops.fastrnn, f"{name}_forward")
 
     def call(x: Tensor, *h: Tensor) -> Any:
-        return operator(x, *lists, list(h), None, None, False, True, True, "numba")
+        return operator(x, *lists, list(h), None, None, False, None, True, True, "numba")
 
     got = vmap(call)(x, *hx)
     for index in range(MEMBERS):
