@@ -113,11 +113,12 @@ def rms_norm(x: Any, gain: Any = 1, eps: float = 1e-5) -> Any:
 
 
 def _values(trace: Trace, x: Any, name: str) -> list[Expression]:
-    if not isinstance(x, (tuple, list)):
-        return [expression_of(trace, x)]
-    if not x:
+    values = [expression_of(trace, value) for value in (x if isinstance(x, (tuple, list)) else (x,))]
+    if not values:
         trace.refuse(f"{name}() of no value at all")
-    return [expression_of(trace, value) for value in x]
+    if any(value.op == "constant" for value in values):
+        trace.refuse(f"{name}() of a number, which is the same for all units")
+    return values
 
 
 def _each(trace: Trace, given: Any, count: int, what: str) -> list[Expression]:

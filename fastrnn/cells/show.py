@@ -34,6 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     except (LookupError, CellError) as error:
         parser.error(str(error.args[0]))
     assert cell.program is not None
+    if options.source == "cuda" and cell.over_units:
+        parser.error(f"there is none: CUDA's kernels take no mean over units, as {cell.name} does")
     try:
         print(EMITTERS[options.source].text(cell.program).rstrip() if options.source else "\n".join(described(cell)))
         sys.stdout.flush()

@@ -137,3 +137,9 @@ def test_a_reader_may_have_seen_enough() -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+def test_a_mean_has_no_source_for_cuda(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["cell", "fastrnn.cells.library:layer_norm_lstm", "--source", "cuda"])
+    assert "there is none: CUDA's kernels take no mean over units, as layer_norm_lstm does" in capsys.readouterr().err

@@ -182,6 +182,7 @@ SEVERAL = "one for all or one for each of 2 values, got 1"
         ("layer_norm((x.i, u.i), 1, (h,))[0]", f"bias must be {SEVERAL}"),
         ("rms_norm((x.i, u.i), [h])[0]", f"gain must be {SEVERAL}"),
         ("layer_norm(())", "layer_norm() of no value at all"),
+        ("layer_norm((x.i, 2))[0]", "layer_norm() of a number, which is the same for all units"),
         ("rms_norm([])", "rms_norm() of no value at all"),
         ("layer_norm((x.i, u.i))", "it must return the states after the step, h, got 2 values"),
         ("tanh(layer_norm((x.i, u.i)))", "a tuple is neither a symbol nor a number"),
