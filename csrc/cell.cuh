@@ -108,9 +108,9 @@ struct Extra {
 // Which cells the kernels serve.
 template <class Cell>
 struct Served {
-  static_assert(Cell::U_GATES >= 1, "what there is no product of needs no exchange");
-  static_assert(Cell::U_GATES <= 16, "a gate has four bits in U_ORDER");
-  static_assert(Cell::STATES <= MOST_STATES && Cell::INPUTS <= MOST_INPUTS, "kernels are handed so many");
+  static_assert(Cell::U_GATES >= 1, "it has no gates of the state");
+  static_assert(Cell::U_GATES <= 16, "it has more than 16 gates of the state");
+  static_assert(Cell::STATES <= MOST_STATES && Cell::INPUTS <= MOST_INPUTS, "it has more than 8 states or inputs of a step");
   static constexpr bool value = true;
 };
 

@@ -12,6 +12,7 @@ from fastrnn import checks, heads
 from fastrnn.binding.checked import Weights
 from fastrnn.cells import Cell
 from fastrnn.cells.known import known
+from fastrnn.dropping import raw
 from fastrnn.zoneout import Zoneout, rates_of, step_input
 
 Init = Mapping[str, Callable[[Tensor], Any] | float]
@@ -96,7 +97,7 @@ class CellParameters(nn.Module):
         with torch.no_grad():
             for suffix in self._suffixes():
                 for name in self._each():
-                    parameter, how = getattr(self, name + suffix), self.init.get(name)
+                    parameter, how = raw(self, name + suffix), self.init.get(name)
                     if how is None:
                         bound = (parameter.shape[-1] if name == "weight_hh" else self.hidden_size) ** -0.5
                         parameter.uniform_(-bound, bound)
@@ -146,7 +147,7 @@ class CellParameters(nn.Module):
             ...     layer.gate("bias_ih_l0", "f").fill_(1.0).shape
             torch.Size([4])
         """
-        parameter: Tensor = getattr(self, name)
+        parameter = raw(self, name)
         kind = next((kind for kind in PRODUCTS if name.startswith(kind)), None)
         gates = () if kind is None else self.cell.x_gates if kind.endswith("ih") else self.cell.u_gates
         if gate not in gates:

@@ -20,6 +20,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 from fastrnn import nn as layers
 from fastrnn.checks import _FLOATING
+from fastrnn.layer_norm import LayerNormGRU, LayerNormLSTM
 from fastrnn.recurrent import Recurrent, RecurrentCell
 from fastrnn.subclasses import Twin, twin, why_none
 
@@ -28,7 +29,9 @@ Model = TypeVar("Model", bound=nn.Module)
 _NAMES = ("RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell")
 _TORCH: dict[type, str] = {getattr(nn, name): f"torch.nn.{name}" for name in _NAMES}
 _FASTRNN: dict[type, str] = {getattr(layers, name): f"fastrnn.{name}" for name in _NAMES}
-_OF_CELLS: dict[type, str] = {Recurrent: "fastrnn.Recurrent", RecurrentCell: "fastrnn.RecurrentCell"}
+_OF_CELLS: dict[type, str] = {
+    cls: f"fastrnn.{cls.__name__}" for cls in (Recurrent, RecurrentCell, LayerNormLSTM, LayerNormGRU)
+}
 _OPTIONS = ("num_heads", "recurrent_dropout", "backend", "recompute", "prepacked")
 """What fastrnn's layers have and torch's have not. `num_heads` is 1 where they become torch's."""
 
@@ -108,8 +111,8 @@ def to_torch(model: Model, report: Report | None = None) -> Model:
     classes that were derived from fastrnn's layers, whose methods would be lost, and `fastrnn.Recurrent` and
     `RecurrentCell`, since torch.nn has no layers of other cells; and layers with `num_heads`, since it has no heads:
     `fastrnn.heads.dense` makes a layer of one that computes the same, with more weights. The options `backend`,
-    `recompute` and `prepacked` are lost, which the report notes. Calls with `lengths`, `resets` or `return_states`,
-    which torch's layers do not take, remain for the caller to change. A model that is saved whole, by
+    `recompute`, `prepacked` and `recurrent_dropout` are lost, which the report notes. Calls with `lengths`, `resets` or
+    `return_states`, which torch's layers do not take, remain for the caller to change. A model that is saved whole, by
     `torch.save(model, file)`, can be loaded without fastrnn afterwards; a `state_dict` can in any case.
 
     Args:

@@ -26,9 +26,12 @@ def weight_drop(module: Layer, p: float, names: Sequence[str] | None = None) -> 
     layers and cells do so once a call. A cell in a loop has a mask for each step; within
     `torch.nn.utils.parametrize.cached()` it has one, which all calls share until the block ends.
 
-    `state_dict` names the weights as before and loads either way. `parameters()` gives the weights themselves, so that
-    optimizers go on; `torch.nn.utils.parametrize.remove_parametrizations(module, name, leave_parametrized=False)` takes
-    it off again. Like every parametrized module, it is not pickled as a whole.
+    `state_dict` names the weights as before and loads either way. `torch.func.functional_call` takes the names of
+    `named_parameters()`, and what is assigned goes to `module.parametrizations.weight_hh_l0.original`: by its plain
+    name a parameter cannot be told from a draw, so that either raises. `parameters()` gives the weights themselves, so
+    that optimizers go on, but last: an optimizer's `state_dict` fits models that drop the same weights.
+    `torch.nn.utils.parametrize.remove_parametrizations(module, name, leave_parametrized=False)` takes it off again.
+    Like every parametrized module, it is not pickled as a whole.
 
     Args:
         module: one of fastrnn's layers or cells, which is changed in place; other modules that look each parameter up
@@ -94,12 +97,17 @@ class WeightDrop(nn.Module):
         """Itself in evaluation."""
         return F.dropout(weight, self.p, self.training)
 
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """What is assigned to the parameter is the weight itself."""
-        return weight
-
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+def raw(module: nn.Module, name: str) -> Tensor:
+    """A parameter of a module, whatever `weight_drop` leaves of it for a call."""
+    if name in _dropped(module):
+        steps: Any = module.parametrizations
+        if hasattr(steps[name], "original"):  # else something below makes it of several tensors
+            return steps[name].original  # type: ignore[no-any-return]
+    return getattr(module, name)  # type: ignore[no-any-return]
 
 
 def _own(module: nn.Module) -> list[str]:

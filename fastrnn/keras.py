@@ -36,6 +36,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from fastrnn.dropping import raw
 from fastrnn.nn import GRU, LSTM, RNN
 
 __all__ = ["from_keras", "get_weights", "load_weights", "to_keras"]
@@ -191,7 +192,7 @@ def get_weights(module: nn.RNNBase) -> list[list[Array]]:
         [
             array
             for direction in range(1 + kind.bidirectional)
-            for array in _as_arrays(kind, [getattr(module, name) for name in _names(index, direction, kind.bias)])
+            for array in _as_arrays(kind, [raw(module, name) for name in _names(index, direction, kind.bias)])
         ]
         for index in range(module.num_layers)
     ]

@@ -38,6 +38,7 @@ class _LayerNorm(Recurrent):
         *,
         variant: str = "joint",
         num_heads: int = 1,
+        recurrent_dropout: float = 0.0,
         backend: str | None = None,
         recompute: bool = False,
     ) -> None:
@@ -65,9 +66,15 @@ class _LayerNorm(Recurrent):
             device,
             dtype,
             num_heads=num_heads,
+            recurrent_dropout=recurrent_dropout,
             backend=backend,
             recompute=recompute,
         )
+
+    @property
+    def variant(self) -> str:
+        """What is normalised together, as the constructor was told."""
+        return next(name for name, cell in self._variants().items() if cell.key == self.cell.key)
 
     def forward(  # type: ignore[override]  # steps of these cells have no inputs
         self,
@@ -83,7 +90,8 @@ class _LayerNorm(Recurrent):
 
 
 class LayerNormLSTM(_LayerNorm):
-    """A stack of LSTMs with layer normalisation, with everything that `fastrnn.LSTM` can do but `proj_size`.
+    """A stack of LSTMs with layer normalisation, with everything that `fastrnn.LSTM` can do but `proj_size`;
+    `fastrnn.probe` shows its states, not its gates, which no step saves.
 
     Of each step the product of the input and that of the state are normalised, and the memory as the output reads it:
     `fastrnn.cells.library.layer_norm_lstm` has the equations. eps is 1e-5, units of all heads are normalised together.
@@ -96,7 +104,8 @@ class LayerNormLSTM(_LayerNorm):
         variant: "joint", the four gates of a product are one vector: Ba et al., and haste; "per_gate", each gate is
             normalised by itself; "normalised_memory", joint, and c is carried as it was normalised: the example
             benchmarks/fastrnns of torch's repository.
-        num_heads, backend, recompute: see `fastrnn.LSTM`.
+        num_heads, recurrent_dropout, backend, recompute: see `fastrnn.LSTM`. On a GPU the kernels take one head, of up
+            to 2048 units, and no recurrent dropout; else it is a loop.
 
     Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)` it returns `output, (hn, cn)`, all
     as `fastrnn.LSTM`: input (T, B, I), hx two of (layers·directions, B, H), output (T, B, directions·H).
@@ -136,14 +145,15 @@ class LayerNormLSTM(_LayerNorm):
 
 
 class LayerNormGRU(_LayerNorm):
-    """A stack of GRUs with layer normalisation, with everything that `fastrnn.GRU` can do.
+    """A stack of GRUs with layer normalisation, with everything that `fastrnn.GRU` can do; `fastrnn.probe`
+    shows its states, not its gates, which no step saves.
 
     Of each step the product of the input and that of the state are normalised: `fastrnn.cells.library.layer_norm_gru`
     has the equations. eps is 1e-5, units of all heads are normalised together.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, init, device, dtype, num_heads,
-            backend, recompute: as `fastrnn.LayerNormLSTM`.
+            recurrent_dropout, backend, recompute: as `fastrnn.LayerNormLSTM`.
         variant: "joint", the three gates of a product are one vector, as haste's; "candidate_apart", r and z are one,
             and n another, as in the paper, whose z is 1 - z here; "per_gate", each gate is normalised by itself.
 

@@ -22,6 +22,7 @@ from opacus.grad_sample import register_grad_sampler
 from opacus.validators import register_module_fixer, register_module_validator
 from opacus.validators.errors import UnsupportedModuleError
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence
 
 from fastrnn.binding.bind import results
@@ -54,7 +55,7 @@ class PerSample(nn.Module):
     through the output and through the final states. Backward computes the layer's forward once more.
 
     Raises:
-        ValueError: the layer has `recurrent_dropout`.
+        ValueError: the layer has `recurrent_dropout`, or parameters that are parametrized.
         TypeError: for a PackedSequence (give padded input and `lengths`), or something that is no layer of fastrnn's.
         ValueError, RuntimeError: as the layer.
 
@@ -76,6 +77,10 @@ class PerSample(nn.Module):
             raise ValueError(
                 f"PerSample: recurrent_dropout must be 0, got {layer.recurrent_dropout}: backward computes the forward "
                 "again, for which another mask would be drawn"
+            )
+        if is_parametrized(layer):
+            raise ValueError(
+                "PerSample: the layer has parametrized parameters, as by weight_drop: they must be its own"
             )
         super().__init__()
         self.options = layer._configuration()

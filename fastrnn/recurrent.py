@@ -158,6 +158,7 @@ class Recurrent(Module, CellParameters):
     def _checked_weights(self, input: Any, hx: Any) -> Weights:
         """Raises where attributes do not fit the parameters."""
         _check_layers(self.num_layers, self.dropout, warns=False)
+        checks.recurrent_dropout(self.recurrent_dropout)
         weights = self._weights()
         _check_sizes(self, weights)
         return weights

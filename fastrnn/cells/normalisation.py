@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, overload
 
 from fastrnn.cells.compiler import expression
@@ -24,6 +25,9 @@ from fastrnn.cells.symbol import Symbol, expression_of
 from fastrnn.cells.trace import Trace, current
 
 __all__ = ["layer_norm", "mean", "rms_norm"]
+
+SMALLEST_EPS = 2.0**-126
+"""The least normal number of float32."""
 
 
 def mean(x: Any) -> Symbol:
@@ -48,7 +52,7 @@ def layer_norm(x: Any, gain: Any = 1, bias: Any = 0, eps: float = 1e-5) -> Any:
     Args:
         x: a value, or a tuple or list of several that are normalised together, as one vector of so many times H.
         gain, bias: one for all, or one for each of several.
-        eps: a number above 0.
+        eps: a number above 0, and one that float32 holds.
 
     Example:
         >>> import torch, fastrnn
@@ -138,6 +142,6 @@ def _sum(values: Sequence[Expression]) -> Expression:
 
 
 def _scale(trace: Trace, variance: Expression, eps: float) -> Expression:
-    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not eps > 0:
-        trace.refuse(f"eps must be a number above 0, got {eps!r}")
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not SMALLEST_EPS <= eps < inf:
+        trace.refuse(f"eps must be a finite number of at least {SMALLEST_EPS:.4g}, got {eps!r}")
     return divide(ONE, operation("sqrt", add(variance, constant(eps))))

@@ -126,6 +126,8 @@ def _runs(cell: Cell) -> dict[str, str]:
         }
     if not cell.u_gates:
         return RUNS | WITHOUT_PRODUCT
+    if len(cell.u_gates) > 16 or max(len(cell.states), len(cell.inputs)) > 8:
+        return RUNS | {"cuda": "no: its kernels take up to 16 gates of the state, 8 states and 8 inputs of a step"}
     return RUNS
 
 

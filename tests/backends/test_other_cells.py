@@ -224,7 +224,7 @@ def test_a_stack_is_as_wide_as_its_cells_units(name: str) -> None:
     weights = [[layer.w_ih[0], layer.w_hh[0], *layer.parameters]]
     stack = Stack(key(name), layer.x, tuple(layer.states0), weights)
     assert stack.hidden_size == stack.layer(0, layer.x).hidden_size == 6
-    assert preference_cuda.order(layer, "forward") == ("cuda", "triton")
+    assert preference_cuda.order(layer, "forward") == ("triton",)
     gates = [len(gates) for gates in (ZOO[name].x_gates, ZOO[name].u_gates)]
     counts = dict(zip(cost.TERMS, cost.terms(cost.Sizes(key(name), 5, 3, 4, 16, 16, threads=1)), strict=True))
     assert counts["multiplication of the input, alone"] == 5 * 3 * 4 * 16 * gates[0]

@@ -175,12 +175,13 @@ SEVERAL = "one for all or one for each of 2 values, got 1"
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("layer_norm(x.i, eps=0) + u.i", "eps must be a number above 0, got 0"),
-        ("rms_norm(x.i, eps=True) + u.i", "eps must be a number above 0, got True"),
-        ("layer_norm(x.i, eps='a') + u.i", "eps must be a number above 0, got 'a'"),
+        ("layer_norm(x.i, eps=0) + u.i", "eps must be a finite number of at least 1.175e-38, got 0"),
+        ("rms_norm(x.i, eps=True) + u.i", "eps must be a finite number of at least 1.175e-38, got True"),
+        ("layer_norm(x.i, eps='a') + u.i", "eps must be a finite number of at least 1.175e-38, got 'a'"),
         ("layer_norm((x.i, u.i), (h,))[0]", f"gain must be {SEVERAL}"),
         ("layer_norm((x.i, u.i), 1, (h,))[0]", f"bias must be {SEVERAL}"),
         ("rms_norm((x.i, u.i), [h])[0]", f"gain must be {SEVERAL}"),
+        ("layer_norm(x.i, eps=1e-60) + u.i", "eps must be a finite number of at least 1.175e-38, got 1e-60"),
         ("layer_norm(())", "layer_norm() of no value at all"),
         ("layer_norm((x.i, 2))[0]", "layer_norm() of a number, which is the same for all units"),
         ("rms_norm([])", "rms_norm() of no value at all"),

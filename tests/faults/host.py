@@ -259,9 +259,9 @@ FAULTS = (
     ),
     Fault(
         "renamed-kernel",
-        "fastrnn/backends/numba/kernel_files.py",
-        '{_fingerprint()}/{path.name}/"',
-        '{_fingerprint()}/"',
+        "fastrnn/cache.py",
+        '{origin}/{path.name}/"',
+        '{origin}/"',
         "a kernel's file under another kernel's name is run",
     ),
 )

@@ -121,17 +121,26 @@ def test_products_have_biases_where_they_are_asked_for() -> None:
 @pytest.mark.parametrize("variant", ["joint", "per_gate", "normalised_memory"])
 def test_all_that_recurrent_can_do(variant: str) -> None:
     """It is that, with its cell; and copies and pickles are what it is."""
-    options = {"num_layers": 2, "bidirectional": True, "batch_first": True, "num_heads": 2, **OPTIONS}
+    options = {
+        "num_layers": 2,
+        "bidirectional": True,
+        "batch_first": True,
+        "num_heads": 2,
+        "recurrent_dropout": 0.5,
+        **OPTIONS,
+    }
     module = fastrnn.LayerNormLSTM(INPUT, HIDDEN, variant=variant, **options)
     plain = fastrnn.Recurrent(module.cell, INPUT, HIDDEN, bias=False, **options)
     plain.load_state_dict(module.state_dict())
     x, resets = random(BATCH, TIME, INPUT), torch.rand(BATCH, TIME) < 0.3
 
     def called(module: Any) -> list[Tensor]:
+        torch.manual_seed(0)
         return tensors(module(x, lengths=[TIME, 0, 3], resets=resets, return_states=True))
 
     for one in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert type(one) is fastrnn.LayerNormLSTM
+        assert one.variant == variant
         assert_close(called(one), called(plain))
 
 

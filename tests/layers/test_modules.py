@@ -66,7 +66,7 @@ def public_attributes(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if not name.startswith("_")}
 
 
-OWN = {"num_heads": 1, "backend": None, "recompute": False}
+OWN = {"num_heads": 1, "recurrent_dropout": 0.0, "backend": None, "recompute": False}
 """What layers have beside torch's attributes."""
 
 

@@ -10,9 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize
 
 import fastrnn
+import fastrnn.keras
+from fastrnn.cells.library import mgu
 from tests.layers.plain_loops import recurrent, single
 from tests.torch_parity import BATCH, HIDDEN, INPUT, TIME, assert_close, classes, gradients, random, tensors
 
@@ -154,7 +157,7 @@ def test_copies_and_assignments() -> None:
     other = copy.deepcopy(module)
     assert_close(called(other, x), called(module, x), tolerance=0)
     with torch.no_grad():
-        other.weight_hh_l0 = torch.ones(4 * HIDDEN, HIDDEN, dtype=torch.float64)
+        other.parametrizations.weight_hh_l0.original.fill_(1)
     assert other.state_dict()["weight_hh_l0"].eq(1).all()
     assert not module.state_dict()["weight_hh_l0"].eq(1).any()
     module.parametrizations.weight_hh_l0[0].p = 1.0
@@ -162,6 +165,36 @@ def test_copies_and_assignments() -> None:
     assert "WeightDrop(p=1.0)" in repr(module)
     with pytest.raises(RuntimeError, match="only supported through state_dict"):
         pickle.dumps(module)
+
+
+def test_a_draw_is_never_written_to() -> None:
+    """By its plain name nothing is assigned: functional_call would put back a draw in place of the weights."""
+    module, _, x = dropping("LSTM")
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    for write in (
+        lambda: functional_call(module, before, (x,)),
+        lambda: setattr(module, "weight_hh_l0", torch.ones_like(before["weight_hh_l0"])),
+    ):
+        with pytest.raises(RuntimeError, match="right_inverse"):
+            write()
+    functional_call(module, dict(module.named_parameters()), (x,))
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_first_values_and_gates_are_the_weights() -> None:
+    layer = fastrnn.weight_drop(fastrnn.Recurrent(mgu, INPUT, HIDDEN, init={"weight_hh": 3.0}), 1.0)
+    with torch.no_grad():
+        layer.parametrizations.weight_hh_l0.original.zero_()
+        layer.reset_parameters()
+        assert layer.state_dict()["weight_hh_l0"].eq(3).all()
+        layer.gate("weight_hh_l0", "f").fill_(7)
+    assert layer.state_dict()["weight_hh_l0"][:HIDDEN].eq(7).all()
+
+
+def test_keras_gets_the_weights() -> None:
+    lstm = fastrnn.weight_drop(fastrnn.LSTM(INPUT, HIDDEN), 1.0)
+    [arrays] = fastrnn.keras.get_weights(lstm)
+    assert arrays[1].all()
 
 
 def test_names_and_other_parametrizations() -> None:

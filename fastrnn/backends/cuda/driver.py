@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import byref, c_char, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 from functools import cache
+from threading import Lock
 
 LIBRARY = "libcuda.so.1"
 MAX_DYNAMIC_SHARED_SIZE_BYTES, NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 8, 14
@@ -95,7 +96,7 @@ class Kernel:
     def __init__(self, cubin: bytes, symbol: str, index: int, title: str) -> None:
         self._index, self._title = index, title
         self._function, module = c_void_p(), c_void_p()
-        self._shared_bytes, self._is_large = 0, False
+        self._shared_bytes, self._is_large, self._lock = 0, False, Lock()
         with _current(index):
             _call("cuModuleLoadData", byref(module), c_char_p(cubin), what=title)
             _call("cuModuleGetFunction", byref(self._function), module, symbol.encode(), what=title)
@@ -140,13 +141,14 @@ class Kernel:
             _call("cuLaunchKernelEx", byref(configuration), self._function, addresses, None, what=what)
 
     def _allow(self, shared_bytes: int, cluster: int | None) -> None:
-        """Threads may do so side by side: what is allowed only grows."""
-        if shared_bytes > self._shared_bytes:
-            self._set(MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
-            self._shared_bytes = shared_bytes
-        if cluster is not None and cluster > PORTABLE_CLUSTER and not self._is_large:
-            self._set(NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
-            self._is_large = True
+        """What is allowed only grows, also where threads launch side by side."""
+        with self._lock:
+            if shared_bytes > self._shared_bytes:
+                self._set(MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes)
+                self._shared_bytes = shared_bytes
+            if cluster is not None and cluster > PORTABLE_CLUSTER and not self._is_large:
+                self._set(NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
+                self._is_large = True
 
     def _set(self, attribute: int, value: int) -> None:
         _call("cuFuncSetAttribute", self._function, c_int(attribute), c_int(value), what=self._title)
