@@ -82,7 +82,7 @@ def test_as_many_as_the_reference_multiplies(cell: str, shape: Shape, gates: boo
     layer = random_layer(cell, shape)
     operators = [getattr(torch.ops.fastrnn, f"{cell}_{direction}") for direction in ("forward", "backward")]
     fields = (layer.x, layer.w_ih, layer.w_hh, layer.biases, layer.extras, layer.states0)
-    arguments = (*fields, layer.lengths, layer.resets, layer.reverse)
+    arguments = (*fields, layer.lengths, layer.resets, layer.reverse, layer.recurrent_mask)
     result = reference.forward(layer, history=True, gates=gates)
     kept, needs = (result.states, result.saved), (True, True)
     arriving: Any = ([torch.ones_like(result.states[0])], [None] * len(result.finals))
