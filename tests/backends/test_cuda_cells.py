@@ -44,7 +44,7 @@ def build(cell: Cell, folder: Path, narrow: bool = False) -> ModuleType:
     setup: Any = cuda_host.setup_module()
     setup.CELLS_FILE = sources / "cells.h"
     setup.compile_and_link_for_host(setup.find_sources(sources), setup.find_cxx(), folder / "objects", folder / "_C.so")
-    return cuda_host.imported("fastrnn_cells._C", folder / "_C.so")
+    return cuda_host.imported(f"{cell.key}._C", folder / "_C.so")  # pybind11 keeps modules by their names
 
 
 @pytest.fixture(scope="module")
