@@ -31,10 +31,10 @@ from benchmarks.triton_compile import (
 from fastrnn.backends.triton.configurations import ROWS, SMALLEST_TILE, Row, row_of
 from fastrnn.cells import CELLS
 from fastrnn.cells.known import of_text
-from tests.cells.zoo import normalised_lstm, seven
+from tests.cells.zoo import seven
 from tests.selection import parameters_of_run
 
-PROGRAMS = programs() | {cell.name: cell.program.text for cell in (seven, normalised_lstm)}
+PROGRAMS = programs() | {seven.name: seven.program.text}
 """Of the cells that are compiled: each row is the row of one of them."""
 MAIN = 90
 """The capability whose counts are held to the table."""
@@ -54,7 +54,7 @@ SPILLS = {
 }
 """Tolerated moves of registers to and from memory in a step, backward, of the largest variant: without resets there are
 none of the LSTM's, and the per-step kernels, which would serve it otherwise, launch two kernels a step."""
-FORWARD_SPILLS = {("zoneout_lstm", "16 bit", 128): 4, ("normalised_lstm", "tf32x3", 64): 2}
+FORWARD_SPILLS = {("zoneout_lstm", "16 bit", 128): 4, ("layer_norm_lstm", "tf32x3", 64): 2}
 """As SPILLS."""
 STACK = 64
 """Bytes, tolerated: what is put aside before the time loop and fetched again after it."""
