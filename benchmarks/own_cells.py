@@ -53,7 +53,7 @@ from tests.tolerances import FACTOR, FLOOR, relative_error
 
 CELLS: dict[str, Cell] = {
     cell.name: cell
-    for cell in (library.peephole_lstm, library.mgu, layer_norm_lstm.layer_norm_lstm, library.indrnn, library.mingru)
+    for cell in (library.peephole_lstm, library.mgu, library.layer_norm_lstm, library.indrnn, library.mingru)
 }
 INITS = {"layer_norm_lstm": layer_norm_lstm.INIT}
 SCRIPTS = {"layer_norm_lstm": layer_norm_lstm.script}

@@ -35,12 +35,12 @@ def mgu(x: Shares, u: Shares, h: Any) -> Any:
 def layer_norm_lstm(x: Shares, u: Shares, h: Any, c: Any, **own: Any) -> Any:
     xs, us = _normalised([x[gate] for gate in "ifgo"]), _normalised([u[gate] for gate in "ifgo"])
     i, f, g, o = (
-        a * own[f"gx_{gate}"] + own[f"b_{gate}"] + b * own[f"gu_{gate}"]
+        a * own[f"gain_x{gate}"] + own[f"bias_{gate}"] + b * own[f"gain_u{gate}"]
         for gate, a, b in zip("ifgo", xs, us, strict=True)
     )
     c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
     (normal,) = _normalised([c])
-    return sigmoid(o) * jnp.tanh(normal * own["gc"] + own["bc"]), c
+    return sigmoid(o) * jnp.tanh(normal * own["gain_c"] + own["bias_c"]), c
 
 
 def _normalised(parts: list[Any]) -> list[Any]:

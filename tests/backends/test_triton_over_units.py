@@ -17,9 +17,9 @@ from fastrnn.backends.triton.configurations import Tile
 from fastrnn.cells import layer_norm, mean, mix, rms_norm, sigmoid, tanh
 from fastrnn.cells.emit.backends import EMITTERS
 from fastrnn.cells.known import known
+from fastrnn.cells.library import layer_norm_lstm
 from tests.backends import test_triton_ways
 from tests.backends.test_triton_other_cells import EVERYTHING, assert_exact
-from tests.cells.zoo import normalised_lstm
 from tests.random_layers import Shape, any_layer
 from tests.selection import exhaustive
 
@@ -59,11 +59,11 @@ def centred(x: Any, h: Any, *, gain: Any) -> Any:
     return layer_norm(h + x.a, gain)
 
 
-CELLS = {cell.name: known(cell) for cell in (normalised_lstm, own_norms, normed_state, shared, centred)}
+CELLS = {cell.name: known(cell) for cell in (layer_norm_lstm, own_norms, normed_state, shared, centred)}
 WIDE = Shape(steps=3, batch=18, hidden=19, directions=2, lengths=True)
 SHAPES = (EVERYTHING, Shape(steps=3, batch=1, bias=False, reverse=True), WIDE, Shape(steps=2, hidden=150))
 SHORT = (
-    ("normalised_lstm", EVERYTHING, True, False),
+    ("layer_norm_lstm", EVERYTHING, True, False),
     ("shared", EVERYTHING, False, False),
     ("normed_state", EVERYTHING, False, True),
     ("centred", EVERYTHING, False, True),
@@ -134,7 +134,7 @@ def test_means(count: int, units_first: bool, together: bool, backend: str, monk
     torch.testing.assert_close(out, x[..., :11].mean(-1))
 
 
-@pytest.mark.parametrize(("name", "forward", "backward"), [("normalised_lstm", 4, 4), ("own_norms", 2, 3)])
+@pytest.mark.parametrize(("name", "forward", "backward"), [("layer_norm_lstm", 4, 4), ("own_norms", 2, 3)])
 def test_means_that_wait_for_none_of_each_other_are_taken_together(name: str, forward: int, backward: int) -> None:
     """Those of a phase are: forward the shares' means, their variances, then the memory's mean and variance."""
     program = CELLS[name].program
@@ -172,7 +172,7 @@ def test_a_program_holds_a_row() -> None:
 
 def kernels_of_steps() -> list[Any]:
     """Those of several warps: of a small cell of most units, and of a large cell."""
-    cells = ((shared, 2048), (normalised_lstm, 512))
+    cells = ((shared, 2048), (layer_norm_lstm, 512))
     return [
         pytest.param(
             Kernel(direction, cell.name, "16 bit", "bfloat16", units, None, variant, 90, program=cell.program.text),
