@@ -110,7 +110,8 @@ template <class Cell>
 struct Served {
   static_assert(Cell::U_GATES >= 1, "it has no gates of the state");
   static_assert(Cell::U_GATES <= 16, "it has more than 16 gates of the state");
-  static_assert(Cell::STATES <= MOST_STATES && Cell::INPUTS <= MOST_INPUTS, "it has more than 8 states or inputs of a step");
+  static_assert(Cell::STATES <= MOST_STATES && Cell::INPUTS <= MOST_INPUTS,
+                "it has more than 8 states or inputs of a step");
   static constexpr bool value = true;
 };
 
