@@ -18,7 +18,7 @@ from numba import njit  # noqa: E402
 from fastrnn.backends.numba.kernels import simd, tile  # noqa: E402
 
 DTYPES = [(numba.float32, torch.float32), (numba.float64, torch.float64)]
-WIDTHS = [3, 4]
+WIDTHS = [3, 4, 12]
 SPILLED_VECTOR = r"\bv?mov\w*\s+%[xyz]mm\d+, -?\d*\((?:{})\)"
 """With the registers that point to the stack."""
 FRAME_POINTER = re.compile(r"\bmovq\s+%rsp, %rbp\b")
@@ -70,7 +70,7 @@ def test_rows_may_run_backwards() -> None:
 @pytest.mark.parametrize(("dtype", "number"), DTYPES)
 def test_accumulators_stay_in_registers(dtype: Any, number: torch.dtype, vecs: int) -> None:
     run = compiled(dtype, vecs)
-    zeros = np.zeros(4 * simd.Vector(dtype).lanes)
+    zeros = np.zeros(vecs * simd.Vector(dtype).lanes)
     run(1, *[zeros.ctypes.data] * 2, 0, zeros.ctypes.data, 0, zeros.ctypes.data, 0)
     assembly = "\n".join(run.inspect_asm().values())
     (body,) = re.findall(r"^fastrnn_tile\w+:\n(.*?)^\.Lfunc_end", assembly, re.MULTILINE | re.DOTALL)
@@ -79,7 +79,10 @@ def test_accumulators_stay_in_registers(dtype: Any, number: torch.dtype, vecs: i
     if spilled and get_host_cpu_name().startswith("znver") and (dtype, vecs) == (numba.float64, 3):
         pytest.xfail("LLVM unrolls this tile's loop for Zen, and loads more factors ahead than there are registers for")
     assert not spilled
-    assert tile.tile_rows(vecs) * vecs + vecs + 1 <= simd.register_count()
+    for rows in range(1, tile.tile_rows(vecs) + 1):
+        parts = tile.parts(vecs, rows)
+        assert [v for part in parts for v in part] == list(range(vecs))
+        assert max((rows + 1) * len(part) + 1 for part in parts) <= simd.register_count()
 
 
 def test_even_shares() -> None:

@@ -12,19 +12,8 @@ from typing import Any
 
 from numba import njit
 
-from fastrnn.backends.numba.kernels.simd import (
-    ROUNDER,
-    at_least,
-    at_most,
-    constant,
-    fma,
-    magnitude,
-    polynomial,
-    power_of_two,
-    reciprocal,
-    where_le,
-    with_sign_of,
-)
+from fastrnn.backends.numba.kernels.series import ROUNDER, constant, polynomial, power_of_two
+from fastrnn.backends.numba.kernels.simd import at_least, at_most, fma, magnitude, reciprocal, where_le, with_sign_of
 
 forced = njit(forceinline=True, error_model="numpy")
 

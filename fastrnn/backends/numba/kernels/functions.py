@@ -9,18 +9,8 @@ from math import inf, nan
 from typing import Any
 
 from fastrnn.backends.numba.kernels.activations import exp_parts, forced, rounder
-from fastrnn.backends.numba.kernels.simd import (
-    at_least,
-    at_most,
-    by_exponent,
-    constant,
-    fma,
-    magnitude,
-    polynomial,
-    power_of_two,
-    where_le,
-    where_lt,
-)
+from fastrnn.backends.numba.kernels.series import by_exponent, constant, polynomial, power_of_two
+from fastrnn.backends.numba.kernels.simd import at_least, at_most, fma, magnitude, where_le, where_lt
 
 _EXP_LARGEST = constant({32: 89.0, 64: 710.0})
 _EXP_SMALLEST = constant({32: -104.0, 64: -746.0})

@@ -10,6 +10,7 @@ results are bitwise the same however rows are split among tiles and threads.
 
 from __future__ import annotations
 
+from itertools import accumulate, pairwise
 from typing import Any
 
 from llvmlite import ir
@@ -17,6 +18,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastrnn.backends.numba.geometry import divide_up
 from fastrnn.backends.numba.kernels.simd import (
     INDEX,
     SECOND_LEVEL,
@@ -42,13 +44,34 @@ ROWS_WIDE = 8
 
 
 def tile_rows(vecs: int) -> int:
-    """How many rows of a tile keep its accumulators, one row of weights and one broadcast number in registers.
+    """How many rows a tile has at most.
 
-    Where multiplication and addition are two instructions, the product between them takes a register more. A panel that
-    is too wide for that, of a cell with many gates, goes row by row; a product that is never computed has none.
+    A panel of many vectors is done by parts: its rows keep accumulators for a part only, so that four rows or more
+    share the weights that are loaded. In 16 registers 6 rows of 2 vectors make 12 sums with 8 loads; 2 rows of 4 make 8
+    with 6, too few to be under way while one takes its four cycles: 1.4 to 1.7 times as long (AVX2, 256 to 1024 units).
+    A product that is never computed has no vectors.
     """
-    others = vecs + 1 if fuses_multiply_add() else vecs + 2
-    return max(1, min(ROWS_WIDE, (register_count() - others) // max(1, vecs)))
+    room = register_count() - _beside()
+    widest = len(_divided(vecs, max(1, room // 5))[0])
+    return min(ROWS_WIDE, room // widest - 1)
+
+
+def parts(vecs: int, rows: int) -> list[range]:
+    """The vectors of a panel, as a tile of so many rows does them at a time: sums and weights stay in registers."""
+    return _divided(vecs, (register_count() - _beside()) // (rows + 1))
+
+
+def _beside() -> int:
+    """The registers besides sums and weights: of a broadcast number and, where the processor does not add what it
+    multiplies at once, of a product."""
+    return 1 if fuses_multiply_add() else 2
+
+
+def _divided(vecs: int, most: int) -> list[range]:
+    """A panel's vectors in as few parts of at most so many as there can be; one vector if it has none."""
+    count = divide_up(max(1, vecs), most)
+    ends = accumulate(share.py_func(max(1, vecs), count, part)[1] for part in range(count))
+    return [range(first, end) for first, end in pairwise([0, *ends])]
 
 
 def _add_products(builder: Any, vector: Vector, number: Any, weights: list[Any], sums: list[Any]) -> None:
@@ -61,42 +84,44 @@ def _add_products(builder: Any, vector: Vector, number: Any, weights: list[Any],
 def _emit_rows(builder: Any, vector: Vector, rows: int, vecs: int, arguments: Any) -> None:
     bias, a, a_row, w, k, out, out_row, soon, soon_step = arguments
     width = vector.lanes
-    first = [load_vector(builder, vector, bias, INDEX(v * width)) for v in range(vecs)]
-    sums = [[cgutils.alloca_once_value(builder, value) for value in first] for _ in range(rows)]
     numbers = [pointer(builder, vector, a, builder.mul(a_row, INDEX(row))) for row in range(rows)]
-    with cgutils.for_range(builder, k, intp=INDEX) as loop:
-        at = builder.mul(loop.index, INDEX(vecs * width))
-        weights = [load_vector(builder, vector, w, builder.add(at, INDEX(v * width))) for v in range(vecs)]
-        ahead = builder.add(at, INDEX(AHEAD * vecs * width))
-        for v in range(vecs):
-            prefetch(builder, pointer(builder, vector, w, builder.add(ahead, INDEX(v * width))))
-        line = builder.add(soon, builder.mul(loop.index, soon_step))
-        prefetch(builder, builder.inttoptr(line, ir.PointerType()), SECOND_LEVEL)
+    for number, part in enumerate(parts(vecs, rows)):
+        first = [load_vector(builder, vector, bias, INDEX(v * width)) for v in part]
+        sums = [[cgutils.alloca_once_value(builder, value) for value in first] for _ in range(rows)]
+        with cgutils.for_range(builder, k, intp=INDEX) as loop:
+            at = builder.mul(loop.index, INDEX(vecs * width))
+            weights = [load_vector(builder, vector, w, builder.add(at, INDEX(v * width))) for v in part]
+            ahead = builder.add(at, INDEX(AHEAD * vecs * width))
+            for v in part[:: divide_up(LINE * 8, width * vector.bits)]:  # one of those in a line
+                prefetch(builder, pointer(builder, vector, w, builder.add(ahead, INDEX(v * width))))
+            line = builder.add(builder.add(soon, INDEX(number * LINE)), builder.mul(loop.index, soon_step))
+            prefetch(builder, builder.inttoptr(line, ir.PointerType()), SECOND_LEVEL)
+            for row in range(rows):
+                _add_products(builder, vector, builder.gep(numbers[row], [loop.index]), weights, sums[row])
         for row in range(rows):
-            _add_products(builder, vector, builder.gep(numbers[row], [loop.index]), weights, sums[row])
-    for row in range(rows):
-        start = builder.mul(out_row, INDEX(row))
-        for v in range(vecs):
-            store_vector(builder, vector, out, builder.add(start, INDEX(v * width)), builder.load(sums[row][v]))
+            start = builder.mul(out_row, INDEX(row))
+            for v, total in zip(part, sums[row], strict=True):
+                store_vector(builder, vector, out, builder.add(start, INDEX(v * width)), builder.load(total))
 
 
 def _emit_outer_rows(builder: Any, vector: Vector, rows: int, vecs: int, arguments: Any) -> None:
     a, a_row, w, k, out, out_row = arguments
     width = vector.lanes
     zero = ir.Constant(vector.ir, [0.0] * width)
-    sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(vecs)] for _ in range(rows)]
-    with cgutils.for_range(builder, k, intp=INDEX) as loop:
-        at = builder.mul(loop.index, INDEX(vecs * width))
-        weights = [load_vector(builder, vector, w, builder.add(at, INDEX(v * width))) for v in range(vecs)]
-        numbers = pointer(builder, vector, a, builder.mul(loop.index, a_row))
+    for part in parts(vecs, rows):
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in part] for _ in range(rows)]
+        with cgutils.for_range(builder, k, intp=INDEX) as loop:
+            at = builder.mul(loop.index, INDEX(vecs * width))
+            weights = [load_vector(builder, vector, w, builder.add(at, INDEX(v * width))) for v in part]
+            numbers = pointer(builder, vector, a, builder.mul(loop.index, a_row))
+            for row in range(rows):
+                _add_products(builder, vector, builder.gep(numbers, [INDEX(row)]), weights, sums[row])
         for row in range(rows):
-            _add_products(builder, vector, builder.gep(numbers, [INDEX(row)]), weights, sums[row])
-    for row in range(rows):
-        start = builder.mul(out_row, INDEX(row))
-        for v in range(vecs):
-            place = builder.add(start, INDEX(v * width))
-            before = load_vector(builder, vector, out, place)
-            store_vector(builder, vector, out, place, builder.fadd(before, builder.load(sums[row][v])))
+            start = builder.mul(out_row, INDEX(row))
+            for v, total in zip(part, sums[row], strict=True):
+                place = builder.add(start, INDEX(v * width))
+                before = load_vector(builder, vector, out, place)
+                store_vector(builder, vector, out, place, builder.fadd(before, builder.load(total)))
 
 
 def _tile_function(module: Any, vector: Vector, vecs: int, kind: str, emit_rows: Any, arguments: int) -> Any:
