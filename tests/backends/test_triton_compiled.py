@@ -59,8 +59,8 @@ none of the LSTM's, and the per-step kernels, which would serve it otherwise, la
 FORWARD_SPILLS = {("zoneout_lstm", "16 bit", 128): 4, ("layer_norm_lstm", "tf32x3", 64): 2}
 """As SPILLS."""
 DROPPED_SPILLS = {("lstm", "16 bit", 128): 12, ("lstm", "tf32", 64): 13}
-"""As SPILLS, with recurrent dropout, of the built-in cells: beside the product's sums backward holds the mask and what does
-not come through the product. Without lengths and resets there are none."""
+"""As SPILLS, of the built-in cells with recurrent dropout: beside the sums of the product backward holds the mask and
+what does not come through the product. Without lengths and resets there are none."""
 STACK = 64
 """Bytes, tolerated: what is put aside before the time loop and fetched again after it."""
 MARGIN = 1.03
