@@ -202,7 +202,9 @@ def with_dropout() -> Iterator[Kernel]:
 def in_short_run(kernel: Kernel) -> bool:
     """Whether the short run compiles a kernel."""
     if kernel.variant.dropped:
-        return (kernel.cell, kernel.dtype) == ("lstm", "bfloat16") and kernel.variant != ALONE
+        return (
+            (kernel.cell, kernel.dtype) == ("lstm", "bfloat16") and kernel.tile is not None and kernel.variant != ALONE
+        )
     if kernel.tile is None:
         return kernel.cell == "lstm" and kernel.dtype != "float64"
     if kernel.program:
