@@ -49,6 +49,8 @@ class Variant(NamedTuple):
     """lengths and resets"""
     gradients: bool = False
     """backward: besides dys there are dcs and the gradients of all finals"""
+    dropped: bool = False
+    """recurrent dropout's mask"""
 
 
 INFERENCE = Variant(history=False, gates=False)
@@ -56,6 +58,8 @@ LEAN = Variant(gates=False)
 TRAINING = Variant()
 MASKED = Variant(masks=True, gradients=True)
 MASKED_LEAN = Variant(gates=False, masks=True, gradients=True)
+DROPPED = MASKED._replace(dropped=True)
+DROPPED_LEAN = MASKED_LEAN._replace(dropped=True)
 
 
 class Kernel(NamedTuple):
@@ -298,6 +302,7 @@ def make_layer(kernel: Kernel, steps: int = STEPS, batch: int | None = None, dev
         torch.full((B,), steps, device=device) if kernel.variant.masks else None,
         torch.zeros((steps, B), dtype=torch.bool, device=device) if kernel.variant.masks else None,
         reverse=False,
+        recurrent_mask=random(1, B, units) if kernel.variant.dropped else None,
         parameters=[random(units) for _ in cell.parameters],
         inputs=[random(1, steps, B, units) for _ in cell.inputs],
     )

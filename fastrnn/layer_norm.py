@@ -105,7 +105,7 @@ class LayerNormLSTM(_LayerNorm):
             normalised by itself; "normalised_memory", joint, and c is carried as it was normalised: the example
             benchmarks/fastrnns of torch's repository.
         num_heads, recurrent_dropout, backend, recompute: see `fastrnn.LSTM`. On a GPU the kernels take one head, of up
-            to 2048 units, and no recurrent dropout; else it is a loop.
+            to 2048 units; else it is a loop.
 
     Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)` it returns `output, (hn, cn)`, all
     as `fastrnn.LSTM`: input (T, B, I), hx two of (layers·directions, B, H), output (T, B, directions·H).

@@ -66,9 +66,9 @@ AWKWARD = (
 
 DROPPED = (
     Shape(steps=3, batch=5, hidden=17, dropped=True),
-    Shape(steps=11, batch=9, hidden=20, heads=4, lengths=True, resets=True, directions=2, dropped=True),
+    Shape(steps=5, batch=9, hidden=20, heads=2, lengths=True, resets=True, directions=2, dropped=True),
 )
-"""Few steps and many: they are computed by kernels of their own where there is no mask."""
+"""Where there is no mask the first is computed by a kernel of few steps, which has none."""
 
 PROJECTED = tuple(replace(shape, projection=min(3, shape.hidden - 1)) for shape in AWKWARD if shape.hidden > 1)
 

@@ -15,7 +15,7 @@ from benchmarks.checkout import ROOT
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "gpu": ("test_gpu",),
     "cuda kernels": ("test_cuda_host", "test_cuda_grid", "test_cuda_modules"),
-    "triton kernels": ("test_triton_ways", "test_backends", "test_triton_activations"),
+    "triton kernels": ("test_triton_ways", "test_triton_recurrent_dropout", "test_backends", "test_triton_activations"),
     "modules": (
         "test_module_values",
         "test_module_autograd",

@@ -230,6 +230,7 @@ REFUSED = {
         "it computes in bfloat16, float16 and float32 only, got torch.float64",
     ),
     "projection": ("LSTM", {"proj_size": 2, "dtype": torch.float16}, r"it has no projections \(proj_size\) yet"),
+    "dropped": ("GRU", {"recurrent_dropout": 0.5, "dtype": torch.float16}, "it has no recurrent dropout yet"),
     "too wide": ("RNN", {"hidden_size": 5000, "dtype": torch.bfloat16}, "it takes heads of up to .*, got 5000"),
 }
 

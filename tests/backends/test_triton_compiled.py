@@ -18,6 +18,8 @@ import pytest
 from benchmarks import sass, triton_compile
 from benchmarks.triton_compile import (
     CAPABILITIES,
+    DROPPED,
+    DROPPED_LEAN,
     INFERENCE,
     MASKED,
     MASKED_LEAN,
@@ -56,10 +58,17 @@ SPILLS = {
 none of the LSTM's, and the per-step kernels, which would serve it otherwise, launch two kernels a step."""
 FORWARD_SPILLS = {("zoneout_lstm", "16 bit", 128): 4, ("layer_norm_lstm", "tf32x3", 64): 2}
 """As SPILLS."""
+DROPPED_SPILLS = {("lstm", "16 bit", 128): 12, ("lstm", "tf32", 64): 13}
+"""As SPILLS, of the built-in cells with recurrent dropout: beside the sums of the product backward holds the mask and
+what does not come through the product. Without lengths and resets there are none."""
 STACK = 64
 """Bytes, tolerated: what is put aside before the time loop and fetched again after it."""
 MARGIN = 1.03
 """Of instructions, above what the table says: what a patch release of ptxas may add."""
+
+
+ALONE = Variant(dropped=True)
+"""Recurrent dropout, and no other masks."""
 
 
 class Step(NamedTuple):
@@ -175,8 +184,27 @@ def of_steps() -> Iterator[Kernel]:
                 yield Kernel(direction, cell, precision, dtype, SMALLEST_TILE, None, variant, MAIN)
 
 
+def with_dropout() -> Iterator[Kernel]:
+    """Those of the widest rows of the built-in cells, in the variant that takes most, and those of the LSTM without
+    other masks; and the per-step kernels."""
+    for row in ROWS:
+        for cell, precision in served_by(row):
+            if cell not in CELLS or cell == "rnn_relu" or row.units != widest(cell, precision):
+                continue
+            for direction, tile in (("forward", row.forward), ("backward", row.backward)):
+                largest = DROPPED_LEAN if direction == "backward" and CELLS[cell].saved else DROPPED
+                for variant in (largest, ALONE) if cell == "lstm" else (largest,):
+                    yield Kernel(direction, cell, precision, STORAGE[precision], row.units, tile, variant, MAIN)
+    for kernel in of_steps():
+        yield kernel._replace(variant=kernel.variant._replace(dropped=True))
+
+
 def in_short_run(kernel: Kernel) -> bool:
     """Whether the short run compiles a kernel."""
+    if kernel.variant.dropped:
+        return (
+            (kernel.cell, kernel.dtype) == ("lstm", "bfloat16") and kernel.tile is not None and kernel.variant != ALONE
+        )
     if kernel.tile is None:
         return kernel.cell == "lstm" and kernel.dtype != "float64"
     if kernel.program:
@@ -274,6 +302,22 @@ def test_a_per_step_kernel(kernel: Kernel, compiled: dict[Kernel, Compiled | str
     assert found.assembly.spills == 0
     assert found.stack == 0
     assert found.assembly.barriers == 0, "threads share nothing"
+
+
+@pytest.mark.parametrize("kernel", [parameter(kernel) for kernel in with_dropout()])
+def test_a_kernel_with_recurrent_dropout(kernel: Kernel, compiled: dict[Kernel, Compiled | str]) -> None:
+    """The backend looks at the stack when it compiles one: persistent kernels stay within what is tolerated there."""
+    found = result(compiled, kernel)
+    if kernel.tile is None:
+        assert (found.assembly.spills, found.stack, found.assembly.barriers) == (0, 0, 0)
+        return
+    is_alone = kernel.direction == "forward" or not kernel.variant.masks
+    spills = 0 if is_alone else DROPPED_SPILLS.get((kernel.cell, kernel.precision, kernel.units), 0)
+    assert found.assembly.is_loop
+    assert found.assembly.spills <= spills
+    assert found.stack <= STACK
+    assert found.w_loads == 0
+    assert found.shared_memory <= kernel.tile[2], "what the row says"
 
 
 def table_rows() -> Iterator[tuple[Kernel, Step]]:

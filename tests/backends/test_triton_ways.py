@@ -170,7 +170,7 @@ def test_unaligned_arguments(cell: str, backend: str) -> None:
         moved = torch.empty(tensor.numel() + 1, dtype=tensor.dtype)[1:].view(tensor.shape)
         return moved.copy_(tensor)
 
-    layer = random_layer(cell, Shape(steps=3, resets=True))
+    layer = random_layer(cell, Shape(steps=3, resets=True, dropped=True))
     moved = layer.with_tensors(shifted)
     grads = cotangents(layer)
     expected = compute(layer, torch.float32, "triton", grads)

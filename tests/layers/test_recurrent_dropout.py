@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 import fastrnn
 from fastrnn.backends import CannotServe
 from fastrnn.cells.library import indrnn
+from tests.devices import why_not
 from tests.layers.plain_loops import by_loops, recurrent, states_of
 from tests.torch_parity import BATCH, HIDDEN, INPUT, TIME, assert_close, gradients, lstm_first, random, tensors
 
@@ -109,6 +110,17 @@ def loop(
 def test_values_and_gradients_are_those_of_a_loop(
     name: str, options: dict[str, Any], backend: str, masked: bool
 ) -> None:
+    assert_as_loop(name, options, backend, masked)
+
+
+@pytest.mark.skipif(bool(why_not("triton")), reason="no Triton")
+@pytest.mark.parametrize("backend", ["triton"])  # names the backend, and with it the device
+@pytest.mark.parametrize(("name", "options"), [("LSTM", {}), ("GRU", {"recompute": True})], ids=["LSTM", "GRU"])
+def test_by_tritons_kernels(name: str, options: dict[str, Any], backend: str) -> None:
+    assert_as_loop(name, options, backend, masked=True)
+
+
+def assert_as_loop(name: str, options: dict[str, Any], backend: str, masked: bool) -> None:
     module = make(name, backend=backend, **options)
     x, before = random(TIME, BATCH, INPUT, grad=True), states(module)
     lengths = LENGTHS if masked else torch.full((BATCH,), TIME)

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from fastrnn.backends import gate_gradients, outside, products
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
-from fastrnn.backends.recurrence.buffers import BackwardBuffers, Masks, dense, empty_dgates, on, parameters_of
+from fastrnn.backends.recurrence.buffers import (
+    BackwardBuffers,
+    Masks,
+    dense,
+    dense_or_none,
+    empty_dgates,
+    on,
+    parameters_of,
+)
 
 Recurrence = Callable[[Layer, BackwardBuffers], None]
 """Fills dgates and d_states0; T and B are at least 1."""
@@ -75,6 +83,7 @@ def _buffers(
         parameters=parameters_of(layer),
         inputs=[dense(value) for value in layer.inputs],
         masks=Masks.of(layer),
+        recurrent_mask=dense_or_none(layer.recurrent_mask),
         d_histories=[None if d is None else dense(d, dtype) for d, dtype in zip(d_histories, dtypes, strict=True)],
         d_finals=[dense(d, storage) for d in d_finals],
         d_states0=d_states0,

@@ -39,7 +39,7 @@ def parameters_of(layer: Layer) -> Tensor | None:
     return torch.stack([torch.stack(layer.parameters_of(direction)) for direction in range(layer.directions)])
 
 
-def _dense_or_none(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
+def dense_or_none(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
     return None if tensor is None else dense(tensor, dtype)
 
 
@@ -54,8 +54,8 @@ class Masks:
 
     @classmethod
     def of(cls, layer: Layer) -> Masks:
-        resets = _dense_or_none(layer.resets)
-        return cls(_dense_or_none(layer.lengths), None if resets is None else resets.view(torch.uint8))
+        resets = dense_or_none(layer.resets)
+        return cls(dense_or_none(layer.lengths), None if resets is None else resets.view(torch.uint8))
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class ForwardBuffers:
     inputs: list[Tensor]
     """(directions, T, B, H) each; at t >= length they may be NaN"""
     masks: Masks
+    recurrent_mask: Tensor | None
+    """(directions, B, H), where there is recurrent dropout"""
     histories: list[Tensor]
     """(T, B, directions·H) each: h's, and in the state dtype those of the other states where they are kept"""
     gates: Tensor | None
@@ -118,6 +120,8 @@ class BackwardBuffers:
     inputs: list[Tensor]
     """both as in `ForwardBuffers`"""
     masks: Masks
+    recurrent_mask: Tensor | None
+    """as in `ForwardBuffers`"""
     d_histories: list[Tensor | None]
     """in the shapes and dtypes of `histories`; None is zero"""
     d_finals: list[Tensor]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastrnn.backends.layer import Forward, Layer
-from fastrnn.backends.recurrence.buffers import ForwardBuffers, Masks, dense, on, parameters_of
+from fastrnn.backends.recurrence.buffers import ForwardBuffers, Masks, dense, dense_or_none, on, parameters_of
 
 Recurrence = Callable[[Layer, ForwardBuffers], None]
 """Fills histories, gates and finals; T and B are at least 1."""
@@ -38,6 +38,7 @@ def _forward(layer: Layer, run: Recurrence, history: bool, gates: bool) -> Forwa
             parameters=parameters_of(layer),
             inputs=[dense(value) for value in layer.inputs],
             masks=Masks.of(layer),
+            recurrent_mask=dense_or_none(layer.recurrent_mask),
             histories=histories,
             gates=saved,
             finals=finals,

@@ -105,8 +105,6 @@ def supports(layer: Layer) -> str | None:
         return "it has no projections (proj_size) yet"
     if layer.cell.over_units and (reason := _why_no_mean(layer)):
         return reason
-    if layer.recurrent_mask is not None:
-        return "it has no recurrent dropout yet"
     if max(layer.x.shape) > MOST_STEPS:
         return f"it takes sizes up to {MOST_STEPS}, got {tuple(layer.x.shape)}"
     reason = ready()

@@ -20,7 +20,7 @@ from fastrnn.backends.triton.launch import Grid, Launcher
 def forward(layer: Layer, buffers: ForwardBuffers, tile: Tile) -> bool:
     """Fills histories, gates and finals; or does nothing and returns False where the kernel is too large.
 
-    The table knows the built-in cells' kernels. Others are looked at when they are compiled.
+    The table knows the built-in cells' kernels without recurrent dropout. Others are looked at when they are compiled.
     """
     b_hh: list[Tensor | None] = [*buffers.b_hh] or [None]
     arguments = (
@@ -34,6 +34,7 @@ def forward(layer: Layer, buffers: ForwardBuffers, tile: Tile) -> bool:
         tuple(buffers.states0),
         buffers.masks.lengths,
         buffers.masks.resets,
+        buffers.recurrent_mask,
         tuple(buffers.histories),
         buffers.gates,
         tuple(buffers.finals),
@@ -53,6 +54,7 @@ def backward(layer: Layer, buffers: BackwardBuffers, tile: Tile) -> bool:
         tuple(buffers.inputs) or None,
         buffers.masks.lengths,
         buffers.masks.resets,
+        buffers.recurrent_mask,
         buffers.given_or_any,
         tuple(buffers.d_finals) or None,
         buffers.dgates,
@@ -76,13 +78,15 @@ def _launch(kernel: Any, layer: Layer, tile: Tile, tensors: tuple[Any, ...], fla
     }
     grid: Grid = (-(-layer.x.shape[1] // tile.batch), layer.heads, layer.directions)
     launch = Launcher(kernel, arguments, constants, tile.warps, STAGES)
-    if layer.cell.program is not None and (reason := launch.too_large()) is not None:
-        _say_once(layer.cell.name, kernel.__name__.partition("_")[0], units, reason)
+    dropped = layer.recurrent_mask is not None
+    if (dropped or layer.cell.program is not None) and (reason := launch.too_large()) is not None:
+        what = f"{layer.cell.name} with recurrent dropout" if dropped else layer.cell.name
+        _say_once(what, kernel.__name__.partition("_")[0], units, reason)
         return False
     launch(grid, *arguments)
     return True
 
 
 @cache
-def _say_once(cell: str, direction: str, units: int, reason: str) -> None:
-    notice(f"{cell}, {units} units, {direction}: a launch for each step, since one for all would be slow: {reason}")
+def _say_once(what: str, direction: str, units: int, reason: str) -> None:
+    notice(f"{what}, {units} units, {direction}: a launch for each step, since one for all would be slow: {reason}")

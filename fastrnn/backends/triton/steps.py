@@ -45,8 +45,11 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
         for tensor in (*states, h_exact):
             if tensor is not None and cut is not None:
                 tensor[direction].masked_fill_(cut[:, None], 0)
+    mask = None if buffers.recurrent_mask is None else _by_head(layer, buffers.recurrent_mask)
+    h_multiplied = None if mask is None else torch.mul(h, mask, out=torch.empty_like(h))
+    entering = h if h_multiplied is None else h_multiplied
     gh = h.new_empty((*h.shape[:-1], buffers.w_hh[0].shape[1]))
-    products = [(h[direction], w.transpose(1, 2), gh[direction]) for direction, w in enumerate(buffers.w_hh)]
+    products = [(entering[direction], w.transpose(1, 2), gh[direction]) for direction, w in enumerate(buffers.w_hh)]
     arguments = (
         buffers.gx,
         gh,
@@ -56,8 +59,10 @@ def forward(layer: Layer, buffers: ForwardBuffers) -> None:
         tuple(buffers.inputs) or None,
         buffers.masks.lengths,
         buffers.masks.resets,
+        buffers.recurrent_mask,
         tuple(states),
         h_exact,
+        h_multiplied,
         tuple(buffers.histories),
         buffers.gates,
         steps,
@@ -97,6 +102,7 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         tuple(buffers.inputs) or None,
         buffers.masks.lengths,
         buffers.masks.resets,
+        buffers.recurrent_mask,
         buffers.given_or_any,
         product,
         tuple(flowing),
@@ -118,7 +124,8 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
         cut = _first_cut(layer, direction)
         if cut is not None:
             product[direction].masked_fill_(cut[:, None], 0)
-    dh += product
+    mask = buffers.recurrent_mask
+    dh += product if mask is None else product * _by_head(layer, mask).to(dh.dtype)
     for d_state0, d in zip(buffers.d_states0, flowing, strict=True):
         _by_head(layer, d_state0).copy_(d)
 

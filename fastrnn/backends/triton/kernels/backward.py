@@ -16,6 +16,7 @@ from fastrnn.backends.triton.kernels.tiles import (
     load_each,
     load_parameters,
     load_tiles,
+    multiplied,
     operand,
     select,
     split_columns,
@@ -34,6 +35,7 @@ def backward_kernel(
     inputs,  # of the steps, a tuple of (directions, T, B, H); or None
     lengths,  # (B,) int64, or None
     resets,  # (T, B) uint8, or None
+    recurrent_mask,  # (directions, B, H), or None
     d_histories,  # as histories
     d_finals,  # a tuple of (directions, B, H), or None
     dgates,  # (directions, T, B, W, H): written; the gradients of `Cell.blocks`
@@ -114,6 +116,9 @@ def backward_kernel(
     for k in tl.static_range(len(starts)):
         start = start + load_tiles(starts[k] + state_at, state_tile, 0, inside, 1, STATE)
     own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, D, P, STATE)
+    mask = None
+    if recurrent_mask is not None:
+        mask = tl.load(recurrent_mask + state_at + state_tile, mask=inside, other=0.0).to(STATE)
     length = None
     if lengths is not None:
         length = tl.load(lengths + first + batch, mask=batch < B - first, other=0).to(tl.int32)
@@ -168,6 +173,8 @@ def backward_kernel(
             d = select(live, d, zeros_like(d))
             direct = select(live, direct, carried)
         through, other = direct[0], nothing
+        if mask is not None:
+            through = nothing  # the mask is of what comes back through the product alone
         for gate in tl.static_range(GU):
             dgh = operand(d[DGH[gate]], unit, D, DP, FINITE, storage)
             if gate % 2 == 0:
@@ -176,6 +183,8 @@ def backward_kernel(
                 other = dot(dgh, w[gate], other, PRECISION)
         if GU > 1:
             through += other
+        if mask is not None:
+            through = direct[0] + multiplied(through, mask)
         flowing = (through,)
         for k in tl.static_range(1, len(starts)):
             flowing = flowing + (direct[k],)

@@ -18,6 +18,7 @@ from fastrnn.backends.triton.kernels.tiles import (
     load_each,
     load_parameters,
     load_tiles,
+    multiplied,
     operand,
     select,
     split_rows,
@@ -38,6 +39,7 @@ def forward_kernel(
     starts,  # a tuple of (directions, B, H), the initial states
     lengths,  # (B,) int64, or None
     resets,  # (T, B) uint8, or None
+    recurrent_mask,  # (directions, B, H), or None
     histories,  # a tuple of (T, B, directions·H), of h alone or of all states: written
     gates,  # (directions, T, B, S, H): written; or None
     finals,  # a tuple of (directions, B, H): written
@@ -109,6 +111,9 @@ def forward_kernel(
     states = ()
     for k in tl.static_range(len(starts)):
         states = states + load_tiles(starts[k] + state_at, state_tile, 0, inside, 1, STATE)
+    mask = None
+    if recurrent_mask is not None:
+        mask = tl.load(recurrent_mask + state_at + state_tile, mask=inside, other=0.0).to(STATE)
     length = None
     if lengths is not None:
         length = tl.load(lengths + first + batch, mask=batch < B - first, other=0).to(tl.int32)
@@ -123,7 +128,7 @@ def forward_kernel(
         reset_at += tl.where(backwards, 0, B)
         coming = tl.load(reset_at + batch, mask=(batch < B - first) & (T > 1), other=0).to(tl.int32)
 
-    gh = _products(w, operand(states[0], unit, D, DP, FINITE, storage), bias, PRECISION)
+    gh = _products(w, operand(multiplied(states[0], mask), unit, D, DP, FINITE, storage), bias, PRECISION)
     for step in tl.range(0, T, num_stages=STAGES):
         wide_x = ()
         for k in tl.static_range(len(gx_tile)):
@@ -152,7 +157,7 @@ def forward_kernel(
         if resets is not None:
             after = select(cut, zeros_like(after), after)
         states = after
-        gh = _products(w, operand(states[0], unit, D, DP, FINITE, storage), bias, PRECISION)
+        gh = _products(w, operand(multiplied(states[0], mask), unit, D, DP, FINITE, storage), bias, PRECISION)
         tl.store(histories[0] + ys_at + ys_tile, y, mask=inside)
         if gates is not None:
             values = storable(saved, gates.dtype.element_ty, UNBOUNDED)

@@ -12,21 +12,31 @@ import triton.language as tl
 
 from fastrnn.backends.triton.kernels import masks
 from fastrnn.backends.triton.kernels.elements import load_cut, tile
-from fastrnn.backends.triton.kernels.tiles import load_each, load_parameters, load_tiles, select, storable, zeros_like
+from fastrnn.backends.triton.kernels.tiles import (
+    load_each,
+    load_parameters,
+    load_tiles,
+    multiplied,
+    select,
+    storable,
+    zeros_like,
+)
 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse", "s"])
 def forward_step_kernel(
     gx,  # (directions, T, B, GX, H): x W_ihᵀ + b_ih
-    gh,  # (directions, N, B, GU, D): h W_hhᵀ of the h that enters this step
+    gh,  # (directions, N, B, GU, D): h W_hhᵀ of the h that enters this step, or of `h_multiplied`
     b_forward,  # (GU, H): b_hh of the first direction, or None
     b_reverse,  # as b_forward
     parameters,  # (directions, P, H), or None
     inputs,  # of the steps, a tuple of (directions, T, B, H); or None
     lengths,  # (B,) int64, or None
     resets,  # (T, B) uint8, or None
+    recurrent_mask,  # (directions, B, H), or None
     states,  # a tuple of (directions, N, B, D), h in the storage dtype: what enters this step, then the next
     h_exact,  # as h, in the state dtype; or None where h is exact or the cell's step looks at no h
+    h_multiplied,  # as h: written, what of h enters the next step's product; None where there is no mask
     histories,  # a tuple of (T, B, directions·H), of h alone or of all states: written at this step's t, as are gates
     gates,  # (directions, T, B, S, H), or None
     T,
@@ -73,6 +83,9 @@ def forward_step_kernel(
         entering = entering + (tl.load(state + (own_at * D + own_tile), mask=inside, other=0.0).to(STATE),)
     own = load_parameters(parameters, direction * P * H + head * D, unit, H, inside, D, P, STATE)
     fed = load_each(inputs, step_at * H + head * D, row * H + unit, inside, STATE)
+    if recurrent_mask is not None:
+        mask_at = (direction * B.to(tl.int64) + first) * H + head * D
+        mask = tl.load(recurrent_mask + mask_at + (row * H + unit), mask=inside, other=0.0).to(STATE)
     length = None
     if lengths is not None:
         length = tl.load(lengths + first + row, mask=row < B - first, other=0)
@@ -103,6 +116,9 @@ def forward_step_kernel(
         tl.store(states[k] + own_at * D + own_tile, after[k].to(states[k].dtype.element_ty), mask=inside)
     if h_exact is not None:
         tl.store(h_exact + own_at * D + own_tile, after[0], mask=inside)
+    if recurrent_mask is not None:
+        h = multiplied(after[0], mask)
+        tl.store(h_multiplied + own_at * D + own_tile, h.to(h_multiplied.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse", "s"])
@@ -114,6 +130,7 @@ def backward_step_kernel(
     inputs,  # of the steps, a tuple of (directions, T, B, H); or None
     lengths,  # (B,) int64, or None
     resets,  # (T, B) uint8, or None
+    recurrent_mask,  # (directions, B, H), or None
     d_histories,  # as histories
     product,  # (directions, N, B, D): dgh W_hh of the step computed before, not looked at where s is 0
     d_states,  # a tuple of (directions, N, B, D) in the state dtype: what else reaches the states after this step, then
@@ -173,6 +190,9 @@ def backward_step_kernel(
 
     is_start = masks.starts(is_first, t, length, backwards)
     through = tl.load(product + own_at * D + own_tile, mask=inside & (s > 0), other=0.0).to(STATE)
+    if recurrent_mask is not None:
+        mask = tl.load(recurrent_mask + start_at, mask=inside, other=0.0).to(STATE)
+        through = multiplied(through, mask)
     has_before = inside & (s < T - 1)
     carried = ()
     d_after = ()

@@ -40,6 +40,15 @@ def operand(tile, unit, D: tl.constexpr, DP: tl.constexpr, FINITE: tl.constexpr,
 
 
 @triton.jit
+def multiplied(tile, mask):
+    """What recurrent dropout's mask leaves of h before its product, or of a gradient after it; all without one."""
+    if mask is None:
+        return tile
+    else:
+        return tile * mask
+
+
+@triton.jit
 def _truncated(x):
     """What the tensor cores see of a float32 in TF32."""
     return (x.to(tl.int32, bitcast=True) & _TF32).to(tl.float32, bitcast=True)
