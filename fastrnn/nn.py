@@ -224,8 +224,8 @@ class LSTM(Layers):
         recurrent_dropout: the probability, in training, that a unit's h is zero where it enters the recurrent product:
             one mask, (layers·directions, B, P or H), for all steps of a call and all gates, drawn by torch's generator
             of the input's device, and what is left is scaled by 1/(1 - p). Where a cell reads h itself, as the GRU in
-            z h, it reads all of it. The kernels of "numba" and "triton" have it, and the
-            reference; see `docs/equations.md#recurrent-dropout`.
+            z h, it reads all of it. The kernels of "numba" and "triton" have it, and the reference;
+            see `docs/equations.md#recurrent-dropout`.
         backend: "auto", "numba", "triton", "cuda", "aten" or "reference"; None (the default) for the one of
             `fastrnn.use_backend`, else of the environment variable FASTRNN_BACKEND, else "auto".
         recompute: whether backward computes the gates again, from the input and the states, instead of keeping them

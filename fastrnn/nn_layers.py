@@ -125,6 +125,7 @@ class Layers(Module, nn.RNNBase):
 
     def _checked_weights(self, input: Any, hx: Any) -> Weights:
         """Raises where attributes do not fit the parameters, or the arguments them."""
+        checks.recurrent_dropout(self.recurrent_dropout)
         weights = self._weights()
         sizes.check(self, CELLS[self._cell_name], weights, input, hx)
         return weights

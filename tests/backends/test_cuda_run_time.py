@@ -283,6 +283,10 @@ def test_nvrtc_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     reason = "there is no NVRTC (libnvrtc.so, of CUDA 13.0), CUDA's compiler as a library"
     assert nvrtc.why_missing() == reason
+    broken = tmp_path / "libnvrtc.so.13"
+    broken.touch()
+    monkeypatch.setattr(nvrtc, "_candidates", lambda: iter(["libnvrtc.so.of-none", str(broken)]))
+    assert str(nvrtc.why_missing()).startswith(f"{reason}: {broken}: ")
     monkeypatch.setattr(run_time, "SOURCES", None)
     assert run_time.why_missing() == "fastrnn is installed without its CUDA sources"
 

@@ -159,7 +159,7 @@ def test_reasons() -> None:
 
 def test_the_extension_takes_none() -> None:
     layer = any_layer(CELLS["shared"], Shape(steps=2))
-    assert backends.module("cuda").supports(layer) == "it takes no mean over units, as the cell shared does"
+    assert backends.module("cuda").supports(layer) == "it has no means over units, which the cell shared takes"
 
 
 def test_a_program_holds_a_row() -> None:

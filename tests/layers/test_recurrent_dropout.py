@@ -294,6 +294,10 @@ def test_who_cannot_says_so() -> None:
 def test_what_is_no_probability_is_refused(make: Any, rate: Any) -> None:
     with pytest.raises(ValueError, match="recurrent_dropout should be a number in range"):
         make("LSTM" if make is not recurrent else "peephole_lstm", recurrent_dropout=rate)
+    module = make("LSTM" if make is not recurrent else "peephole_lstm")
+    module.recurrent_dropout = rate
+    with pytest.raises(ValueError, match="recurrent_dropout should be a number in range"):
+        module(random(TIME, BATCH, INPUT))
 
 
 def test_what_has_no_product_is_refused() -> None:

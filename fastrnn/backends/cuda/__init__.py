@@ -54,7 +54,7 @@ def supports_backward(layer: Layer) -> str | None:
 
 def _why_not(layer: Layer, tf32_allowed: bool) -> str | None:
     if layer.cell.over_units:
-        return f"it takes no mean over units, as the cell {layer.cell.name} does"
+        return f"it has no means over units, which the cell {layer.cell.name} takes"
     device = layer.x.device
     if device.type not in ("cpu", "cuda"):
         return f"it takes CUDA tensors only, got {device.type}"

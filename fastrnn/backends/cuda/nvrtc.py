@@ -73,7 +73,7 @@ def _candidates() -> Iterator[str]:
 @cache
 def _find() -> _Found | str:
     """The library, or why there is none, as a clause."""
-    problem = ""
+    problem, chosen = "", os.environ.get("FASTRNN_NVRTC")
     for path in _candidates():
         try:
             # Its headers, which it looks for on the loader's path alone: what is loaded already is found there.
@@ -84,11 +84,12 @@ def _find() -> _Found | str:
             if library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)) == 0:
                 return _Found(library, path, (major.value, minor.value))
         except (OSError, AttributeError) as error:
-            problem = problem or str(error)
-    if os.environ.get("FASTRNN_NVRTC"):
-        return f"FASTRNN_NVRTC ({os.environ['FASTRNN_NVRTC']}) is no NVRTC: {problem}"
-    cuda = torch.version.cuda
-    return f"there is no NVRTC (libnvrtc.so{'' if cuda is None else f', of CUDA {cuda}'}), CUDA's compiler as a library"
+            if chosen or os.sep in path:  # else a name that the loader need not know
+                problem = problem or f": {error}"
+    if chosen:
+        return f"FASTRNN_NVRTC ({chosen}) is no NVRTC{problem}"
+    of = "" if torch.version.cuda is None else f", of CUDA {torch.version.cuda}"
+    return f"there is no NVRTC (libnvrtc.so{of}), CUDA's compiler as a library{problem}"
 
 
 def why_missing() -> str | None:
