@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -35,27 +33,15 @@ NARROW = {"block": 64, "cluster": 512, "grid": 2048}
 """The units of a head that each way has room for, of any cell of these in any dtype."""
 
 
-def build(cell: Cell, folder: Path, narrow: bool = False) -> ModuleType:
-    """An extension of this cell alone; a narrow one of a block, a cluster and the grid, in bfloat16."""
-    assert cell.program is not None
-    sources = cuda_host.with_cells([replace(cell.program, name=cell.key)], folder)
-    if narrow:
-        cuda_host.narrow(sources, ["Bfloat16"], [64, 256])
-    setup: Any = cuda_host.setup_module()
-    setup.CELLS_FILE = sources / "cells.h"
-    setup.compile_and_link_for_host(setup.find_sources(sources), setup.find_cxx(), folder / "objects", folder / "_C.so")
-    return cuda_host.imported(f"{cell.key}._C", folder / "_C.so")  # pybind11 keeps modules by their names
-
-
 @pytest.fixture(scope="module")
 def of_seven(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    return build(seven, tmp_path_factory.mktemp("seven"), narrow=True)
+    return cuda_host.of_cell(seven, tmp_path_factory.mktemp("seven"), ["Bfloat16"], [64, 256])
 
 
 @pytest.fixture(scope="module", params=("star", "slstm"))  # of OTHERS: each is minutes of a compiler
 def of_one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, ModuleType]:
     cell = OTHERS[request.param]
-    return cell, build(cell, tmp_path_factory.mktemp("cell"))
+    return cell, cuda_host.of_cell(cell, tmp_path_factory.mktemp("cell"))
 
 
 @pytest.fixture

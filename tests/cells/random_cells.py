@@ -2,8 +2,8 @@
 
 `python -m tests.cells.random_cells --cells 2000 --seed 0` tries as many as it is told. A failing one is shrunk by
 hypothesis and printed as the function that an author would have written. With --layers each is a layer by the kernels
-of a backend: Numba takes some 10 seconds to compile them, Triton interprets them. A failing one is printed as it was
-found.
+of a backend: Numba takes some 10 seconds to compile them, a C++ compiler half a minute (cuda, which runs them on the
+CPU), and Triton interprets them. A failing one is printed as it was found.
 """
 
 from __future__ import annotations
@@ -140,13 +140,18 @@ def program(source: str) -> Program:
     return traced(function, None)
 
 
-def check(source: str) -> None:
-    """All that is promised of the cell of this function."""
+def program_or_nothing(source: str) -> Program:
+    """As `program`, for hypothesis: x - x and the like may leave nothing of a gate."""
     try:
-        made = program(source)
-    except cells.CellError as error:  # x - x and the like may leave nothing of a gate
+        return program(source)
+    except cells.CellError as error:
         assume("is never used" not in str(error) and "no gate has a share" not in str(error))
         raise
+
+
+def check(source: str) -> None:
+    """All that is promised of the cell of this function."""
+    made = program_or_nothing(source)
     namespace: dict[str, Any] = {}
     code = pytorch.module([made], "")
     assert pytorch.module([read(made.text)], "") == code
@@ -228,16 +233,17 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m tests.cells.random_cells", description=__doc__)
     parser.add_argument("--cells", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--layers", choices=("numba", "triton"), metavar="BACKEND", help="layers by its kernels")
+    parser.add_argument("--layers", choices=("numba", "triton", "cuda"), help="layers by this backend's kernels")
     options = parser.parse_args()
     begin = time.perf_counter()
     if options.layers:
-        from tests.cells.kernel_layers import check_layer
+        from tests.cells import cuda_layers, kernel_layers
 
         with tempfile.TemporaryDirectory() as directory:  # nobody needs these kernels again
             os.environ |= {"FASTRNN_CACHE_DIR": directory, "TRITON_INTERPRET": "1"}
-            backend = backends.module(options.layers)
-            met = run(options.cells, options.seed, partial(check_layer, backend=backend), shrinks=False)
+            of_backend = partial(kernel_layers.check_layer, backend=backends.module(options.layers))
+            check_layer = cuda_layers.check_layer if options.layers == "cuda" else of_backend
+            met = run(options.cells, options.seed, check_layer, shrinks=False)
     else:
         met = run(options.cells, options.seed)
     print(f"{met.pop('cells')} cells, {time.perf_counter() - begin:.0f} s; of them with")
