@@ -59,13 +59,14 @@ def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
     def copy_rows(like: Any, source: int, row: int, rows: int, inputs: int, blocks: int, target: int) -> None:
         """target: for each block of numbers, those of the first row, those of the second, and so on.
 
-        Every vector that is stored is longer than a block, and the next one overwrites the rest.
+        What the last vector of a block is too long by, the next one overwrites.
         """
         for block in range(blocks):
             begin, numbers = share(inputs, blocks, block)
             for r in range(rows):
-                value = load_some(like, source, r * row + begin, inputs - begin)
-                store(target, begin * chunk + r * numbers, value)
+                for i in range(0, numbers, lanes(like)):
+                    value = load_some(like, source, r * row + begin + i, inputs - begin - i)
+                    store(target, begin * chunk + r * numbers + i, value)
 
     @njit(error_model="numpy")
     def add_products(
