@@ -23,6 +23,7 @@ from tests.cells.gradients import arguments, assert_derivative
 from tests.cells.loops import STEPS, VARIANTS, loop
 from tests.cells.test_errors import made
 from tests.random_layers import Shape, any_layer, cast, compute, cotangents, parameters
+from tests.selection import exhaustive
 from tests.tolerances import DROP_IN, relative_error
 
 a, b = leaf("before", "a"), leaf("before", "b")
@@ -137,7 +138,7 @@ SHAPES = (
 PAPERS = {cell.name: known(cell) for cell in OF_LIBRARY}
 
 
-@pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize("backend", ["reference", *exhaustive("auto")])  # half a minute of a compiler for a cell
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", PAPERS)
 def test_layers_beside_loops(name: str, shape: Shape, backend: str) -> None:
