@@ -2,7 +2,8 @@
 
 It leaves out what is marked `exhaustive`, and takes of a test with several parameters the cases of `covering`, for each
 backend anew, since each is a program of its own; of what stands above the backends, by those that are slow, each value
-once. A test that is named by `file::test` runs whole.
+once. `--thorough` is the run after it: of what is marked, too, the cases by which any two values meet, without those of
+the short run. A test that is named by `file::test` runs whole.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ ABOVE_BACKENDS = ("layers", "torch")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--exhaustive", action="store_true", help="run all cases of all tests")
     parser.addoption("--only-exhaustive", action="store_true", help="run the cases that are left out without it")
+    parser.addoption("--thorough", action="store_true", help="run of those the ones by which any two values meet")
 
 
 @pytest.hookimpl(trylast=True)  # after -k and -m: of what they select all pairs are wanted
@@ -35,15 +37,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = set(selected(items))
     if config.getoption("only_exhaustive"):
         kept = set(items) - kept
+    elif config.getoption("thorough"):
+        kept = set(selected(items, marked=True)) - kept
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = [item for item in items if item in kept]
 
 
-def selected(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """Those of the short run."""
+def selected(items: Sequence[pytest.Item], marked: bool = False) -> list[pytest.Item]:
+    """Those of the short run; or such a selection of all, in which fields of named tuples are values like others."""
     kept, groups = [], defaultdict(list)
     for item in items:
-        if item.get_closest_marker("exhaustive"):
+        if item.get_closest_marker("exhaustive") and not marked:
             continue
         if _is_skipped(item):  # is shown as such, and stands for no other case
             kept.append(item)
@@ -51,7 +55,7 @@ def selected(items: Sequence[pytest.Item]) -> list[pytest.Item]:
             programs = tuple(_parameters(item).get(name) for name in PROGRAMS)
             groups[item.nodeid.partition("[")[0], programs].append(item)
     for group in groups.values():
-        cases = [[_hashable(value) for value in _parameters(item).values()] for item in group]
+        cases = [[_hashable(value) for value in _values(item, fields=marked)] for item in group]
         kept += [group[number] for number in covering(cases, _strength(group[0]))]
     return kept
 
@@ -77,6 +81,11 @@ def parameters_of_run(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 def _parameters(item: pytest.Item) -> dict[str, Any]:
     call = getattr(item, "callspec", None)
     return call.params if call else {}
+
+
+def _values(item: pytest.Item, fields: bool) -> list[Any]:
+    values = _parameters(item).values()
+    return [one for value in values for one in (value if fields and hasattr(value, "_fields") else [value])]
 
 
 def _is_skipped(item: pytest.Item) -> bool:

@@ -14,6 +14,10 @@ CASES = [case for case in product(range(5), "abc", (True, False), (None, 1)) if 
 
 TESTS = """
 import pytest
+from collections import namedtuple
+from itertools import product
+
+Three = namedtuple("Three", "a b c")
 
 @pytest.mark.parametrize("c", range(3))
 @pytest.mark.parametrize("b", range(3))
@@ -23,6 +27,11 @@ def test_of_three(a, b, c):
 
 @pytest.mark.exhaustive
 def test_marked():
+    pass
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("fields", [Three(*one) for one in product(range(2), repeat=3)])
+def test_of_fields(fields):
     pass
 
 @pytest.mark.skipif(True, reason="not here")
@@ -47,7 +56,13 @@ def test_all_values_of_one_parameter_are_taken() -> None:
 
 @pytest.mark.parametrize(
     ("options", "passed", "skipped"),
-    [([], 10, 3), (["--exhaustive"], 28, 3), (["--only-exhaustive"], 18, 0), (["test_it.py::test_marked"], 1, 0)],
+    [
+        ([], 10, 3),
+        (["--exhaustive"], 36, 3),
+        (["--only-exhaustive"], 26, 0),
+        (["--thorough"], 5, 0),
+        (["test_it.py::test_marked"], 1, 0),
+    ],
     ids=str,
 )
 def test_what_a_run_takes(pytester: pytest.Pytester, options: list[str], passed: int, skipped: int) -> None:
