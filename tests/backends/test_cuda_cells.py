@@ -38,10 +38,10 @@ def of_seven(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
     return cuda_host.of_cell(seven, tmp_path_factory.mktemp("seven"), ["Bfloat16"], [64, 256])
 
 
-@pytest.fixture(scope="module", params=("star", "slstm"))  # of OTHERS: each is minutes of a compiler
+@pytest.fixture(scope="module", params=("slstm",))  # of OTHERS: each is a minute of a compiler
 def of_one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, ModuleType]:
     cell = OTHERS[request.param]
-    return cell, cuda_host.of_cell(cell, tmp_path_factory.mktemp("cell"))
+    return cell, cuda_host.of_cell(cell, tmp_path_factory.mktemp("cell"), ["Bfloat16", "Tf32"], [64, 256])
 
 
 @pytest.fixture
@@ -95,7 +95,6 @@ def test_every_cell_with_a_product(
         layer = any_layer(cell, shape)
         for recompute in (False, True):
             assert_as_reference(layer, torch.bfloat16, recompute)
-            assert_as_reference(layer, torch.float16, recompute)
             assert_as_tf32(layer, recompute)
         assert_gradients_of_every_state(cell, shape)
     assert_schedules_agree(any_layer(cell, EVERYTHING), torch.bfloat16, seeded)
