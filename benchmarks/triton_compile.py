@@ -87,6 +87,9 @@ class Kernel(NamedTuple):
     scan: str = ""
     """of a cell without a product: which kernel of a scan, "summaries" or "steps"; by default that of all steps"""
 
+    FOLLOWING = ("tile", "program")
+    """Fields that follow from others, by the table of tiles and the cell's name."""
+
     def __str__(self) -> str:
         """Fit to name a test."""
         names = {value: name.lower() for name, value in globals().items() if isinstance(value, Variant)}

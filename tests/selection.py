@@ -84,8 +84,15 @@ def _parameters(item: pytest.Item) -> dict[str, Any]:
 
 
 def _values(item: pytest.Item, fields: bool) -> list[Any]:
-    values = _parameters(item).values()
-    return [one for value in values for one in (value if fields and hasattr(value, "_fields") else [value])]
+    """Of the parameters; in place of a named tuple those of its fields, without what its class calls `FOLLOWING`."""
+    values: list[Any] = []
+    for value in _parameters(item).values():
+        if fields and hasattr(value, "_fields"):
+            following = getattr(value, "FOLLOWING", ())
+            values += [one for name, one in zip(value._fields, value, strict=True) if name not in following]
+        else:
+            values.append(value)
+    return values
 
 
 def _is_skipped(item: pytest.Item) -> bool:

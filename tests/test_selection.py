@@ -17,7 +17,8 @@ import pytest
 from collections import namedtuple
 from itertools import product
 
-Three = namedtuple("Three", "a b c")
+class Four(namedtuple("Four", "a b c d")):
+    FOLLOWING = ("d",)
 
 @pytest.mark.parametrize("c", range(3))
 @pytest.mark.parametrize("b", range(3))
@@ -30,7 +31,7 @@ def test_marked():
     pass
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("fields", [Three(*one) for one in product(range(2), repeat=3)])
+@pytest.mark.parametrize("fields", [Four(*one, one) for one in product(range(2), repeat=3)])
 def test_of_fields(fields):
     pass
 
