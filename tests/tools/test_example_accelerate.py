@@ -216,8 +216,9 @@ def test_the_script_runs_by_itself() -> None:
     command = [sys.executable, str(SCRIPT), *SMALL, "--model", "reader"]
     # the package that these tests import, whether it is installed or found in the checkout
     environment = {**os.environ, "PYTHONPATH": str(Path(fastrnn.__file__).parents[1])}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
-    assert result.returncode == 0, result.stderr
+    for _ in range(2):  # the first run may tell of kernels that it compiles
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+        assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert "rnn: torch.nn.GRU -> fastrnn.GRU\n" in result.stdout
     assert result.stdout.endswith(" times torch.nn's speed\n")
