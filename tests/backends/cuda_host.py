@@ -22,6 +22,10 @@ from fastrnn.cells.emit import cuda
 SOURCES = ROOT / "csrc"
 ELEMENTS = ("Bfloat16", "Float16", "Tf32")
 """The classes of csrc/elements.cuh that kernels are compiled for."""
+WAYS = ("block", "cluster", "grid")
+"""How a layer may be computed, as FASTRNN_CUDA_WAY names it."""
+FEW_UNITS = (64, 256)
+"""Of cluster kernels: what one block and a cluster are asked for."""
 NAME = "fastrnn_host._C"
 """Not that of the installed extension: pybind11 would give back the one that it has under this name."""
 
@@ -68,14 +72,11 @@ def _units(shape: str) -> int:
     return int(re.findall(r"\d+", shape)[0])
 
 
-def of_cell(
-    cell: Cell, folder: Path, elements: Sequence[str] = ELEMENTS, units: Sequence[int] | None = None
-) -> ModuleType:
-    """An extension of this cell alone, built in a folder, as `narrow` has it."""
+def of_cell(cell: Cell, folder: Path, elements: Sequence[str]) -> ModuleType:
+    """An extension of this cell alone, of some of `ELEMENTS` and of `FEW_UNITS`, built in a folder."""
     assert cell.program is not None
     sources = with_cells([replace(cell.program, name=cell.key)], folder)
-    if units is not None:
-        narrow(sources, elements, units)
+    narrow(sources, elements, FEW_UNITS)
     setup = setup_module()
     setup.CELLS_FILE = sources / "cells.h"
     setup.compile_and_link_for_host(setup.find_sources(sources), setup.find_cxx(), folder / "objects", folder / "_C.so")

@@ -28,20 +28,19 @@ pytestmark = [
 OTHERS: dict[str, Cell] = {cell.name: cell for cell in (*ZOO.values(), seven) if cell.u_gates}
 EVERYTHING = Shape(steps=4, batch=9, hidden=40, directions=2, lengths=True, resets=True)
 SHAPES = (EVERYTHING, Shape(hidden=12, heads=2, bias=False), Shape(steps=3, hidden=70, reverse=True, lengths=True))
-WAYS = ("block", "cluster", "grid")
 NARROW = {"block": 64, "cluster": 512, "grid": 2048}
 """The units of a head that each way has room for, of any cell of these in any dtype."""
 
 
 @pytest.fixture(scope="module")
 def of_seven(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    return cuda_host.of_cell(seven, tmp_path_factory.mktemp("seven"), ["Bfloat16"], [64, 256])
+    return cuda_host.of_cell(seven, tmp_path_factory.mktemp("seven"), ["Bfloat16"])
 
 
 @pytest.fixture(scope="module", params=("slstm",))  # of OTHERS: each is a minute of a compiler
 def of_one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cell, ModuleType]:
     cell = OTHERS[request.param]
-    return cell, cuda_host.of_cell(cell, tmp_path_factory.mktemp("cell"), ["Bfloat16", "Tf32"], [64, 256])
+    return cell, cuda_host.of_cell(cell, tmp_path_factory.mktemp("cell"), ["Bfloat16", "Tf32"])
 
 
 @pytest.fixture
@@ -69,7 +68,7 @@ def assert_gradients_of_every_state(cell: Cell, shape: Shape) -> None:
             assert relative_error(tensor, other) <= 5 * FLOOR[torch.bfloat16], name
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", cuda_host.WAYS)
 def test_a_cell_of_seven_gates_and_three_states(
     way: str, of_seven: ModuleType, take: Callable[..., None], seeded: Callable[[int], None]
 ) -> None:
@@ -83,7 +82,7 @@ def test_a_cell_of_seven_gates_and_three_states(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", cuda_host.WAYS)
 def test_every_cell_with_a_product(
     way: str, of_one: tuple[Cell, ModuleType], take: Callable[..., None], seeded: Callable[[int], None]
 ) -> None:

@@ -18,7 +18,7 @@ from fastrnn import backends
 from fastrnn.backends import products, reference
 from fastrnn.backends import triton as backend_module
 from fastrnn.backends.layer import Backward, Gradients, Layer, Residuals
-from fastrnn.backends.triton import configurations, persistent, ways
+from fastrnn.backends.triton import configurations, ways
 from fastrnn.cells import CELLS, Cell, Step, library, mix, sigmoid, tanh, where
 from fastrnn.cells.known import known, of_text
 from tests.backends import test_triton_ways
@@ -142,10 +142,7 @@ def test_a_layer_in_storage_dtypes(name: str, dtype: torch.dtype, backend: str) 
 @on_triton
 def test_a_kernel_that_is_too_large_is_not_launched(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The per-step kernels take its place, which is said once. Of built-in cells the table knows."""
-    monkeypatch.setattr(persistent.Launcher, "too_large", lambda launcher: "planted")
-    persistent._say_once.cache_clear()
-    said: list[str] = []
-    monkeypatch.setattr(persistent, "notice", said.append)
+    said = test_triton_ways.refuse_large(monkeypatch)
     for kept in (True, True):
         assert_exact(any_layer(ALL["mgu"], Shape(steps=2)), kept)
     of_cell, _, why = said[0].partition(": ")

@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 
 from fastrnn import backends
 from fastrnn.backends import triton as backend_module
-from fastrnn.backends.triton import configurations, persistent, ways
+from fastrnn.backends.triton import configurations, ways
 from fastrnn.cells import CELLS, library
 from fastrnn.cells.known import known
 from tests.backends import test_triton_ways
@@ -84,10 +84,7 @@ def test_a_layer(
 @on_triton
 def test_a_kernel_that_is_too_large_is_not_launched(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a built-in cell the table knows the kernels that have no mask."""
-    monkeypatch.setattr(persistent.Launcher, "too_large", lambda launcher: "planted")
-    persistent._say_once.cache_clear()
-    said: list[str] = []
-    monkeypatch.setattr(persistent, "notice", said.append)
+    said = test_triton_ways.refuse_large(monkeypatch)
     test_triton_ways.assert_as_reference(any_layer(CELLS["gru"], Shape(steps=2)))
     assert not said
     test_triton_ways.assert_as_reference(any_layer(CELLS["gru"], Shape(steps=2, dropped=True)))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastrnn import backends
 from fastrnn.backends.layer import Layer
-from fastrnn.backends.triton import configurations, ways
+from fastrnn.backends.triton import configurations, persistent, ways
 from fastrnn.cells import CELLS
 from tests.arithmetic import judged, randomly_rounded, yardsticks
 from tests.random_layers import AWKWARD, Shape, compute, cotangents, random_layer, rounded
@@ -50,6 +50,15 @@ def force(patch: pytest.MonkeyPatch, tile: configurations.Tile | None) -> None:
 
     patch.setattr(ways, "forward_tile", chosen)
     patch.setattr(ways, "backward_tile", chosen)
+
+
+def refuse_large(patch: pytest.MonkeyPatch) -> list[str]:
+    """Has every persistent kernel that is looked at be too large, "planted" the reason -> what will be said of it."""
+    said: list[str] = []
+    patch.setattr(persistent.Launcher, "too_large", lambda launcher: "planted")
+    patch.setattr(persistent, "notice", said.append)
+    persistent._say_once.cache_clear()
+    return said
 
 
 def assert_as_reference(layer: Layer, dtype: torch.dtype = EXACT, recompute: bool = False) -> None:
