@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.faults import host, kernels, tools
+from tests.faults import cells, cuda, host, numba, tools, triton
 
-FAULTS = (*kernels.FAULTS, *host.FAULTS, *tools.FAULTS)
+FAULTS = (*cells.FAULTS, *numba.FAULTS, *triton.FAULTS, *cuda.FAULTS, *host.FAULTS, *tools.FAULTS)
