@@ -288,7 +288,8 @@ class PointwiseBackward(NamedTuple):
 class StreamCall(NamedTuple):
     """One call of a stream, of any number of layers: read from the first block only.
 
-    The first seven are what a `Door` knows. A row of the call is one of `count` states, which lie at `home`, a row each.
+    The first seven are what a `Door` knows. A row of the call is one of `streams` states, which lie at `home`, a row
+    each.
     """
 
     x: int  # float32, (steps, rows, inputs of the first layer), dense; (rows, steps, inputs) where it `swaps`
@@ -302,10 +303,10 @@ class StreamCall(NamedTuple):
     layers: int
     swaps: int
     chunk: int  # steps at a time
-    count: int
+    streams: int  # how many states there are
     home: int
     home_row: int
-    marks: int  # bytes (count,), zero but while slots are compared
+    marks: int  # bytes (streams,), zero but while slots are compared
     claims: int  # see `kernels/claims.py`; 0: nobody helps
     semaphore: int
     post: int  # the C functions sem_post and sem_wait

@@ -36,7 +36,7 @@ _kernels: dict[tuple[str, str, torch.dtype], Kernel] = {}
 
 
 def kernel(cell: str, task: str, dtype: torch.dtype) -> Kernel:
-    """The kernel for a cell's `task` ("forward", "unpacked", "backward", "stream_int8", ...), or for one of `SHARED`, in `dtype`.
+    """The kernel for a cell's `task` ("forward", "backward", "stream_int8", ...), or for one of `SHARED`, in `dtype`.
 
     The first call in a process loads it from disk, or compiles it and says so on stderr. Thread-safe.
     """

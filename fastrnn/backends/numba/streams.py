@@ -1,4 +1,4 @@
-"""What a stream's kernel works on: weights laid out once, in 32, 16 or 8 bits, states, scratch memory, and its blocks."""
+"""What a stream's kernel works on: weights laid out once, in 32, 16 or 8 bits, states, scratch memory, its blocks."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ class StreamMemory:
     """All that a stream's kernel reads and writes but x and the output.
 
     Args:
-        cell, layers: the cell, and of each layer its weights, contiguous float32: (Gx·H, I), (Gu·H, P or H) or by heads,
-            biases, w_hr and the cell's parameters.
+        cell, layers: the cell, and of each layer its weights, contiguous float32: (Gx·H, I), (Gu·H, P or H) or by
+            heads, biases, w_hr and the cell's parameters.
         steps, batch: the most of a call.
         count: how many states there are.
         format: "float32", "float16" or "int8", of weights; everything else is float32.
@@ -135,19 +135,14 @@ class StreamMemory:
         self.memory = workspace.pages(arena.size)
         start = self.memory.data_ptr()
         self._places = places
-        call = StreamCall(
-            *[0] * StreamCall._fields.index("layers"),
+        call = StreamCall(*[0] * len(StreamCall._fields))._replace(
             layers=len(layers),
             swaps=int(batch_first),
             chunk=self.chunk,
-            count=count,
+            streams=count,
             home=self.home.data_ptr(),
             home_row=self.home.stride(0),
             marks=self.marks.data_ptr(),
-            claims=0,
-            semaphore=0,
-            post=0,
-            sleep=0,
         )
         self._inputs = [None if given is None else given.contiguous() for given in step_inputs]
         self.blocks = array("q")

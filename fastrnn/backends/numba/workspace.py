@@ -66,8 +66,7 @@ def empty(sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def pages(size: int) -> Tensor:
-    """Memory of `size` bytes, all zero, at the start of a page, of a huge one where there is as much and the system gives
-    it."""
+    """Memory of `size` bytes, all zero: at the start of a huge page where it is that large and the system gives one."""
     page = HUGE_PAGE if size >= HUGE_PAGE // 2 else CACHE_LINE
     memory = torch.empty(divide_up(size, page) * page + page, dtype=torch.uint8)
     memory = memory[-memory.data_ptr() % page :]

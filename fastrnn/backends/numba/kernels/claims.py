@@ -4,10 +4,10 @@ The caller does the blocks of a phase from the first on; helpers take them from 
 where that has taken a block, never for one to come: where other programs keep the processors busy, it does all itself.
 Helpers look for the next phase for a while, and then sleep until the caller wakes them.
 
-A claim is one number: the phase, how many blocks the caller has taken, and how many the helpers have. Whoever changes it
-changes it for the phase that he has seen, or fails, so that a helper which was away for long takes nothing. What a
-phase's blocks are stands in one of two places in turn; it is read before the claim, and stays as it was for as long as
-the claim can succeed.
+A claim is one number: the phase, how many blocks the caller has taken, and how many the helpers have. It is changed for
+the phase that was seen, or not at all, so that a helper which was away for long takes nothing. What a phase's blocks
+are stands in one of two places in turn; it is read before the claim, and stays as it was for as long as the claim can
+succeed.
 """
 
 from __future__ import annotations
@@ -110,14 +110,14 @@ def call_with(typing: Any, function: Any, argument: Any) -> Any:
 
 
 @njit(error_model="numpy")
-def word(claims: int, number: int) -> int:
+def word(claims: int, number: int) -> Any:
     """Where one of the shared numbers is."""
     return claims + 8 * number
 
 
 @njit(error_model="numpy")
-def take(claims: int, phase: int, blocks: int, one: int) -> int:
-    """Claims a block of this phase, the next first (`_ONE_FIRST`) or the next last -> its number; -1 where there is none."""
+def take(claims: int, phase: int, blocks: int, one: int) -> Any:
+    """Claims a block of this phase, the next first one (`_ONE_FIRST`) or last one -> its number; -1 without any."""
     place = word(claims, CLAIM)
     while True:
         claim = read(place)
@@ -129,23 +129,23 @@ def take(claims: int, phase: int, blocks: int, one: int) -> int:
 
 
 @njit(error_model="numpy")
-def take_first(claims: int, phase: int, blocks: int) -> int:
+def take_first(claims: int, phase: int, blocks: int) -> Any:
     return take(claims, phase, blocks, _ONE_FIRST)
 
 
 @njit(error_model="numpy")
-def take_last(claims: int, phase: int, blocks: int) -> int:
+def take_last(claims: int, phase: int, blocks: int) -> Any:
     return take(claims, phase, blocks, _ONE_LAST)
 
 
 @njit(error_model="numpy")
-def next_phase(claims: int) -> int:
+def next_phase(claims: int) -> Any:
     """The number of the phase that the caller is about to begin, of 31 bits."""
     return (read(word(claims, PHASE)) + 1) & 0x7FFFFFFF
 
 
 @njit(error_model="numpy")
-def work_at(claims: int, phase: int) -> int:
+def work_at(claims: int, phase: int) -> Any:
     """Where a phase's work stands."""
     return word(claims, FIRST_WORK + (phase & 1) * WORK_WORDS)
 
@@ -181,7 +181,7 @@ def finish(claims: int, helped: int) -> None:
 
 
 @njit(error_model="numpy")
-def wait(claims: int, seen: int, semaphore: int, sleep: int) -> int:
+def wait(claims: int, seen: int, semaphore: int, sleep: int) -> Any:
     """A helper waits for a phase other than the one it has seen -> its number; -1 where it is to stop."""
     place, asleep, spins = word(claims, PHASE), word(claims, ASLEEP), 0
     while True:

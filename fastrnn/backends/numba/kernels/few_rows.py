@@ -4,8 +4,9 @@ Panels are as there, K-major, but wide enough that one row keeps both multiplier
 up to 2 MB the processor does that as well by itself, and small layers lose a tenth by it.
 
 float16 becomes float32 as it is loaded. int8 is multiplied with numbers of 16 bits, two of K at a time, which lie side
-by side, into sums of 32: so are both sums of a pair one instruction's (`vpmaddwd`, with VNNI `vpdpwssd`), which LLVM
-finds by itself. A weight is a row's scale times -127 .. 127; a row of numbers has a scale of its own.
+by side, into sums of 32: x86 has an instruction for both products of a pair and their sum (`vpmaddwd`), and with VNNI
+one that adds it as well (`vpdpwssd`), which LLVM finds. A weight is a row's scale times -127 .. 127; a row of numbers
+has a scale of its own.
 """
 
 from __future__ import annotations
@@ -88,8 +89,14 @@ def _load_pairs(builder: Any, vector: Vector, w: Any, index: Any) -> Any:
     return builder.sext(narrow, ir.VectorType(_SHORT, pairs))
 
 
+_SUMS_OF_PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+"""x86's instruction, by lanes."""
+
+
 def _sums_of_pairs(builder: Any, vector: Vector, x: Any, y: Any) -> Any:
     """x[2i] y[2i] + x[2i + 1] y[2i + 1] in 32 bits, of int16."""
+    if "avx512bw" in cpu_features() if vector.lanes == 16 else "sse2" in cpu_features():
+        return call(builder, _SUMS_OF_PAIRS[vector.lanes], vector.integers, x, y)
     undefined = ir.Constant(x.type, ir.Undefined)
     products = []
     for first in range(_PAIR):

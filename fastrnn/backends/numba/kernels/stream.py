@@ -81,7 +81,7 @@ def accepts(a: Any) -> bool:
     marked = 0
     while good and marked < a.rows:
         slot = load_int(a.slots, marked)
-        good = 0 <= slot < a.count and load_byte(a.marks, slot) == 0
+        good = 0 <= slot < a.streams and load_byte(a.marks, slot) == 0
         if good:
             store_byte(a.marks, slot, 1)
             marked += 1
@@ -102,7 +102,7 @@ def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, 
     A panel of weights holds `units` vectors of hidden units for each gate, one of a projection, if the cell has any,
     `plain_units`.
     """
-    step, others, inputs = cell.step, cell.states - 1, cell.inputs
+    step, others = cell.step, cell.states - 1
     x_gates, u_gates, over_units, is_int8 = cell.x_gates, cell.u_gates, cell.over_units, weights == INT8
     x_vecs, u_vecs = units * x_gates, units * u_gates
     x_tile, x_most = few_rows_product(weights, x_vecs), few_rows(weights, x_vecs)
