@@ -101,7 +101,7 @@ class StreamMemory:
         cell, layers: the cell, and of each layer its weights, contiguous float32: (Gx·H, I), (Gu·H, P or H) or by
             heads, biases, w_hr and the cell's parameters.
         steps, batch: the most of a call.
-        count: how many states there are.
+        streams: how many states there are.
         format: "float32", "float16" or "int8", of weights; everything else is float32.
         batch_first: whether x and the output are (rows, steps, ...).
         step_inputs: of each layer what the cell takes in every step, (N, H), if anything.
@@ -113,21 +113,21 @@ class StreamMemory:
         layers: Sequence[Parted],
         steps: int,
         batch: int,
-        count: int,
+        streams: int,
         format: str,
         batch_first: bool,
         step_inputs: Sequence[Tensor | None],
     ) -> None:
-        self.cell, self.format, self.batch, self.count = cell, format, batch, count
+        self.cell, self.format, self.batch, self.streams = cell, format, batch, streams
         self.kernel = kernel(cell.key, STREAM + format, FLOAT)
         self.lanes = self.kernel.geometry.lanes
         self.x_gates, self.u_gates = len(cell.x_gates), len(cell.u_gates)
         self.units = stream_units(self.x_gates, self.u_gates)
         self.chunk = max(1, min(steps, CHUNK_ROWS // batch))
         self.sizes = [self._sizes(layer) for layer in layers]
-        self.home = torch.zeros((count, self._home_row()), dtype=FLOAT)
+        self.home = torch.zeros((streams, self._home_row()), dtype=FLOAT)
         """states, a row for each: of each layer h and the others"""
-        self.marks = torch.zeros(count, dtype=torch.uint8)
+        self.marks = torch.zeros(streams, dtype=torch.uint8)
         arena = Arena()
         self._weights = [self._laid_out(layer) for layer in layers]
         places = [[arena.take(w.nbytes) for w in weights] for weights in self._weights]
@@ -139,7 +139,7 @@ class StreamMemory:
             layers=len(layers),
             swaps=int(batch_first),
             chunk=self.chunk,
-            streams=count,
+            streams=streams,
             home=self.home.data_ptr(),
             home_row=self.home.stride(0),
             marks=self.marks.data_ptr(),
@@ -167,9 +167,22 @@ class StreamMemory:
         made = [self._laid_out(layer) for layer in layers] if made is None else made
         for tensors, places in zip(made, self._places, strict=True):
             for tensor, place in zip(tensors, places, strict=True):
-                if tensor.numel():
-                    to = self.memory[place : place + tensor.nbytes].view(tensor.dtype)
-                    to.copy_(tensor.view(-1))
+                self._part(place, tensor).copy_(tensor.view(-1))
+
+    def fits(self, layers: Sequence[Parted]) -> bool:
+        """Whether layers have the sizes of those that are laid out."""
+        return [self._sizes(layer) for layer in layers] == self.sizes
+
+    def has(self, layers: Sequence[Parted]) -> bool:
+        """Whether these weights are laid out already."""
+        return all(
+            torch.equal(self._part(place, tensor), tensor.view(-1))
+            for layer, places in zip(layers, self._places, strict=True)
+            for tensor, place in zip(self._laid_out(layer), places, strict=True)
+        )
+
+    def _part(self, place: int, like: Tensor) -> Tensor:
+        return self.memory[place : place + like.nbytes].view(like.dtype)
 
     def _sizes(self, layer: Parted) -> _Sizes:
         hidden, inputs = layer.w_ih.shape[0] // self.x_gates, layer.w_ih.shape[1]
