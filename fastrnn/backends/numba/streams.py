@@ -122,7 +122,8 @@ class StreamMemory:
         self.kernel = kernel(cell.key, STREAM + format, FLOAT)
         self.lanes = self.kernel.geometry.lanes
         self.x_gates, self.u_gates = len(cell.x_gates), len(cell.u_gates)
-        self.units = stream_units(self.x_gates, self.u_gates)
+        self.wide = self.lanes * self.kernel.geometry.registers
+        self.units = stream_units(self.x_gates, self.u_gates, self.kernel.geometry.registers)
         self.chunk = max(1, min(steps, CHUNK_ROWS // batch))
         self.sizes = [self._sizes(layer) for layer in layers]
         self.home = torch.zeros((streams, self._home_row()), dtype=FLOAT)
@@ -188,9 +189,10 @@ class StreamMemory:
         hidden, inputs = layer.w_ih.shape[0] // self.x_gates, layer.w_ih.shape[1]
         outputs = layer.extras[0].shape[0] if layer.extras else hidden
         count = heads_in(layer.w_hh) if self.u_gates else 1
-        of = extents(hidden, outputs // count, count, self.units * self.lanes)
-        panels = divide_up(hidden, self.units * self.lanes)
-        return _Sizes(inputs, hidden, outputs, of, panels, panels * self.units * self.lanes)
+        width = self.units * self.wide
+        of = extents(hidden, outputs // count, count, width)
+        panels = divide_up(hidden, width)
+        return _Sizes(inputs, hidden, outputs, of, panels, panels * width)
 
     def _home_row(self) -> int:
         row = sum(sizes.outputs + (len(self.cell.states) - 1) * sizes.hidden for sizes in self.sizes)
@@ -199,25 +201,30 @@ class StreamMemory:
     def _laid_out(self, layer: Parted) -> list[Tensor]:
         """What is kept of a layer, in the order of `_WEIGHTS`."""
         empty = layer.w_ih.new_empty(0)
-        x, u, units, lanes = self.x_gates, self.u_gates, self.units, self.lanes
+        x, u, units, wide = self.x_gates, self.u_gates, self.units, self.wide
 
-        def product(matrix: Tensor, gates: int, vectors: int, of: Extents | None = None) -> list[Tensor]:
-            made = laid_out(matrix, gates, vectors, lanes, self.format, of)
+        def scaled(made: Weights) -> list[Tensor]:
             return [made.panels, empty if made.scales is None else made.scales]
+
+        def product(matrix: Tensor, gates: int, of: Extents | None = None) -> list[Tensor]:
+            return scaled(laid_out(matrix, gates, units, wide, self.format, of))
 
         def bias(number: int, gates: int) -> Tensor:
             of_gates = layer.biases[number] if layer.biases else layer.w_ih.new_zeros(layer.w_ih.shape[0] // x * gates)
-            return _by_panel(of_gates[:, None], gates, units, lanes).contiguous()
+            return _by_panel(of_gates[:, None], gates, units, wide).contiguous()
 
-        kept = [*product(layer.w_ih, x, units), bias(0, x)]
+        kept = [*product(layer.w_ih, x), bias(0, x)]
         if u:
             w_hh, of = layer.w_hh, None
             if heads_in(w_hh) > 1:
                 w_hh, of = heads.dense_weights(w_hh, u), self._sizes(layer).of
-            kept += [*product(w_hh, u, units, of), bias(1, u)]
+            kept += [*product(w_hh, u, of), bias(1, u)]
         else:
             kept += [empty] * 3
-        kept += product(layer.extras[0], 1, PANEL_VECTORS) if layer.extras else [empty] * 2
+        if layer.extras:
+            kept += scaled(laid_out(layer.extras[0], 1, PANEL_VECTORS, self.lanes, self.format))
+        else:
+            kept += [empty] * 2
         return [*kept, torch.cat([*layer.parameters]) if layer.parameters else empty]
 
     def _layer(self, arena: Arena, sizes: _Sizes) -> dict[str, int]:

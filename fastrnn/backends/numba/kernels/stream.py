@@ -36,16 +36,23 @@ from fastrnn.backends.numba.kernels.simd import (
     load_int,
     load_some,
     magnitude,
+    register_bits,
     store,
     store_byte,
     store_int,
     store_some,
     zeros,
+    zeros_in,
 )
 from fastrnn.backends.numba.kernels.tile import share
 
 X_PRODUCT, STATE, PROJECTION = 1, 2, 4
 """What a phase does; of a chunk of one step the first two are one phase."""
+
+
+def stream_registers() -> int:
+    """In how many registers the vectors are that a cell's step takes: fewer lanes make longer chains."""
+    return 1 if register_bits() == 512 else 2
 
 
 @njit(error_model="numpy")
@@ -96,15 +103,18 @@ def state_of(a: Any, row: int) -> Any:
     return load_int(a.slots, row) if a.slots != 0 else row
 
 
-def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, projects: bool, dtype: Any) -> Any:
+def stream_kernel(
+    cell: CellKernel, weights: str, units: int, registers: int, plain_units: int, projects: bool, dtype: Any
+) -> Any:
     """The kernel of one cell and format of weights, over a block of `StreamCall` and `StreamLayer` for each layer.
 
-    A panel of weights holds `units` vectors of hidden units for each gate, one of a projection, if the cell has any,
-    `plain_units`.
+    A panel of weights holds `units` vectors of hidden units for each gate, of so many registers: the cell's step is a
+    long chain of operations, of which one register's do not keep the processor busy. One of a projection, if the cell
+    has any, holds `plain_units` registers.
     """
     step, others = cell.step, cell.states - 1
     x_gates, u_gates, over_units, is_int8 = cell.x_gates, cell.u_gates, cell.over_units, weights == INT8
-    x_vecs, u_vecs = units * x_gates, units * u_gates
+    x_vecs, u_vecs = registers * units * x_gates, registers * units * u_gates
     x_tile, x_most = few_rows_product(weights, x_vecs), few_rows(weights, x_vecs)
     u_tile, u_most = few_rows_product(weights, u_vecs), few_rows(weights, max(1, u_vecs))
     plain_tile, plain_most = few_rows_product(weights, plain_units), few_rows(weights, plain_units)
@@ -136,6 +146,8 @@ def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, 
             numbers, row = numbers_of(like, a.rows_at, a.rows_row, a.qx, a.qx_row, first)
             to = address(like, gx, first * apart + panel * width)
             x_tile(like, count, bias, numbers, row, w, a.inputs, to, apart, address(like, a.qx_scales, first), scales)
+
+    wide_zeros = zeros_in(registers)
 
     @forced
     def places_of(a: Any, like: Any, rows: int, row: int, unit: int, gx: int, h: int) -> Any:
@@ -180,12 +192,13 @@ def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, 
                 u_tile(like, count, bias, numbers, row, w, k, to, apart, address(like, a.qh_scales, first), scales)
             if over_units:
                 continue
+            wide = wide_zeros(dtype)
             for row in range(first, first + count):
                 for u in range(units):
-                    unit = (panel * units + u) * lane_count
+                    unit = (panel * units + u) * lanes(wide)
                     if unit < a.hidden:
-                        new = step(like, places_of(a, like, rows, row, unit, gx, h), a.hidden - unit)
-                        put(a, like, row, unit, new, h_new, ys, ys_row)
+                        new = step(wide, places_of(a, wide, rows, row, unit, gx, h), a.hidden - unit)
+                        put(a, wide, row, unit, new, h_new, ys, ys_row)
 
     @forced
     def row_places(of_row: Any, like: Any, unit: int) -> Any:
@@ -302,7 +315,7 @@ def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, 
             if over_units:
                 for row in range(rows):
                     of_row = (a, rows, row, gx, h, h_new, ys, out_row)
-                    step(like, row_places, row_finish, of_row, a.hidden, a.kept)
+                    step(wide_zeros(dtype), row_places, row_finish, of_row, a.hidden, a.kept)
             if projects and a.projected:
                 if is_int8:
                     for row in range(rows):
