@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastrnn import heads
@@ -34,11 +35,14 @@ class Weights(NamedTuple):
     scales: Tensor | None
 
 
-def laid_out(matrix: Tensor, gates: int, units: int, lanes: int, format: str, of: Extents | None = None) -> Weights:
-    """A (gates·rows, K) float32 matrix in panels of `units` vectors for each gate: (panels, K, units, gates, lanes).
+def laid_out(
+    matrix: Tensor, gates: int, units: int, wide: int, lanes: int, format: str, of: Extents | None = None
+) -> Weights:
+    """A (gates·rows, K) float32 matrix in panels of `units` vectors of `wide` numbers for each gate.
 
-    Of int8 two of K come last: (panels, K / 2, units, gates, lanes, 2), and the scales are (panels, units, gates,
-    lanes). `of` has with which of K each panel is multiplied, if that is not all; all panels are as deep then.
+    A panel's registers of `lanes` numbers lie two by two: (panels, pairs, K, 2, lanes), or of int8, which takes two of
+    K at a time, (panels, pairs, K / 2, 2, lanes, 2), with scales (panels, units, gates, wide). `of` has with which of K
+    each panel is multiplied, if that is not all; all panels are as deep then.
 
     Raises:
         ValueError: a number is too large for float16, or not finite in either format of fewer bits.
@@ -49,31 +53,28 @@ def laid_out(matrix: Tensor, gates: int, units: int, lanes: int, format: str, of
     if format == "int8":
         by_row = matrix.abs().amax(1, keepdim=True) / INT8_LARGEST
         matrix = (matrix / torch.where(by_row > 0, by_row, 1.0)).round_()
-        scales = _by_panel(by_row, gates, units, lanes)[:, 0].contiguous()
+        scales = _by_panel(by_row, gates, units, wide)[:, 0].contiguous()
     elif format == "float16" and bool((matrix.abs() >= 65520).any()):
         raise ValueError("stream: a weight is too large for float16, whose largest number is 65504")
-    panels = _by_panel(matrix, gates, units, lanes)
+    panels = _by_panel(matrix, gates, units, wide).flatten(2)
     if of is not None:
-        first_and_count = list(zip(of.table[::2], of.table[1::2], strict=True))
-        deep = panels.new_zeros((panels.shape[0], of.depth, *panels.shape[2:]))
-        for panel, (first, count) in enumerate(first_and_count):
+        deep = panels.new_zeros((panels.shape[0], of.depth, panels.shape[2]))
+        for panel, (first, count) in enumerate(zip(of.table[::2], of.table[1::2], strict=True)):
             deep[panel, :count] = panels[panel, first : first + count]
         panels = deep
-    if format != "int8":
-        return Weights(panels.to(getattr(torch, format)).contiguous(), None)
-    odd = panels.shape[1] % 2
-    if odd:
-        panels = torch.cat([panels, panels.new_zeros((panels.shape[0], 1, *panels.shape[2:]))], 1)
-    return Weights(panels.unflatten(1, (-1, 2)).movedim(2, -1).to(torch.int8).contiguous(), scales)
+    of_k = 2 if format == "int8" else 1
+    panels = F.pad(panels, (0, -panels.shape[2] % (2 * lanes), 0, -panels.shape[1] % of_k))
+    pairs = panels.unflatten(2, (-1, 2, lanes)).unflatten(1, (-1, of_k)).permute(0, 3, 1, 4, 5, 2)
+    return Weights(pairs.to(getattr(torch, format)).contiguous(), scales)
 
 
-def _by_panel(matrix: Tensor, gates: int, units: int, lanes: int) -> Tensor:
-    """(gates·rows, K) -> (panels, K, units, gates, lanes), zeros past the rows."""
+def _by_panel(matrix: Tensor, gates: int, units: int, wide: int) -> Tensor:
+    """(gates·rows, K) -> (panels, K, units, gates, wide), zeros past the rows."""
     rows, columns = matrix.shape[0] // gates, matrix.shape[1]
-    width = units * lanes
+    width = units * wide
     padded = matrix.new_zeros((gates, divide_up(rows, width) * width, columns))
     padded[:, :rows] = matrix.view(gates, rows, columns)
-    return padded.view(gates, -1, units, lanes, columns).permute(1, 4, 2, 0, 3)
+    return padded.view(gates, -1, units, wide, columns).permute(1, 4, 2, 0, 3)
 
 
 def limit(columns: int) -> int:
@@ -207,7 +208,7 @@ class StreamMemory:
             return [made.panels, empty if made.scales is None else made.scales]
 
         def product(matrix: Tensor, gates: int, of: Extents | None = None) -> list[Tensor]:
-            return scaled(laid_out(matrix, gates, units, wide, self.format, of))
+            return scaled(laid_out(matrix, gates, units, wide, self.lanes, self.format, of))
 
         def bias(number: int, gates: int) -> Tensor:
             of_gates = layer.biases[number] if layer.biases else layer.w_ih.new_zeros(layer.w_ih.shape[0] // x * gates)
@@ -222,7 +223,7 @@ class StreamMemory:
         else:
             kept += [empty] * 3
         if layer.extras:
-            kept += scaled(laid_out(layer.extras[0], 1, PANEL_VECTORS, self.lanes, self.format))
+            kept += scaled(laid_out(layer.extras[0], 1, PANEL_VECTORS, self.lanes, self.lanes, self.format))
         else:
             kept += [empty] * 2
         return [*kept, torch.cat([*layer.parameters]) if layer.parameters else empty]

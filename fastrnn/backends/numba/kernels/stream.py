@@ -122,10 +122,11 @@ def stream_kernel(
     item = {FLOAT32: 4, INT8: 1}.get(weights, 2)
 
     @forced
-    def panel_at(w: int, panel: int, k: int, numbers: int) -> Any:
-        """Where a panel of weights begins, with so many numbers for each k."""
+    def panel_at(like: Any, w: int, panel: int, k: int, vecs: int) -> Any:
+        """Where a panel of so many vectors begins, and how many numbers its pairs of vectors lie apart."""
         whole = (k + 1) // 2 * 2 if is_int8 else k
-        return w + panel * whole * numbers * item
+        apart = whole * 2 * lanes(like)
+        return w + panel * ((vecs + 1) // 2) * apart * item, apart
 
     @forced
     def numbers_of(like: Any, floats: int, floats_row: int, shorts: int, shorts_row: int, row: int) -> Any:
@@ -138,14 +139,15 @@ def stream_kernel(
     def x_products(a: Any, like: Any, panel: int, rows: int, gx: int) -> None:
         """gx (rows, panels, x_vecs, lanes) of one panel."""
         width = x_vecs * lanes(like)
-        w = panel_at(a.w_ih, panel, a.inputs, width)
+        w, pairs = panel_at(like, a.w_ih, panel, a.inputs, x_vecs)
         bias, scales = address(like, a.bias_ih, panel * width), address(like, a.scales_ih, panel * width)
         blocks, apart = (rows + x_most - 1) // x_most, a.panels * width
         for block in range(blocks):
             first, count = share(rows, blocks, block)
             numbers, row = numbers_of(like, a.rows_at, a.rows_row, a.qx, a.qx_row, first)
             to = address(like, gx, first * apart + panel * width)
-            x_tile(like, count, bias, numbers, row, w, a.inputs, to, apart, address(like, a.qx_scales, first), scales)
+            row_scales = address(like, a.qx_scales, first)
+            x_tile(like, count, bias, numbers, row, w, pairs, a.inputs, to, apart, row_scales, scales)
 
     wide_zeros = zeros_in(registers)
 
@@ -184,12 +186,13 @@ def stream_kernel(
             first, count = share(rows, blocks, block)
             if u_gates > 0:
                 begins, k = extent(a.extents, panel)
-                w = panel_at(a.w_hh, panel, a.depth, width)
+                w, pairs = panel_at(like, a.w_hh, panel, a.depth, u_vecs)
                 bias, scales = address(like, a.bias_hh, panel * width), address(like, a.scales_hh, panel * width)
                 numbers, row = numbers_of(like, h, a.h_row, a.qh, a.qh_row, first)
                 numbers += begins * (2 if is_int8 else 4)
                 to = address(like, a.gh, first * apart + panel * width)
-                u_tile(like, count, bias, numbers, row, w, k, to, apart, address(like, a.qh_scales, first), scales)
+                row_scales = address(like, a.qh_scales, first)
+                u_tile(like, count, bias, numbers, row, w, pairs, k, to, apart, row_scales, scales)
             if over_units:
                 continue
             wide = wide_zeros(dtype)
@@ -214,14 +217,15 @@ def stream_kernel(
     def project(a: Any, like: Any, panel: int, rows: int, h_new: int, ys: int, ys_row: int) -> None:
         """A panel of h = w_hr m."""
         width = plain_units * lanes(like)
-        w, scales = panel_at(a.w_hr, panel, a.hidden, width), address(like, a.scales_hr, panel * width)
+        w, pairs = panel_at(like, a.w_hr, panel, a.hidden, plain_units)
+        scales = address(like, a.scales_hr, panel * width)
         blocks = (rows + plain_most - 1) // plain_most
         for block in range(blocks):
             first, count = share(rows, blocks, block)
             numbers, row = numbers_of(like, a.m, a.others_row, a.qh, a.qh_row, first)
             to = address(like, h_new, first * a.h_row + panel * width)
             row_scales = address(like, a.qh_scales, first)
-            plain_tile(like, count, a.no_bias, numbers, row, w, a.hidden, to, a.h_row, row_scales, scales)
+            plain_tile(like, count, a.no_bias, numbers, row, w, pairs, a.hidden, to, a.h_row, row_scales, scales)
             for r in range(first, first + count):
                 for unit in range(panel * width, min(a.outputs, (panel + 1) * width), lanes(like)):
                     store_some(ys, r * ys_row + unit, load(like, h_new, r * a.h_row + unit), a.outputs - unit)
