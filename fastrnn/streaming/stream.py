@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastrnn import checks
 from fastrnn.backends import numba
 from fastrnn.backends.numba.helpers import Helpers
+from fastrnn.backends.numba.stream_weights import StreamWeights
 from fastrnn.backends.numba.streams import StreamMemory
 from fastrnn.streaming import arguments
 from fastrnn.streaming.door import Door
@@ -58,14 +59,13 @@ class Stream(Door):
         if reason is not None:
             raise RuntimeError(f"stream: {reason}")
         layers = source.layers()
-        memory = StreamMemory(
-            source.cell, layers, steps, batch, slots or batch, weights, source.batch_first, source.step_inputs()
-        )
+        laid_out = StreamWeights(source.cell, layers, weights)
+        memory = StreamMemory(laid_out, steps, batch, slots or batch, source.batch_first, source.step_inputs())
         self.module, self.batch, self.steps, self.slots = module, batch, steps, slots
         self.weights, self.threads = weights, threads
         self._source: Source = source
         self._memory: StreamMemory | None = memory
-        self._inputs, self._outputs = memory.sizes[0].inputs, memory.sizes[-1].outputs
+        self._inputs, self._outputs = laid_out.sizes[0].inputs, laid_out.sizes[-1].outputs
         self._output = torch.zeros(batch * steps * self._outputs)
         self._views: dict[tuple[int, int, int], Tensor] = {}
         helpers = Helpers(memory.kernel.address, memory.blocks, threads - 1)
@@ -162,17 +162,9 @@ class Stream(Door):
             self._leave()
 
     def _states(self) -> list[Tensor]:
-        """Views of all states."""
-        memory = self._open()
-        states = []
-        for number in range(len(self._source.cell.states)):
-            places = [layer[number] for layer in memory.state_places]
-            sizes = [layer.hidden if number else layer.outputs for layer in memory.sizes]
-            apart = places[1] - places[0] if len(places) > 1 else 0
-            shape = (len(places), memory.streams, sizes[0])
-            view = memory.home.as_strided(shape, (apart, memory.home.stride(0), 1), places[0])
-            states.append(view[0] if self._source.is_cell else view)
-        return states
+        """Views of all states, in the module's form."""
+        states = self._open().states()
+        return [state[0] for state in states] if self._source.is_cell else states
 
     def reset(self, rows: Any = None) -> None:
         """Sets states to zero: all, or those of these rows, with slots of these slots: an int, ints, or a tensor.
@@ -199,20 +191,20 @@ class Stream(Door):
         """
         self._enter()
         try:
-            memory, now = self._open(), source_of(self.module)
+            weights, now = self._open().weights, source_of(self.module)
             layers = now.layers()
-            if now.cell is not self._source.cell or not memory.fits(layers):
+            if now.cell is not self._source.cell or not weights.fits(layers):
                 raise ValueError("stream: the module has become another one: make another stream of it")
-            memory.lay_out(layers)
+            weights.lay_out(layers)
         finally:
             self._leave()
 
     @property
     def stale(self) -> bool:
         """Whether `update` would change anything. All weights are looked at: not for every step."""
-        memory, now = self._open(), source_of(self.module)
+        weights, now = self._open().weights, source_of(self.module)
         layers = now.layers()
-        return now.cell is not self._source.cell or not memory.fits(layers) or not memory.has(layers)
+        return now.cell is not self._source.cell or not weights.fits(layers) or not weights.has(layers)
 
     def error(self, x: Any) -> Difference:
         """How far the outputs are from those with float32 weights.
