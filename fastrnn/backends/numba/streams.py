@@ -48,7 +48,9 @@ def laid_out(matrix: Tensor, gates: int, units: int, lanes: int, format: str, of
     scales = None
     if format == "int8":
         by_row = matrix.abs().amax(1, keepdim=True) / INT8_LARGEST
-        matrix = (matrix / torch.where(by_row > 0, by_row, 1.0)).round_()
+        # Of rows so small that their scale is rounded itself the largest might be more.
+        whole = (matrix / torch.where(by_row > 0, by_row, 1.0)).round_()
+        matrix = whole.clamp_(-INT8_LARGEST, INT8_LARGEST)
         scales = _by_panel(by_row, gates, units, lanes)[:, 0].contiguous()
     elif format == "float16" and bool((matrix.abs() >= 65520).any()):
         raise ValueError("stream: a weight is too large for float16, whose largest number is 65504")
@@ -155,16 +157,21 @@ class StreamMemory:
             self.state_places.append((home, *[others + k * sizes.hidden for k in range(len(cell.states) - 1)]))
             self.blocks.extend((*call, *self._block(sizes, layer, at, home, others, given)))
             home = others + (len(cell.states) - 1) * sizes.hidden
-        self.lay_out(layers, made=self._weights)
+        self._put(self._weights)
         del self._weights
 
-    def lay_out(self, layers: Sequence[Parted], made: Sequence[Sequence[Tensor]] | None = None) -> None:
+    def lay_out(self, layers: Sequence[Parted], step_inputs: Sequence[Tensor | None]) -> None:
         """Lays out the weights of these layers in place of those that were there, of the same sizes.
 
         Raises:
             ValueError: see `laid_out`; nothing has changed then.
         """
-        made = [self._laid_out(layer) for layer in layers] if made is None else made
+        self._put([self._laid_out(layer) for layer in layers])
+        for before, now in zip(self._inputs, step_inputs, strict=True):
+            if before is not None and now is not None:
+                before.copy_(now)
+
+    def _put(self, made: Sequence[Sequence[Tensor]]) -> None:
         for tensors, places in zip(made, self._places, strict=True):
             for tensor, place in zip(tensors, places, strict=True):
                 self._part(place, tensor).copy_(tensor.view(-1))
@@ -173,12 +180,15 @@ class StreamMemory:
         """Whether layers have the sizes of those that are laid out."""
         return [self._sizes(layer) for layer in layers] == self.sizes
 
-    def has(self, layers: Sequence[Parted]) -> bool:
-        """Whether these weights are laid out already."""
+    def has(self, layers: Sequence[Parted], step_inputs: Sequence[Tensor | None]) -> bool:
+        """Whether these weights are laid out already, to the bit."""
         return all(
-            torch.equal(self._part(place, tensor), tensor.view(-1))
+            torch.equal(self._part(place, tensor).view(torch.uint8), tensor.view(-1).view(torch.uint8))
             for layer, places in zip(layers, self._places, strict=True)
             for tensor, place in zip(self._laid_out(layer), places, strict=True)
+        ) and all(
+            before is None or now is None or torch.equal(before, now)
+            for before, now in zip(self._inputs, step_inputs, strict=True)
         )
 
     def _part(self, place: int, like: Tensor) -> Tensor:
