@@ -19,7 +19,18 @@ from fastrnn.cells.weights import Parted
 from fastrnn.cells.weights import heads as heads_in
 
 INT8_LARGEST, INT16_LARGEST, INT32_LARGEST = 127, 2**15 - 1, 2**31 - 1
-_KEPT = ("w_ih", "scales_ih", "bias_ih", "w_hh", "scales_hh", "bias_hh", "w_hr", "scales_hr", "parameters")
+_KEPT = (
+    "w_ih",
+    "scales_ih",
+    "bias_ih",
+    "w_hh",
+    "scales_hh",
+    "bias_hh",
+    "w_hr",
+    "scales_hr",
+    "parameters",
+    "step_inputs",
+)
 """What is kept of a layer, by the names of a kernel's arguments."""
 
 
@@ -47,7 +58,9 @@ def laid_out(
     scales = None
     if format == "int8":
         by_row = matrix.abs().amax(1, keepdim=True) / INT8_LARGEST
-        matrix = (matrix / torch.where(by_row > 0, by_row, 1.0)).round_()
+        # Of rows so small that their scale is rounded itself the largest might be more.
+        whole = (matrix / torch.where(by_row > 0, by_row, 1.0)).round_()
+        matrix = whole.clamp_(-INT8_LARGEST, INT8_LARGEST)
         scales = _by_panel(by_row, gates, units, wide)[:, 0].contiguous()
     elif format == "float16" and bool((matrix.abs() >= 65520).any()):
         raise ValueError("stream: a weight is too large for float16, whose largest number is 65504")
@@ -97,13 +110,14 @@ class StreamWeights:
     Args:
         cell, layers: the cell, and of each layer its weights, contiguous float32: (Gx·H, I), (Gu·H, P or H) or by
             heads, biases, w_hr and the cell's parameters.
+        step_inputs: of each layer what the cell takes in every step, (N, H), if anything.
         format: "float32", "float16" or "int8", of matrices; everything else is float32.
 
     Raises:
         ValueError: see `laid_out`.
     """
 
-    def __init__(self, cell: Cell, layers: Sequence[Parted], format: str) -> None:
+    def __init__(self, cell: Cell, layers: Sequence[Parted], step_inputs: Sequence[Tensor | None], format: str) -> None:
         self.cell, self.format = cell, format
         self.kernel = kernel(cell.key, STREAM + format, torch.float32)
         self.lanes = self.kernel.geometry.lanes
@@ -111,7 +125,7 @@ class StreamWeights:
         self._wide = self.lanes * self.kernel.geometry.registers
         self._units = stream_units(self.x_gates, self.u_gates, self.kernel.geometry.registers)
         self.sizes = [self._sizes(layer) for layer in layers]
-        made, arena = [self._laid_out(layer) for layer in layers], Arena()
+        made, arena = self._made(layers, step_inputs), Arena()
         self._places = [[arena.take(w.nbytes) for w in tensors] for tensors in made]
         self._memory = workspace.pages(arena.size)
         start = self._memory.data_ptr()
@@ -121,25 +135,32 @@ class StreamWeights:
         """of each layer, by the names of a kernel's arguments"""
         self._put(made)
 
-    def lay_out(self, layers: Sequence[Parted]) -> None:
-        """Lays out the weights of these layers, of the same sizes, in place of those that were there.
+    def lay_out(self, layers: Sequence[Parted], step_inputs: Sequence[Tensor | None]) -> None:
+        """Lays out those of these layers, of the same sizes, in place of those that were there.
 
         Raises:
             ValueError: see `laid_out`; nothing has changed then.
         """
-        self._put([self._laid_out(layer) for layer in layers])
+        self._put(self._made(layers, step_inputs))
 
     def fits(self, layers: Sequence[Parted]) -> bool:
         """Whether layers have the sizes of those that are laid out."""
         return [self._sizes(layer) for layer in layers] == self.sizes
 
-    def has(self, layers: Sequence[Parted]) -> bool:
-        """Whether these weights are laid out already."""
+    def has(self, layers: Sequence[Parted], step_inputs: Sequence[Tensor | None]) -> bool:
+        """Whether these are laid out already, to the bit."""
         return all(
-            torch.equal(self._part(place, tensor), tensor.view(-1))
-            for layer, places in zip(layers, self._places, strict=True)
-            for tensor, place in zip(self._laid_out(layer), places, strict=True)
+            torch.equal(self._part(place, tensor).view(torch.uint8), tensor.view(-1).view(torch.uint8))
+            for tensors, places in zip(self._made(layers, step_inputs), self._places, strict=True)
+            for tensor, place in zip(tensors, places, strict=True)
         )
+
+    def _made(self, layers: Sequence[Parted], step_inputs: Sequence[Tensor | None]) -> list[list[Tensor]]:
+        """What is kept of each layer, in the order of `_KEPT`."""
+        return [
+            [*self._laid_out(layer), layer.w_ih.new_empty(0) if given is None else given.contiguous()]
+            for layer, given in zip(layers, step_inputs, strict=True)
+        ]
 
     def _put(self, made: Sequence[Sequence[Tensor]]) -> None:
         for tensors, places in zip(made, self._places, strict=True):
@@ -159,7 +180,7 @@ class StreamWeights:
         return Sizes(inputs, hidden, outputs, of, panels, panels * width, bool(layer.extras))
 
     def _laid_out(self, layer: Parted) -> list[Tensor]:
-        """What is kept of a layer, in the order of `_KEPT`."""
+        """Matrices, biases and parameters of a layer, in the order of `_KEPT`."""
         empty = layer.w_ih.new_empty(0)
         x, u, units, wide = self.x_gates, self.u_gates, self._units, self._wide
 

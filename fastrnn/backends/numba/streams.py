@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from array import array
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,18 +28,9 @@ class StreamMemory:
         steps, batch: the most of a call.
         streams: how many states there are.
         batch_first: whether x and the output are (rows, steps, ...).
-        step_inputs: of each layer what the cell takes in every step, (N, H), if anything.
     """
 
-    def __init__(
-        self,
-        weights: StreamWeights,
-        steps: int,
-        batch: int,
-        streams: int,
-        batch_first: bool = False,
-        step_inputs: Sequence[Tensor | None] | None = None,
-    ) -> None:
+    def __init__(self, weights: StreamWeights, steps: int, batch: int, streams: int, batch_first: bool = False) -> None:
         self.weights, self.batch, self.streams = weights, batch, streams
         self.lanes, self.kernel = weights.lanes, weights.kernel
         self.chunk = max(1, min(steps, CHUNK_ROWS // batch))
@@ -51,7 +41,6 @@ class StreamMemory:
         arena = Arena()
         offsets = [self._scratch(arena, sizes) for sizes in weights.sizes]
         self._memory = workspace.pages(arena.size)
-        self._inputs = [None if given is None else given.contiguous() for given in step_inputs or [None] * len(offsets)]
         call = StreamCall(*[0] * len(StreamCall._fields))._replace(
             layers=len(offsets),
             swaps=int(batch_first),
@@ -64,11 +53,11 @@ class StreamMemory:
         self.blocks = array("q")
         self._state_places: list[tuple[int, ...]] = []
         home, start = 0, self._memory.data_ptr()
-        for sizes, own, of_weights, given in zip(weights.sizes, offsets, weights.addresses, self._inputs, strict=True):
+        for sizes, own, of_weights in zip(weights.sizes, offsets, weights.addresses, strict=True):
             at = {**of_weights, **{name: start + offset for name, offset in own.items()}}
             others = home + sizes.outputs
             self._state_places.append((home, *[others + k * sizes.hidden for k in range(self._others)]))
-            self.blocks.extend((*call, *self._block(sizes, at, home, others, given)))
+            self.blocks.extend((*call, *self._block(sizes, at, home, others)))
             home = others + self._others * sizes.hidden
 
     def states(self) -> list[Tensor]:
@@ -123,7 +112,7 @@ class StreamMemory:
         wide = PANEL_VECTORS * self.lanes
         return max(sizes.padded, divide_up(sizes.outputs, wide) * wide)
 
-    def _block(self, sizes: Sizes, at: dict[str, int], home: int, others: int, given: Tensor | None) -> StreamLayer:
+    def _block(self, sizes: Sizes, at: dict[str, int], home: int, others: int) -> StreamLayer:
         return StreamLayer(
             inputs=sizes.inputs,
             hidden=sizes.hidden,
@@ -132,7 +121,6 @@ class StreamMemory:
             extents=sizes.of.address,
             depth=sizes.of.depth,
             projected=int(sizes.projected),
-            step_inputs=0 if given is None else given.data_ptr(),
             home_h=home,
             home_others=others,
             rows_row=self._whole(sizes.inputs),
