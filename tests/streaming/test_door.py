@@ -107,7 +107,7 @@ def out(*shape: int, **options: Any) -> dict[str, Any]:
 
 
 READ_ONLY = np.frombuffer(bytes(4 * BATCH * O), np.float32).reshape(BATCH, O)
-UNALIGNED = np.frombuffer(bytearray(4 * BATCH * I + 1), np.uint8)[1:].view(np.float32).reshape(BATCH, I)
+UNALIGNED = memoryview(bytearray(4 * BATCH * I + 1))[1:].cast("f", (BATCH, I))
 UNUSUAL: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
     "double": lambda: (usual().double(), {}),
     "integers": lambda: (usual().int(), {}),
@@ -126,6 +126,7 @@ UNUSUAL: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
     "subclass": lambda: (usual().as_subclass(Subclass), {}),
     "functional": lambda: (torch._to_functional_tensor(usual()), {}),
     "no storage": lambda: (torch._efficientzerotensor((BATCH, I)), {}),
+    "numpy without steps": lambda: (np.zeros((0, BATCH, I), np.float32), {}),
     "numpy double": lambda: (np.zeros((BATCH, I)), {}),
     "numpy strides": lambda: (np.zeros((I, BATCH), np.float32).T, {}),
     "other byte order": lambda: (np.zeros((BATCH, I), ">f4"), {}),

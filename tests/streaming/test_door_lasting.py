@@ -150,7 +150,7 @@ def test_nothing_is_kept(base: Any) -> None:
     x, result, slots, x_numpy = usual(), torch.zeros(BATCH, O), torch.arange(BATCH), np.zeros((BATCH, I), np.float32)
     for each in (stream, slotted):
         each.kernel.calls = each.slow = Forgetful()
-    held = [stream, slotted, stream(x), x, result, slots, x_numpy, None, type(stream)]
+    held = [stream, slotted, stream(x), x, result, slots, x_numpy, None, False, type(stream)]
 
     def run(times: int) -> None:
         for _ in range(times):
