@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 INPUT, OUTPUT, STEPS, ROWS, SLOTS, STATUS, BUSY = range(7)
 """The int64 numbers of a kernel's block: addresses of x and of the output; how many steps and rows; the address of as
@@ -68,6 +68,10 @@ class Door:
             RuntimeError: another thread is within a call.
         """
         return self._slowly(x, out, slots)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Raises TypeError: addresses mean nothing in a copy."""
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
 
     def _slowly(self, x: Any, out: Any, slots: Any) -> Any:
         """Serves any call, by `_start` between `_enter` and `_leave`, or raises what is wrong with it."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
 import os
+import pickle
 import sys
 import threading
 import tracemalloc
@@ -231,6 +233,12 @@ def test_without_its_init_nothing_is_called(base: Any) -> None:
         careless._enter()
     with pytest.raises((RuntimeError, AttributeError)):
         careless._start(8, 8, 1, 1, 0)
+
+
+@pytest.mark.parametrize("make_another", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_there_are_no_copies(base: Any, make_another: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match="cannot pickle 'Derived' object"):
+        make_another(make(base))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
