@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,13 +70,17 @@ def test_x_is_not_copied(base: Any, kind: str) -> None:
 
 def test_the_output_is_made_once(base: Any, kind: str) -> None:
     stream = make(base)
-    one, three = values(BATCH, I), values(3, BATCH, I)
-    results = [stream(x) for x in (one, one, three, three, one)]
-    assert [result.shape for result in results] == [(BATCH, O)] * 2 + [(3, BATCH, O)] * 2 + [(BATCH, O)]
+    shapes = [(BATCH,), (BATCH,), (1, BATCH), (2, BATCH), (2, BATCH), (3, BATCH), (BATCH,)]
+    results = [stream(values(*shape, I)) for shape in shapes]
+    assert [result.shape for result in results] == [(*shape, O) for shape in shapes]
     if kind != "plain":
-        assert results[0] is results[1]
-        assert results[2] is results[3]
-        assert results[2] is not results[0]
+        assert [one is other for one, other in pairwise(results)] == [one == other for one, other in pairwise(shapes)]
+
+
+def test_the_output_has_as_many_rows_as_slots(base: Any) -> None:
+    stream = make(base, slots=9)
+    for rows in (1, 1, 3):
+        assert stream(values(rows, I), slots=np.arange(rows)).shape == (rows, O)
 
 
 @pytest.mark.parametrize("shape", [(BATCH,), (3, BATCH)])
@@ -139,6 +144,7 @@ UNUSUAL: dict[str, Callable[[], tuple[Any, dict[str, Any]]]] = {
     "out rows": lambda: (usual(), out(BATCH + 1, O)),
     "out features": lambda: (usual(), out(BATCH, O + 1)),
     "out dimensions": lambda: (usual(), out(1, BATCH, O)),
+    "out more dimensions": lambda: (usual(), out(BATCH, O, 2)),
     "out steps": lambda: (torch.zeros(2, BATCH, I), out(3, BATCH, O)),
     "out strides": lambda: (usual(), {"out": torch.full((O, BATCH), 7.0).t()}),
     "out with gradient": lambda: (usual(), out(requires_grad=True)),
@@ -170,6 +176,7 @@ UNUSUAL_SLOTS: dict[str, Any] = {
     "floats": np.zeros(2),
     "another number": torch.zeros(3, dtype=torch.int64),
     "dimensions": torch.zeros(1, 2, dtype=torch.int64),
+    "a column": torch.zeros(2, 1, dtype=torch.int64),
     "strides": torch.zeros(4, dtype=torch.int64)[::2],
     "list": [0, 1],
 }

@@ -150,15 +150,24 @@ def test_both_release_it_alike() -> None:
 def test_nothing_is_kept(base: Any) -> None:
     stream, slotted = make(base), make(base, slots=9)
     x, result, slots, x_numpy = usual(), torch.zeros(BATCH, O), torch.arange(BATCH), np.zeros((BATCH, I), np.float32)
-    for each in (stream, slotted):
+    memory = torch.zeros(BATCH * I)
+    one, overlapping = memory.view(BATCH, I), memory[: BATCH * O].view(BATCH, O)
+    refusing = make(base)
+    refusing.kernel.status = 3
+    for each in (stream, slotted, refusing):
         each.kernel.calls = each.slow = Forgetful()
-    held = [stream, slotted, stream(x), x, result, slots, x_numpy, None, False, type(stream)]
+    held = [stream, slotted, stream(x), x, one, overlapping, result, slots, x_numpy, None, False, type(stream)]
 
     def run(times: int) -> None:
         for _ in range(times):
             stream(x)
             stream(x, out=result)
             stream(x_numpy)
+            stream(x.view(1, BATCH, I))
+            stream(one.zero_(), out=overlapping)
+            type(stream)()
+            with suppress(ValueError):
+                refusing(x, out=result)
             slotted(x, slots=slots, out=result)
             with suppress(TypeError):
                 stream(x, wrong=x)
