@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -48,7 +47,7 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     import numba
     from numba.core.ccallback import CFunc
 
-    from fastrnn.backends.numba.kernels import few_rows, record, simd, tile
+    from fastrnn.backends.numba.kernels import record, simd, tile
     from fastrnn.backends.numba.kernels.stream import stream_registers
 
     number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
@@ -56,8 +55,6 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     name = "_".join([*([code.file] if code else []), task, number.name])
     title = " ".join([*([code.title] if code else []), task.replace("_", " "), number.name])
     function, widths = _function(code.kernel if code else None, task, cell in projection.CELLS, number)
-    weights = task.removeprefix(STREAM)
-    rows = tile.tile_rows if weights == task else partial(few_rows.few_rows, weights)
     _name_apart(function, name)
     compiled = CFunc(function, ([record.pointer_to_blocks(task)], numba.types.void), {}, {"error_model": "numpy"})
     compiled._cache = KernelFile(name, title)
@@ -65,9 +62,9 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     geometry = Geometry(
         lanes=simd.register_bits() // number.bitwidth,
         itemsize=number.bitwidth // 8,
-        rows=max(rows(width) for width in widths),
-        tile=max(rows(width) * width for width in widths),
-        registers=1 if weights == task else stream_registers(),
+        rows=max(tile.tile_rows(width) for width in widths),
+        tile=max(tile.tile_rows(width) * width for width in widths),
+        registers=stream_registers() if task.startswith(STREAM) else 1,
     )
     return Kernel(compiled.address, geometry)
 
@@ -97,7 +94,6 @@ def _function(cell: CellKernel | None, task: str, projects: bool, number: Any) -
     if task.startswith(STREAM):
         registers = stream_registers()
         units = stream_units(cell.x_gates, cell.u_gates, registers)
-        widths |= {gates * units * registers for gates in (cell.x_gates, cell.u_gates) if gates}
         return stream_kernel(cell, task.removeprefix(STREAM), units, registers, PANEL_VECTORS, projects, number), widths
     others = {"unpacked": unpacked_kernel, "pointwise": pointwise_kernel}
     return others.get(task, pointwise_backward_kernel)(cell, number), widths
