@@ -32,7 +32,7 @@ _FASTRNN: dict[type, str] = {getattr(layers, name): f"fastrnn.{name}" for name i
 _OF_CELLS: dict[type, str] = {
     cls: f"fastrnn.{cls.__name__}" for cls in (Recurrent, RecurrentCell, LayerNormLSTM, LayerNormGRU)
 }
-_OPTIONS = ("num_heads", "recurrent_dropout", "backend", "recompute", "prepacked")
+_OPTIONS = ("num_heads", "recurrent_dropout", "backend", "recompute", "prepacked", "prepacked_weights")
 """What fastrnn's layers have and torch's have not. `num_heads` is 1 where they become torch's."""
 
 

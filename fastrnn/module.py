@@ -61,7 +61,7 @@ class Module(Prepacking):
         own = [f"num_heads={heads}"] if (heads := getattr(self, "num_heads", 1)) != 1 else []
         own += [f"recurrent_dropout={rate}"] if (rate := getattr(self, "recurrent_dropout", 0.0)) else []
         own += [] if self.backend is None else [f"backend={self.backend!r}"]
-        own += ["recompute=True"] * self.recompute + ["prepacked"] * self.prepacked
+        own += ["recompute=True"] * self.recompute + [self._prepacked_shown()] * self.prepacked
         return ", ".join([super().extra_repr(), *own])
 
 

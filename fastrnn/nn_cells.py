@@ -40,11 +40,24 @@ class _Cell(Module, nn.RNNCellBase):
     def _attributes(cell: _Cell) -> tuple[Any, ...]:
         """All that a step depends on beside its arguments, the backend and the parameters; see `binding.memory`."""
         kind = getattr(cell, "nonlinearity", None)  # in less time than the cell's name
-        return kind, cell.hidden_size, cell.prepacked, cell._parameters.get("bias_ih", cell) is None
+        return (
+            kind,
+            cell.hidden_size,
+            cell.prepacked,
+            cell.prepacked_weights,
+            cell._parameters.get("bias_ih", cell) is None,
+        )
 
     def _configuration(self) -> Configuration:
         label = f"{self._cell_name.split('_')[0].upper()}Cell"
-        return Configuration(label, self._cell_name, backend=self.backend, prepacked=self.prepacked, is_cell=True)
+        return Configuration(
+            label,
+            self._cell_name,
+            backend=self.backend,
+            prepacked=self.prepacked,
+            prepacked_weights=self.prepacked_weights,
+            is_cell=True,
+        )
 
     def _names(self) -> list[tuple[str, ...]]:
         return [_PARAMETERS[: 2 if self.bias_ih is None else 4]]

@@ -50,6 +50,7 @@ class Layers(Module, nn.RNNBase):
             "recurrent_dropout",
             "recompute",
             "prepacked",
+            "prepacked_weights",
             "_flat_weights_names",
         )
     )
@@ -142,6 +143,7 @@ class Layers(Module, nn.RNNBase):
             self.backend,
             self.prepacked,
             self.recurrent_dropout,
+            prepacked_weights=self.prepacked_weights,
         )
 
     def _run(

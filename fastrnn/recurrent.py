@@ -91,6 +91,7 @@ class Recurrent(Module, CellParameters):
             "training",
             "recompute",
             "prepacked",
+            "prepacked_weights",
         )
     )
     """All that a call depends on beside its arguments, the backend and the parameters; see `binding.memory`."""
@@ -153,6 +154,7 @@ class Recurrent(Module, CellParameters):
             self.backend,
             self.prepacked,
             self.recurrent_dropout,
+            prepacked_weights=self.prepacked_weights,
         )
 
     def _checked_weights(self, input: Any, hx: Any) -> Weights:
@@ -221,7 +223,9 @@ class RecurrentCell(Module, CellParameters):
         (torch.Size([3, 20]), torch.Size([3, 20]))
     """
 
-    _attributes = staticmethod(attrgetter("_cell_name", "input_size", "hidden_size", "bias", "num_heads", "prepacked"))
+    _attributes = staticmethod(
+        attrgetter("_cell_name", "input_size", "hidden_size", "bias", "num_heads", "prepacked", "prepacked_weights")
+    )
     """As `Recurrent._attributes`."""
 
     def __init__(
@@ -249,7 +253,12 @@ class RecurrentCell(Module, CellParameters):
 
     def _configuration(self) -> Configuration:
         return Configuration(
-            "RecurrentCell", self._cell_name, backend=self.backend, prepacked=self.prepacked, is_cell=True
+            "RecurrentCell",
+            self._cell_name,
+            backend=self.backend,
+            prepacked=self.prepacked,
+            prepacked_weights=self.prepacked_weights,
+            is_cell=True,
         )
 
     def _checked_weights(self, input: Tensor, hx: tuple[Tensor, ...] | None) -> Weights:

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastrnn import flops, ops
 from fastrnn.backends import aten_serves, operator_backend
 from fastrnn.backends.stack import Stack
-from fastrnn.binding import launches, training_step
+from fastrnn.binding import launches, streamed, training_step
 from fastrnn.binding.checked import Checked, Weights, check
 from fastrnn.binding.configuration import Configuration
 from fastrnn.binding.plans import Bound, ByOperators, Plan, Results, Torch, TorchStep, Transformed, Watch
@@ -69,7 +69,8 @@ def plan_of(checked: Checked, stack: Stack, watch: Watch | None = None) -> Plan:
         return ByOperators(checked, watch)
     if watch is None and operator_backend(checked.backend, first) == "numba":
         if not differentiable and launches.serves(checked, stack):
-            return launches.Launches(checked, stack)
+            kind = streamed.Streamed if streamed.serves(checked, stack) else launches.Launches
+            return kind(checked, stack)
         if differentiable and training_step.serves(checked, stack):
             return training_step.TrainingStep(checked)
     return Bound(checked, watch)

@@ -27,6 +27,8 @@ class Configuration:
     recurrent_dropout: float = 0.0
     is_cell: bool = False
     """whether it is a cell's module, whose input has no dimension of time"""
+    prepacked_weights: str = "float32"
+    """the format of weights that are laid out once: see `Prepacking.prepack`"""
 
     @property
     def operator(self) -> str:

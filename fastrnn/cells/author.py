@@ -24,6 +24,7 @@ TAKEN = (
 ATTRIBUTES = (
     *("cell", "gate", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"),
     *("init", "num_heads", "zoneout", "recurrent_dropout", "backend", "recompute", "training", "prepack", "prepacked"),
+    "prepacked_weights",
     "reset_parameters",
 )
 """What else modules hold by name, as `RecurrentCell` holds a cell's parameters. Inputs of steps may be called so."""

@@ -17,11 +17,10 @@ from fastrnn.backends.numba.helpers import Helpers
 from fastrnn.backends.numba.stream_weights import StreamWeights
 from fastrnn.backends.numba.streams import StreamMemory
 from fastrnn.cells.weights import Parted
+from fastrnn.prepacking import FORMATS
 from fastrnn.streaming import arguments
 from fastrnn.streaming.door import Door
 from fastrnn.streaming.source import Source, source_of
-
-FORMATS = ("float32", "float16", "int8")
 
 
 class Difference(NamedTuple):
