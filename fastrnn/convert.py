@@ -34,6 +34,8 @@ _OF_CELLS: dict[type, str] = {
 }
 _OPTIONS = ("num_heads", "recurrent_dropout", "backend", "recompute", "prepacked", "prepacked_weights")
 """What fastrnn's layers have and torch's have not. `num_heads` is 1 where they become torch's."""
+_UNTOLD = ("num_heads", "prepacked_weights")
+"""Of these, what is not named where it is lost: the second goes with `prepacked`."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ def _why_not(module: nn.Module, source: type, target: type, compiled: bool) -> s
 def _what_is_lost(module: nn.Module) -> str:
     """Of a layer's options, on the way to torch."""
     options = {name: getattr(module, name, None) for name in _OPTIONS}
-    lost = [f"{name}={value!r}" for name, value in options.items() if value and name != "num_heads"]
+    lost = [f"{name}={value!r}" for name, value in options.items() if value and name not in _UNTOLD]
     return f"without {' and '.join(lost)}" if lost else ""
 
 

@@ -26,6 +26,8 @@ from fastrnn import watched_weights
 from fastrnn.backends import module
 from fastrnn.backends.numba import panels, unpacked
 from fastrnn.backends.numba.layer_forward import ForwardLaunch
+from fastrnn.binding.streamed import MOST_ROWS, Streamed
+from fastrnn.prepacking import FORMATS
 from tests.plans import prepacked_plans_of
 
 pytestmark = pytest.mark.skipif(bool(module("numba").ready()), reason="no Numba")
@@ -312,16 +314,17 @@ def test_prepacking_again_sees_every_change(kind: str, off: bool) -> None:
     assert all(map(torch.equal, repeat(prepacked, x), repeat(plain, x)))
 
 
-def test_what_changes_while_weights_are_laid_out_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, prepacked = pair("GRU")
-    x, keep = torch.ones(T, B, I), ForwardLaunch.keep_weights
+@pytest.mark.parametrize("way", [Streamed, ForwardLaunch])
+def test_what_changes_while_weights_are_laid_out_is_seen(way: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, prepacked = pair("GRU", bidirectional=way is ForwardLaunch)
+    x, keep = torch.ones(T, B, I), way.keep_weights
 
-    def keep_and_change(self: ForwardLaunch) -> None:
+    def keep_and_change(self: Any) -> None:
         keep(self)
         monkeypatch.undo()
         prepacked.weight_hh_l0.mul_(2)
 
-    monkeypatch.setattr(ForwardLaunch, "keep_weights", keep_and_change)
+    monkeypatch.setattr(way, "keep_weights", keep_and_change)
     repeat(prepacked, x)
     with torch.no_grad():
         plain.weight_hh_l0.mul_(2)
@@ -329,7 +332,7 @@ def test_what_changes_while_weights_are_laid_out_is_seen(monkeypatch: pytest.Mon
 
 
 def test_calls_at_the_same_time_do_not_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, prepacked = pair("LSTM")
+    plain, prepacked = pair("LSTM", bidirectional=True)
     inputs = [torch.randn(T, B, I) for _ in range(8)]
     expected = [repeat(plain, x) for x in inputs]
     repeat(prepacked, inputs[0])
@@ -351,9 +354,72 @@ def test_calls_at_the_same_time_do_not_share_the_memory(monkeypatch: pytest.Monk
     assert during[0] == during[2] == during[3]
     assert all(map(torch.equal, found, expected[0]))
     assert all(map(torch.equal, again, expected[1]))
+    all_at_once(prepacked, inputs, expected)
+
+
+def all_at_once(net: nn.Module, inputs: list[Tensor], expected: list[list[Tensor]]) -> None:
     with ThreadPoolExecutor(4) as pool:
-        for results, wanted in zip(pool.map(lambda x: repeat(prepacked, x), inputs), expected, strict=True):
+        for results, wanted in zip(pool.map(lambda x: repeat(net, x), inputs), expected, strict=True):
             assert all(map(torch.equal, results, wanted))
+
+
+def test_streamed_calls_at_the_same_time_share_weights_alone() -> None:
+    plain, prepacked = pair("LSTM")
+    inputs = [torch.randn(T, B, I) for _ in range(8)]
+    expected = [repeat(plain, x) for x in inputs]
+    repeat(prepacked, inputs[0])
+    (plan,) = prepacked_plans_of(prepacked)
+    assert isinstance(plan, Streamed)
+    memory = plan.free.pop()  # another call has it
+    assert all(map(torch.equal, repeat(prepacked, inputs[1]), expected[1]))
+    assert plan.free[0] is not memory
+    assert plan.free[0].weights is memory.weights
+    all_at_once(prepacked, inputs, expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "batch_first": True}, {"num_heads": 2, "bias": False}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_in_fewer_bits_are_those_of_streams(kind: str, options: dict[str, Any]) -> None:
+    plain, prepacked = pair(kind, **options)
+    x = torch.randn(T, B, I)
+    for weights in FORMATS[1:]:
+        prepacked.prepack(weights=weights)
+        with fastrnn.stream(plain, batch=B, steps=T, weights=weights) as stream:
+            order = (1, 0, 2) if plain.batch_first else (0, 1, 2)
+            laid = x.permute(order).contiguous()
+            expected = [stream(laid).clone(), *flat(stream.state)]
+            with torch.no_grad():
+                first = flat(prepacked(laid))  # before weights are kept, too
+            for found in (first, repeat(prepacked, laid)):
+                assert all(map(torch.equal, found, expected))
+            states = stream.state
+            expected = [stream(laid).clone(), *flat(stream.state)]
+            assert all(map(torch.equal, repeat(prepacked, laid, states), expected))
+
+
+def test_what_weights_in_fewer_bits_do_not_serve_is_computed_without() -> None:
+    plain, prepacked = pair("LSTM")
+    prepacked.prepack(weights="int8")
+    many = torch.randn(T, MOST_ROWS + 1, I)
+    assert all(map(torch.equal, repeat(prepacked, many), repeat(plain, many)))
+    with torch.no_grad():
+        (few, _), (one, _) = prepacked(many[:, :B], lengths=[T] * B), plain(many[:, :B], lengths=[T] * B)
+        assert torch.equal(few, one)
+    output, _ = prepacked(many)
+    output.sum().backward()
+    assert prepacked.weight_hh_l0.grad is not None
+    assert "prepacked in int8" in repr(prepacked)
+
+
+def test_formats_are_checked() -> None:
+    _, prepacked = pair("GRU")
+    with pytest.raises(ValueError, match="prepack: weights must be one of 'float32', 'float16', 'int8', got 'int4'"):
+        prepacked.prepack(weights="int4")
+    with torch.no_grad():
+        prepacked.weight_ih_l0[0, 0] = 1e5
+        prepacked.prepack(weights="float16")
+        with pytest.raises(ValueError, match="too large for float16"):
+            prepacked(torch.ones(T, B, I))
 
 
 @pytest.mark.parametrize("kind", KINDS)
