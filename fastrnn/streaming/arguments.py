@@ -23,7 +23,7 @@ def tensor(name: str, value: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     if not isinstance(value, Tensor):
         try:
             found = np.asarray(memoryview(value))
-        except TypeError:
+        except (TypeError, ValueError, BufferError):
             kind = type(value).__name__
             raise TypeError(f"stream: {name} must be a tensor or have the buffer protocol, got {kind}") from None
         if found.dtype != np.dtype(str(dtype).removeprefix("torch.")):

@@ -367,6 +367,8 @@ def stream(
     """
     checks.types(int, batch=batch, steps=steps, threads=threads, **({} if slots is None else {"slots": slots}))
     for name, value in (("batch", batch), ("steps", steps), ("threads", threads), ("slots", slots)):
+        if isinstance(value, bool):
+            raise TypeError(f"{name} should be of type int, got: bool")
         if value is not None and value < 1:
             raise ValueError(f"stream: {name} must be at least 1, got {value}")
     if weights not in FORMATS:
