@@ -109,7 +109,7 @@ class Stream(Door):
                 written, asked = result, None
                 if out is not None:
                     result, asked = out, arguments.output(out, result.shape)
-                    written = asked if arguments.is_memory(asked) else torch.empty(asked.shape, dtype=asked.dtype)
+                    written = asked if arguments.is_memory(asked) else asked.new_empty(asked.shape)
                     address = written.data_ptr()
                 if arguments.overlap(given, written):
                     given = given.clone()

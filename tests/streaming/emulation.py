@@ -52,11 +52,12 @@ def emulated(module: nn.Module, cell: Cell, x: Tensor, format: str, dtype: torch
         for step in sequence:
             gx = rounded_row(step, format) @ w_ih.T + b_ih
             gh = gx[:, :0] if w_hh is None else rounded_row(states[0], format) @ w_hh.T + b_hh
-            after, _ = cell.step(gx.view(batch, -1, hidden), gh.view(batch, len(cell.u_gates), hidden), states, parameters, ())
+            after, _ = cell.step(
+                gx.view(batch, -1, hidden), gh.view(batch, len(cell.u_gates), hidden), states, parameters, ()
+            )
             states = list(after)
             if w_hr is not None:
                 states[0] = rounded_row(states[0], format) @ w_hr.T
             outputs.append(states[0])
         sequence = torch.stack(outputs)
     return sequence
-

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 import fastrnn
 from fastrnn.cells import library
 from tests.selection import exhaustive
-from tests.streaming.streams import assert_computes, make, make_cell, same, in_chunks
+from tests.streaming.streams import assert_computes, in_chunks, make, make_cell, same
 
 SHORT = ("lstm", "gru", "layer_norm_gru", "minlstm")
 """Two built-in cells, one with means over units, one without a product: a kernel takes some seconds to compile."""

@@ -48,10 +48,14 @@ class Helpers:
         self._blocks[_FIELDS.index("helps")] = 1
         run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel)
         at = self._blocks.buffer_info()[0]
-        for number in range(threads):
-            thread = threading.Thread(target=run, args=(at,), name=f"fastrnn stream {number + 1}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        try:
+            for number in range(threads):
+                thread = threading.Thread(target=run, args=(at,), name=f"fastrnn stream {number + 1}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:  # such as the system's having no more
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Ends them; what they read must be there until this has returned."""
