@@ -163,6 +163,6 @@ def test_traced_and_fake_tensors_are_refused() -> None:
             stream(fake)
     with pytest.raises(RuntimeError, match="in memory"):
         make_fx(stream, tracing_mode="fake")(torch.randn(1, INPUT))
-    with FakeTensorMode(), pytest.raises((RuntimeError, ValueError, TypeError)):
+    with FakeTensorMode(), pytest.raises(RuntimeError, match="in memory"):
         fastrnn.stream(fastrnn.LSTM(INPUT, HIDDEN))
     assert same(stream.state, before)
