@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastrnn import checks
 from fastrnn.backends import numba
 from fastrnn.backends.numba.helpers import Helpers
+from fastrnn.backends.numba.stream_weights import StreamWeights
 from fastrnn.backends.numba.streams import StreamMemory
 from fastrnn.cells.weights import Parted
 from fastrnn.streaming import arguments
@@ -68,15 +69,15 @@ class Stream(Door):
             raise RuntimeError(f"stream: {reason}")
         with _plain_tensors():
             layers = source.layers()
-            given = source.step_inputs()
-            memory = StreamMemory(source.cell, layers, steps, batch, slots or batch, weights, source.batch_first, given)
-            output = torch.zeros(batch * steps * memory.sizes[-1].outputs, dtype=torch.float32)
+            laid_out = StreamWeights(source.cell, layers, source.step_inputs(), weights)
+            memory = StreamMemory(laid_out, steps, batch, slots or batch, source.batch_first)
+            output = torch.zeros(batch * steps * laid_out.sizes[-1].outputs, dtype=torch.float32)
         self.module, self.batch, self.steps, self.slots = module, batch, steps, slots
         self.weights, self.threads = weights, threads
         self._source: Source = source
         self._memory: StreamMemory | None = memory
         self._block = memory.blocks  # as long as the door, which marks there that it is in use, closed or not
-        self._inputs, self._outputs = memory.sizes[0].inputs, memory.sizes[-1].outputs
+        self._inputs, self._outputs = laid_out.sizes[0].inputs, laid_out.sizes[-1].outputs
         self._output = output
         self._views: dict[tuple[int, int, int], Tensor] = {}
         helpers = Helpers(memory.kernel.address, memory.blocks, threads - 1)
@@ -177,17 +178,9 @@ class Stream(Door):
             self._leave()
 
     def _states(self) -> list[Tensor]:
-        """Views of all states."""
-        memory = self._open()
-        states = []
-        for number in range(len(self._source.cell.states)):
-            places = [layer[number] for layer in memory.state_places]
-            sizes = [layer.hidden if number else layer.outputs for layer in memory.sizes]
-            apart = places[1] - places[0] if len(places) > 1 else 0
-            shape = (len(places), memory.streams, sizes[0])
-            view = memory.home.as_strided(shape, (apart, memory.home.stride(0), 1), places[0])
-            states.append(view[0] if self._source.is_cell else view)
-        return states
+        """Views of all states, in the module's form."""
+        states = self._open().states()
+        return [state[0] for state in states] if self._source.is_cell else states
 
     def reset(self, rows: Any = None) -> None:
         """Sets states to zero: all, or those of these rows, with slots of these slots.
@@ -223,7 +216,7 @@ class Stream(Door):
                 layers, given = now.layers(), now.step_inputs()
                 if not self._fits(now, layers):
                     raise ValueError("stream: the module has become another one: make another stream of it")
-                memory.lay_out(layers, given)
+                memory.weights.lay_out(layers, given)
         finally:
             self._leave()
 
@@ -231,7 +224,7 @@ class Stream(Door):
         """Whether this stream could take these weights."""
         before = self._source
         same = (now.cell, now.batch_first, now.is_cell) == (before.cell, before.batch_first, before.is_cell)
-        return same and self._open().fits(layers)
+        return same and self._open().weights.fits(layers)
 
     @property
     def stale(self) -> bool:
@@ -241,7 +234,7 @@ class Stream(Door):
             try:
                 now = source_of(self.module)
                 layers, given = now.layers(), now.step_inputs()
-                return not self._fits(now, layers) or not memory.has(layers, given)
+                return not self._fits(now, layers) or not memory.weights.has(layers, given)
             except (TypeError, ValueError, RuntimeError):
                 return True
 
