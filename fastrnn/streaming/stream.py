@@ -120,7 +120,8 @@ class Stream(Door):
                 if rows and self._start(given.data_ptr(), address, steps, rows, places) and index is not None:
                     raise arguments.wrong_slots(index, self.slots or 0)
                 if asked is not None and asked is not written:
-                    asked.copy_(written)
+                    with torch.inference_mode():  # in which tensors of that mode and others may be written to
+                        asked.copy_(written)
             finally:
                 self._leave()
             return result
@@ -202,6 +203,8 @@ class Stream(Door):
 
     def update(self) -> None:
         """Takes the module's weights anew; states stay. Until then a change of a parameter is not seen.
+
+        Weights that a hook of the module computes before each call, as that of pruning does, are those of its last one.
 
         Raises:
             ValueError: the cell, the sizes or the layout are not those of before, or weights do not go into the format;

@@ -84,6 +84,18 @@ def test_modes(mode: str, made_within: bool, weights: str) -> None:
         assert same(one, other), number
 
 
+def test_tensors_of_inference_mode_outside_of_it() -> None:
+    stream = fastrnn.stream(fastrnn.LSTM(INPUT, HIDDEN), batch=2)
+    with torch.inference_mode():
+        x, out = torch.randn(2, INPUT), torch.empty(HIDDEN, 2).T
+        states = tuple(torch.randn(1, 2, HIDDEN) for _ in range(2))
+    stream.state = states
+    expected = stream(x).clone()
+    stream.state = states
+    assert same(stream(x, out=out).clone(memory_format=torch.contiguous_format), expected)
+    assert not expected.is_inference()
+
+
 def test_an_output_carries_no_gradient() -> None:
     stream = fastrnn.stream(fastrnn.LSTM(INPUT, HIDDEN))
     for x in (torch.randn(1, INPUT, requires_grad=True), torch.randn(1, 2 * INPUT, requires_grad=True)[:, ::2]):
