@@ -72,6 +72,8 @@ class Stream(Door):
             laid_out = StreamWeights(source.cell, layers, source.step_inputs(), weights)
             memory = StreamMemory(laid_out, steps, batch, slots or batch, source.batch_first)
             output = torch.zeros(batch * steps * laid_out.sizes[-1].outputs, dtype=torch.float32)
+            helpers = Helpers(memory.kernel.address, memory.blocks, threads - 1)
+            self._end = weakref.finalize(self, _end, helpers, memory)
         self.module, self.batch, self.steps, self.slots = module, batch, steps, slots
         self.weights, self.threads = weights, threads
         self._source: Source = source
@@ -80,8 +82,6 @@ class Stream(Door):
         self._inputs, self._outputs = laid_out.sizes[0].inputs, laid_out.sizes[-1].outputs
         self._output = output
         self._views: dict[tuple[int, int, int], Tensor] = {}
-        helpers = Helpers(memory.kernel.address, memory.blocks, threads - 1)
-        self._end = weakref.finalize(self, _end, helpers, memory)
         super().__init__(
             kernel=memory.kernel.address,
             block=memory.blocks.buffer_info()[0],

@@ -170,3 +170,15 @@ def test_sums_have_room_whatever_there_are_of(weights: str, columns: int) -> Non
         output = stream(x[0])
     exact, _ = steps_of(module, x)
     torch.testing.assert_close(output, exact[0], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", ["float32", "float16", "int8"])
+@pytest.mark.parametrize(("heads", "hidden"), [(3, 33), (8, 40), (2, 94)])
+def test_heads_are_blocks_of_dense_weights(weights: str, heads: int, hidden: int) -> None:
+    """Beside them lie zeros, which add nothing: bitwise the same. Heads of odd sizes begin within pairs of int8."""
+    module, x = fastrnn.LSTM(5, hidden, 2, num_heads=heads), torch.randn(9, 3, 5)
+    with (
+        fastrnn.stream(module, batch=3, steps=2, weights=weights) as stream,
+        fastrnn.stream(fastrnn.heads.dense(module), batch=3, steps=2, weights=weights) as dense,
+    ):
+        assert torch.equal(in_chunks(stream, x, (2,)), in_chunks(dense, x, (2,)))

@@ -64,17 +64,17 @@ def used(stream: fastrnn.Stream, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("made_within", [True, False])
 def test_modes(mode: str, made_within: bool, weights: str) -> None:
     """Of who makes a stream, or of who uses it."""
-    module, x = fastrnn.LSTM(INPUT, HIDDEN), torch.randn(4, 2, INPUT)
+    module, x, threads = fastrnn.LSTM(INPUT, HIDDEN), torch.randn(4, 2, INPUT), 2 if weights == "int8" else 1
     state = {name: value.clone() for name, value in module.state_dict().items()}
-    with fastrnn.stream(module, batch=2, slots=3, weights=weights) as stream:
+    with fastrnn.stream(module, batch=2, slots=3, weights=weights, threads=threads) as stream:
         expected = used(stream, x)
     module.load_state_dict(state)
     if made_within:
         with MODES[mode]():
-            stream = fastrnn.stream(module, batch=2, slots=3, weights=weights)
+            stream = fastrnn.stream(module, batch=2, slots=3, weights=weights, threads=threads)
         got = used(stream, x)
     else:
-        stream = fastrnn.stream(module, batch=2, slots=3, weights=weights)
+        stream = fastrnn.stream(module, batch=2, slots=3, weights=weights, threads=threads)
         with MODES[mode]():
             got = used(stream, x)
         assert same(stream(x[0], slots=[0, 1]), stream._output[: 2 * HIDDEN].view(2, HIDDEN))

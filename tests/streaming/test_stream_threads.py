@@ -115,6 +115,15 @@ def test_helpers_end_where_the_stream_could_not_be_made(monkeypatch: pytest.Monk
     assert not helpers()
 
 
+def test_no_more_panels_are_shared_than_can_be_counted() -> None:
+    """Of a cell without a product, of which alone so many units have room."""
+    module, x = make("minlstm", 1, 2**21 + 5), torch.randn(3, 1, 1)
+    with fastrnn.stream(module) as one, fastrnn.stream(module, threads=2) as several:
+        assert not helpers()
+        for row in x:
+            assert torch.equal(one(row), several(row))
+
+
 def test_errors_in_between() -> None:
     module = fastrnn.LSTM(INPUT, HIDDEN)
     with fastrnn.stream(module, threads=2) as stream, fastrnn.stream(module) as one:
