@@ -18,12 +18,12 @@ def tensor(name: str, value: Any, dtype: torch.dtype = torch.float32) -> Tensor:
     Raises:
         TypeError: it is neither.
         ValueError: it is of another dtype, or not on the CPU.
-        RuntimeError: it has no memory, or is not dense.
+        RuntimeError: it has no memory, such as a transform's or a tracer's, or is not dense.
     """
     if not isinstance(value, Tensor):
         try:
             found = np.asarray(memoryview(value))
-        except TypeError:
+        except (TypeError, ValueError, BufferError):
             kind = type(value).__name__
             raise TypeError(f"stream: {name} must be a tensor or have the buffer protocol, got {kind}") from None
         if found.dtype != np.dtype(str(dtype).removeprefix("torch.")):
@@ -38,6 +38,9 @@ def tensor(name: str, value: Any, dtype: torch.dtype = torch.float32) -> Tensor:
         raise ValueError(f"stream: {name} must be on the CPU, got {value.device}")
     if value.layout is not torch.strided:
         raise RuntimeError(f"stream: {name} must be dense, got {value.layout}")
+    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor(value)
+    if is_wrapped or type(value).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise RuntimeError(f"stream: {name} must be a tensor in memory, got one of a transform, tracer or mode")
     if value.numel() and value.untyped_storage().data_ptr() == 0:
         raise not_allocated(f"stream: {name}")
     return value.detach()

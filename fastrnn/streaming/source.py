@@ -46,6 +46,8 @@ class Source(NamedTuple):
             if tensor.dtype != torch.float32 or not tensor.is_cpu:
                 kind = f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
                 raise ValueError(f"stream: parameters must be float32 on the CPU, got {kind}: module.float().cpu()")
+        if any(type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__ for tensor in tensors):
+            raise RuntimeError("stream: parameters must be tensors in memory, got those of a tracer or mode")
         checks.memory("stream", tensors, lambda: {"a parameter": tensors})
         checks.weight_shapes("stream", self.cell, 1, groups[0][0].shape[-1], groups)
         return [parted(self.cell, [w.detach().resolve_neg().contiguous() for w in group]) for group in groups]

@@ -71,6 +71,8 @@ class Stream(Door):
             laid_out = StreamWeights(source.cell, layers, source.step_inputs(), weights)
             memory = StreamMemory(laid_out, steps, batch, slots or batch, source.batch_first)
             output = torch.zeros(batch * steps * laid_out.sizes[-1].outputs, dtype=torch.float32)
+            helpers = Helpers(memory.kernel.address, memory.blocks, threads - 1)
+            self._end = weakref.finalize(self, _end, helpers, memory)
         self.module, self.batch, self.steps, self.slots = module, batch, steps, slots
         self.weights, self.threads = weights, threads
         self._source: Source = source
@@ -79,8 +81,6 @@ class Stream(Door):
         self._inputs, self._outputs = laid_out.sizes[0].inputs, laid_out.sizes[-1].outputs
         self._output = output
         self._views: dict[tuple[int, int, int], Tensor] = {}
-        helpers = Helpers(memory.kernel.address, memory.blocks, threads - 1)
-        self._end = weakref.finalize(self, _end, helpers, memory)
         super().__init__(
             kernel=memory.kernel.address,
             block=memory.blocks.buffer_info()[0],
@@ -109,7 +109,7 @@ class Stream(Door):
                 written, asked = result, None
                 if out is not None:
                     result, asked = out, arguments.output(out, result.shape)
-                    written = asked if arguments.is_memory(asked) else torch.empty(asked.shape, dtype=asked.dtype)
+                    written = asked if arguments.is_memory(asked) else asked.new_empty(asked.shape)
                     address = written.data_ptr()
                 if arguments.overlap(given, written):
                     given = given.clone()
@@ -119,7 +119,8 @@ class Stream(Door):
                 if rows and self._start(given.data_ptr(), address, steps, rows, places) and index is not None:
                     raise arguments.wrong_slots(index, self.slots or 0)
                 if asked is not None and asked is not written:
-                    asked.copy_(written)
+                    with torch.inference_mode():  # in which tensors of that mode and others may be written to
+                        asked.copy_(written)
             finally:
                 self._leave()
             return result
@@ -201,6 +202,8 @@ class Stream(Door):
 
     def update(self) -> None:
         """Takes the module's weights anew; states stay. Until then a change of a parameter is not seen.
+
+        Weights that a hook of the module computes before each call, as that of pruning does, are those of its last one.
 
         Raises:
             ValueError: the cell, the sizes or the layout are not those of before, or weights do not go into the format;
@@ -359,6 +362,8 @@ def stream(
     """
     checks.types(int, batch=batch, steps=steps, threads=threads, **({} if slots is None else {"slots": slots}))
     for name, value in (("batch", batch), ("steps", steps), ("threads", threads), ("slots", slots)):
+        if isinstance(value, bool):
+            raise TypeError(f"{name} should be of type int, got: bool")
         if value is not None and value < 1:
             raise ValueError(f"stream: {name} must be at least 1, got {value}")
     if weights not in FORMATS:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
-from fastrnn.cells import library
+from fastrnn.cells import CELLS, library
 from fastrnn.cells.known import known
 from tests.tolerances import assert_accurate
 
@@ -68,7 +68,7 @@ def tensors(states: Any) -> tuple[Tensor, ...]:
 
 def in_chunks(stream: Any, x: Tensor, sizes: Sequence[int] = (), **options: Any) -> Tensor:
     """The outputs for x in calls of so many steps each, the last as often as it takes; without any by single rows."""
-    dim = 1 if stream.module.__dict__.get("batch_first", False) else 0
+    dim = 1 if stream._source.batch_first else 0
     outputs, start = [], 0
     while start < x.shape[dim]:
         if not sizes:
@@ -81,15 +81,26 @@ def in_chunks(stream: Any, x: Tensor, sizes: Sequence[int] = (), **options: Any)
     return torch.cat(outputs, dim)
 
 
-def assert_computes(module: nn.Module, x: Tensor, sizes: Sequence[int] = (), hx: Any = None, **options: Any) -> None:
-    """A stream of a module gives its outputs and final states, in calls of so many steps."""
+def assert_computes(
+    module: nn.Module,
+    x: Tensor,
+    sizes: Sequence[int] = (),
+    hx: Any = None,
+    plain: nn.Module | None = None,
+    **options: Any,
+) -> None:
+    """A stream of a module gives its outputs and final states, in calls of so many steps.
+
+    `plain` is a module of the same weights, where the module itself cannot be copied.
+    """
     batch = x.shape[0 if module.__dict__.get("batch_first", False) else 1]
     with fastrnn.stream(module, batch=batch, steps=max(sizes, default=1), **options) as stream:
         if hx is not None:
             stream.state = hx
         output, states = in_chunks(stream, x, sizes), stream.state
-    truth, true_states = steps_of(copy.deepcopy(module).double(), x.double(), in_double(hx))
-    single, single_states = steps_of(module, x, hx)
+    plain = module if plain is None else plain
+    truth, true_states = steps_of(copy.deepcopy(plain).double(), x.double(), in_double(hx))
+    single, single_states = steps_of(plain, x, hx)
     assert_accurate("output", output, truth, single)
     for number, state in enumerate(tensors(states)):
         others = tensors(true_states)[number], tensors(single_states)[number]
@@ -107,4 +118,5 @@ def same(one: Any, other: Any) -> bool:
 
 
 def cell_of(kind: str) -> Any:
-    return known(getattr(library, kind)) if kind not in MAKERS else known(kind)
+    """The cell of a kind."""
+    return CELLS[kind] if kind in MAKERS else known(getattr(library, kind))

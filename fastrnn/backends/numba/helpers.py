@@ -15,17 +15,21 @@ SEMAPHORE_BYTES = 64
 """At least as many as a C library's sem_t has."""
 _FIELDS = FIELDS["stream_float32"]
 _WORD = 8
+_MOST_PANELS = 2**16 - 1
+"""What a claim can count: with more, which are of a million units, a caller could wait for a panel that nobody has."""
 
 
 class Helpers:
     """So many threads that wait to help with the calls of one stream, until `stop`.
 
-    Elsewhere than on Linux, and in a child that was forked afterwards, there are none: the caller does all itself.
+    Elsewhere than on Linux, for millions of units, and in a child that was forked afterwards, there are none: the caller
+    does all itself.
     """
 
     def __init__(self, kernel: int, blocks: array[int], threads: int) -> None:
         self._threads: list[threading.Thread] = []
-        if threads < 1 or not sys.platform.startswith("linux"):
+        panels = max(blocks[_FIELDS.index("panels") :: len(_FIELDS)])
+        if threads < 1 or panels > _MOST_PANELS or not sys.platform.startswith("linux"):
             return
         from fastrnn.backends.numba.kernels.claims import CLAIMS_WORDS, STOP
 
@@ -48,10 +52,14 @@ class Helpers:
         self._blocks[_FIELDS.index("helps")] = 1
         run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel)
         at = self._blocks.buffer_info()[0]
-        for number in range(threads):
-            thread = threading.Thread(target=run, args=(at,), name=f"fastrnn stream {number + 1}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        try:
+            for number in range(threads):
+                thread = threading.Thread(target=run, args=(at,), name=f"fastrnn stream {number + 1}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:  # such as the system's having no more
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Ends them; what they read must be there until this has returned."""
