@@ -26,10 +26,14 @@ class PeerFailed(Exception):
 class PeerProcess:
     """Starts when it is first asked, and anew after it died or was ended because it hung."""
 
-    def __init__(self, name: str, engine: str, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, name: str, engine: str, timeout: float = TIMEOUT_SECONDS, worker: str = "benchmarks.peers.worker"
+    ) -> None:
         self.name = name
         self.engine = engine
         """MODULE:CLASS, imported over there."""
+        self.worker = worker
+        """The module that runs there."""
         self.timeout = timeout
         self.process: subprocess.Popen[bytes] | None = None
         self.connection: Connection | None = None
@@ -63,7 +67,7 @@ class PeerProcess:
         self.connection, theirs = Pipe()
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         descriptor = theirs.fileno()
-        command = [sys.executable, "-m", "benchmarks.peers.worker", self.engine, str(descriptor)]
+        command = [sys.executable, "-m", self.worker, self.engine, str(descriptor)]
         self.process = subprocess.Popen(
             command,
             pass_fds=(descriptor,),
