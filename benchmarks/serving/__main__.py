@@ -84,7 +84,9 @@ def check_plot(options: argparse.Namespace) -> None:
 def measure_all(jobs: Sequence[Job], rows: list[Row], failures: list[str]) -> int:
     """Appends rows and failures as they come; returns the exit status."""
     try:
-        with Processes() as processes, Competitors(environment.available_cores()) as competitors:
+        is_any_busy = any(condition.busy for job in jobs for condition in job.conditions)
+        count = environment.available_cores() if is_any_busy else 0
+        with Processes() as processes, Competitors(count) as competitors:
             for point, entries, conditions, budget in track(jobs, "", console=Console(stderr=True), transient=True):
                 found, wrong = measure(point, entries, conditions, processes, competitors, budget)
                 rows += found

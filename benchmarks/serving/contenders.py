@@ -11,6 +11,7 @@ from benchmarks.serving.task import FLOAT16, FLOAT32, INT8
 
 ALL = tuple(MODULES)
 GATED = ("lstm", "gru")
+HERE = __package__
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class Contender:
     """What chooses it on the command line, as others of the same library."""
     name: str
     engine: str
-    """MODULE:CLASS in this package."""
+    """MODULE:CLASS, imported over there."""
     cells: dict[str, Sequence[str]]
     """By weights, those that it serves."""
     is_ours: bool = False
@@ -40,22 +41,24 @@ OF_ONNX_RUNTIME = {FLOAT32: ALL, INT8: ("lstm",)}
 WITH_ONNX = ("onnx", "onnxruntime")
 
 LATENCY = (
-    Contender(STREAM, "fastrnn.stream", "ours:Stream", OF_STREAM, is_ours=True),
-    Contender(MODULE, "fastrnn, prepacked", "ours:Module", {FLOAT32: ALL}, is_ours=True),
-    Contender(TORCH, "torch.nn", "torch_calls:Module", OF_TORCH),
-    Contender(ONNX_RUNTIME, "ONNX Runtime, bound", "onnxruntime_calls:bound", OF_ONNX_RUNTIME, packages=WITH_ONNX),
-    Contender(ONNX_RUNTIME, "ONNX Runtime, fed", "onnxruntime_calls:Fed", OF_ONNX_RUNTIME, packages=WITH_ONNX),
-    Contender(OPENVINO, "OpenVINO", "openvino_calls:bound", {FLOAT32: ALL}, packages=("onnx", "openvino")),
+    Contender(STREAM, "fastrnn.stream", f"{HERE}.ours:Stream", OF_STREAM, is_ours=True),
+    Contender(MODULE, "fastrnn, prepacked", f"{HERE}.ours:Module", {FLOAT32: ALL}, is_ours=True),
+    Contender(TORCH, "torch.nn", f"{HERE}.torch_calls:Module", OF_TORCH),
+    *(
+        Contender(ONNX_RUNTIME, name, f"{HERE}.onnxruntime_calls:{engine}", OF_ONNX_RUNTIME, packages=WITH_ONNX)
+        for name, engine in (("ONNX Runtime, bound", "bound"), ("ONNX Runtime, fed", "Fed"))
+    ),
+    Contender(OPENVINO, "OpenVINO", f"{HERE}.openvino_calls:bound", {FLOAT32: ALL}, packages=("onnx", "openvino")),
 )
 """A batch whose rows are all stepped in every call."""
 SLOTS = (
-    Contender(STREAM, "fastrnn.stream, slots", "ours:Stream", OF_STREAM, is_ours=True, takes_rows=True),
-    Contender(SEPARATE, "fastrnn.stream, one each", "ours:Separate", OF_STREAM, is_ours=True),
-    Contender(TORCH, "torch.nn, gathered", "torch_calls:Gathered", OF_TORCH, takes_rows=True),
+    Contender(STREAM, "fastrnn.stream, slots", f"{HERE}.ours:Stream", OF_STREAM, is_ours=True, takes_rows=True),
+    Contender(SEPARATE, "fastrnn.stream, one each", f"{HERE}.ours:Separate", OF_STREAM, is_ours=True),
+    Contender(TORCH, "torch.nn, gathered", f"{HERE}.torch_calls:Gathered", OF_TORCH, takes_rows=True),
     Contender(
         ONNX_RUNTIME,
         "ONNX Runtime, gathered",
-        "onnxruntime_calls:Gathered",
+        f"{HERE}.onnxruntime_calls:Gathered",
         OF_ONNX_RUNTIME,
         takes_rows=True,
         packages=WITH_ONNX,

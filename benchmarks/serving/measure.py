@@ -92,9 +92,8 @@ class Processes:
 
     def ask(self, contender: Contender, method: str, *arguments: Any) -> Any:
         """As `PeerProcess.ask`."""
-        engine = contender.engine if "." in contender.engine else f"benchmarks.serving.{contender.engine}"
         if contender.name not in self.of:
-            self.of[contender.name] = PeerProcess(contender.name, engine, worker=WORKER)
+            self.of[contender.name] = PeerProcess(contender.name, contender.engine, worker=WORKER)
         return self.of[contender.name].ask(method, *arguments)
 
     def forget(self) -> None:

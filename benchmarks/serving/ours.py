@@ -64,11 +64,15 @@ class Separate(Session):
         x = torch.from_numpy(task.x.copy()).transpose(1, 2).unsqueeze(3)  # (calls, B, T, 1, I)
         self.calls = [partial(self.call, [*zip(self.streams, one.contiguous(), strict=True)]) for one in x]
 
-    def call(self, pairs: list[tuple[Any, Tensor]]) -> None:
-        for stream, x in pairs:
-            self.ys = stream(x)
+    def call(self, pairs: list[tuple[Any, Tensor]]) -> list[Tensor]:
+        return [stream(x) for stream, x in pairs]
 
     def reset(self) -> None:
         """As `Session.reset`."""
         for stream in self.streams:
             stream.reset()
+
+    def output(self, index: int, returned: Any) -> Array:
+        """As `Session.output`."""
+        found: Array = torch.cat(returned, 1).numpy()
+        return found
