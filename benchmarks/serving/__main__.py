@@ -35,7 +35,7 @@ from benchmarks.command_line import (
 )
 from benchmarks.report import write_json
 from benchmarks.serving import report
-from benchmarks.serving.contenders import PEERS, missing
+from benchmarks.serving.contenders import NAME, PEERS, missing
 from benchmarks.serving.measure import Processes, Row, measure
 from benchmarks.serving.options import Job, build_parser, jobs_of
 
@@ -105,6 +105,8 @@ def show(rows: Sequence[Row], failures: Sequence[str], where: dict[str, Any]) ->
     single, slots = ([row for row in rows if bool(row.point.slots) == pooled] for pooled in (False, True))
     if single:
         console.print(report.table(single))
+        if any(row.contender == NAME for row in single):
+            console.print(report.ratios_table(single))
     if slots:
         console.print(report.throughput_table(slots))
     for failure in failures:

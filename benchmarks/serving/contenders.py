@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.cases import MODULES
@@ -23,7 +23,7 @@ class Contender:
     name: str
     engine: str
     """MODULE:CLASS, imported over there."""
-    cells: dict[str, Sequence[str]]
+    cells: Mapping[str, Sequence[str]]
     """By weights, those that it serves."""
     is_ours: bool = False
     takes_rows: bool = False
@@ -31,6 +31,7 @@ class Contender:
     packages: Sequence[str] = ()
 
 
+NAME = "fastrnn.stream"
 STREAM, SEPARATE, MODULE = "stream", "separate", "module"
 PEERS = TORCH, ONNX_RUNTIME, OPENVINO = "torch", "onnxruntime", "openvino"
 OPTIONS = (STREAM, SEPARATE, MODULE, *PEERS)
@@ -41,7 +42,7 @@ OF_ONNX_RUNTIME = {FLOAT32: ALL, INT8: ("lstm",)}
 WITH_ONNX = ("onnx", "onnxruntime")
 
 LATENCY = (
-    Contender(STREAM, "fastrnn.stream", f"{HERE}.ours:Stream", OF_STREAM, is_ours=True),
+    Contender(STREAM, NAME, f"{HERE}.ours:Stream", OF_STREAM, is_ours=True),
     Contender(MODULE, "fastrnn, prepacked", f"{HERE}.ours:Module", {FLOAT32: ALL}, is_ours=True),
     Contender(TORCH, "torch.nn", f"{HERE}.torch_calls:Module", OF_TORCH),
     *(
@@ -52,8 +53,8 @@ LATENCY = (
 )
 """A batch whose rows are all stepped in every call."""
 SLOTS = (
-    Contender(STREAM, "fastrnn.stream, slots", f"{HERE}.ours:Stream", OF_STREAM, is_ours=True, takes_rows=True),
-    Contender(SEPARATE, "fastrnn.stream, one each", f"{HERE}.ours:Separate", OF_STREAM, is_ours=True),
+    Contender(STREAM, f"{NAME}, slots", f"{HERE}.ours:Stream", OF_STREAM, is_ours=True, takes_rows=True),
+    Contender(SEPARATE, f"{NAME}, one each", f"{HERE}.ours:Separate", OF_STREAM, is_ours=True),
     Contender(TORCH, "torch.nn, gathered", f"{HERE}.torch_calls:Gathered", OF_TORCH, takes_rows=True),
     Contender(
         ONNX_RUNTIME,

@@ -76,10 +76,10 @@ class Fed(Session):
         """Of a layer's states."""
         return task.of_peers.state_shape
 
-    def make_calls(self, task: ServingTask) -> list[partial[Array]]:
+    def make_calls(self, task: ServingTask) -> list[partial[Any]]:
         return [partial(self.call, x) for x in task.x.copy()]
 
-    def call(self, x: Array) -> Array:
+    def call(self, x: Array) -> Any:
         feeds = self.feeds
         feeds["x"] = x
         results = self.run(self.names, feeds)
@@ -92,7 +92,8 @@ class Fed(Session):
 
     def output(self, index: int, returned: Any) -> Array:
         """As `Session.output`."""
-        return returned
+        found: Array = returned
+        return found
 
 
 class Gathered(Fed):
@@ -102,12 +103,12 @@ class Gathered(Fed):
         """As `Fed.state_shape`."""
         return 1, task.slots, task.hidden_size
 
-    def make_calls(self, task: ServingTask) -> list[partial[Array]]:
+    def make_calls(self, task: ServingTask) -> list[partial[Any]]:
         """As `Fed.make_calls`."""
         assert task.rows is not None
         return [partial(self.call_rows, x, rows) for x, rows in zip(task.x.copy(), task.rows.copy(), strict=True)]
 
-    def call_rows(self, x: Array, rows: NDArray[np.int64]) -> Array:
+    def call_rows(self, x: Array, rows: NDArray[np.int64]) -> Any:
         feeds = self.feeds
         feeds["x"] = x
         for name, state in zip(self.inputs, self.states, strict=True):

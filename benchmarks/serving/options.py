@@ -23,7 +23,7 @@ INT8_SIZE = 1024
 CHUNKS = ("8x1", "16x1", "100x4")
 """Steps and streams of a call, beside one step of one stream."""
 SLOTS_OF = 1000
-AT_A_TIME = (1, 4, 16, 64, 256)
+AT_A_TIME, QUICK_AT_A_TIME = (1, 4, 16, 64, 256), (64,)
 """Of SLOTS_OF streams, how many a call steps."""
 THREADS = (1, 2)
 TEAM_FROM = 128
@@ -132,9 +132,9 @@ def default_points() -> list[Point]:
 def slot_points(options: argparse.Namespace) -> list[Point]:
     """LSTMs whose calls step some of many streams, unless other points are given alone."""
     if options.at_a_time is None:
-        at_a_time = () if are_given(options) else (64,) if options.quick else AT_A_TIME
+        at_a_time = [] if are_given(options) else [*(QUICK_AT_A_TIME if options.quick else AT_A_TIME)]
     else:
-        at_a_time = tuple(numbers("--at-a-time", options.at_a_time))
+        at_a_time = numbers("--at-a-time", options.at_a_time)
     if max(at_a_time, default=0) > SLOTS_OF:
         raise UsageError(f"--at-a-time: there are {SLOTS_OF} streams")
     sizes = FEW_SIZES[:1] if options.quick else FEW_SIZES

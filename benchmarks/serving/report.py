@@ -9,7 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.report import ratio_text, time_text
-from benchmarks.serving.measure import Row, best_peer
+from benchmarks.serving.contenders import NAME
+from benchmarks.serving.measure import ROW, Row, best_peer
 from benchmarks.serving.points import Point
 from benchmarks.timing import Summary
 
@@ -61,6 +62,21 @@ def ratio_of(row: Row, rows: Sequence[Row]) -> float | None:
     """The best peer's median over the row's, of rows that are ours."""
     peer = best_peer(row, rows) if row.is_ours else None
     return None if peer is None else peer.median / row.median
+
+
+def ratios_table(rows: Sequence[Row]) -> Table:
+    """Of streams alone: how many times as long the fastest peer takes, in a row."""
+    own = [row for row in rows if row.contender == NAME and row.condition == ROW.name]
+    columns = list(dict.fromkeys((row.weights, row.threads) for row in own))
+    shown = Table(box=SIMPLE_HEAD, title=f"the fastest peer / {NAME}, {ROW.name}")
+    shown.add_column("cell TxBxH", no_wrap=True)
+    for weights, threads in columns:
+        shown.add_column(f"{weights}, {threads} thread{'s' * (threads > 1)}", justify="right")
+    for point, found in grouped(own, lambda row: row.point).items():
+        ratios = {(row.weights, row.threads): ratio_of(row, rows) for row in found}
+        figures = [ratios.get(column) for column in columns]
+        shown.add_row(point.label, *("" if ratio is None else ratio_text(ratio) for ratio in figures))
+    return shown
 
 
 def throughput_table(rows: Sequence[Row]) -> Table:

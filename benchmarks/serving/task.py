@@ -32,7 +32,7 @@ class ServingTask(NamedTuple):
 
     @property
     def hidden_size(self) -> int:
-        return self.parameters["weight_hh_l0"].shape[1]
+        return int(self.parameters["weight_hh_l0"].shape[1])
 
     @property
     def of_peers(self) -> Task:

@@ -41,6 +41,7 @@ class Module(Session):
     def __init__(self, task: ServingTask) -> None:
         self.task = task
         self.module = self.make()
+        self.state: Any = None
         self.zeros = (torch.zeros(task.layers, task.slots or task.x.shape[2], task.hidden_size),) * self.states
         self.reset()
         self.calls = self.make_calls()
@@ -53,10 +54,10 @@ class Module(Session):
     def states(self) -> int:
         return len(self.task.of_peers.states)
 
-    def make_calls(self) -> list[partial[Tensor]]:
+    def make_calls(self) -> list[partial[Any]]:
         return [partial(self.call, x) for x in torch.from_numpy(self.task.x.copy())]
 
-    def call(self, x: Tensor) -> Tensor:
+    def call(self, x: Tensor) -> Any:
         y, self.state = self.module(x, self.state)
         return y
 
@@ -80,13 +81,13 @@ class Module(Session):
 class Gathered(Module):
     """A tensor for each state of all streams, of which a call takes rows out and puts them back."""
 
-    def make_calls(self) -> list[partial[Tensor]]:
+    def make_calls(self) -> list[partial[Any]]:
         """As `Module.make_calls`."""
         assert self.task.rows is not None
         x, rows = torch.from_numpy(self.task.x.copy()), torch.from_numpy(self.task.rows.copy())
         return [partial(self.call_rows, *one) for one in zip(x, rows, strict=True)]
 
-    def call_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+    def call_rows(self, x: Tensor, rows: Tensor) -> Any:
         taken = [state.index_select(1, rows) for state in self.kept]
         y, after = self.module(x, tuple(taken) if len(taken) > 1 else taken[0])
         for state, one in zip(self.kept, after if isinstance(after, tuple) else (after,), strict=True):
