@@ -1,13 +1,15 @@
-"""Builds `fastrnn._C`, the CUDA extension, where there is nvcc; the rest of the package is described in pyproject.toml.
+"""Builds `fastrnn._C`, the CUDA extension, where there is nvcc, and `fastrnn._stream` where there is a C compiler.
 
-Without nvcc, or where it fails, the package is installed without the extension, and the reason is kept beside it for
-`python -m fastrnn` to show (`pip install -v .` shows it too). These environment variables are read:
+Without them, or where they fail, the package is installed without the extension, and the reason is kept beside it for
+`python -m fastrnn` to show (`pip install -v .` shows it too). The rest of the package is described in pyproject.toml.
+These environment variables are read, all but the last for the CUDA extension:
 
 FASTRNN_CUDA        0: never build the extension; 1: fail where it cannot be built; host: build its kernels for the CPU,
                     where they run slowly, for tests: this needs a C++ compiler (CXX, else g++) and no nvcc
 FASTRNN_CUDA_ARCHS  the architectures to build for, as "80;90a" or "8.0;9.0a"; else all of ARCHITECTURES that nvcc knows
 MAX_JOBS            how many processes and threads compile at once; else one for each processor
 CUDA_HOME           where the toolkit is; else nvcc is looked for in PATH and in /usr/local/cuda
+CC                  the C compiler of `fastrnn._stream`; else the one that Python was compiled with
 """
 
 import os
@@ -24,13 +26,18 @@ from typing import NamedTuple
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+from setuptools.errors import BaseError, CCompilerError
 
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
 """One for each generation; a chip runs the code of its own generation with the same or a lower minor number, while
 90a, which has the instructions that only Hopper has, runs on 9.0 alone."""
 
-REASON_FILE = "_C.missing.txt"
-"""Beside the package's modules: why there is no extension. `fastrnn.extension` reads it."""
+CUDA, DOOR = "fastrnn._C", "fastrnn._stream"
+"""The extensions: kernels for GPUs; what calls streams. A build without either is complete."""
+
+DOOR_SOURCES = Path("csrc", "stream")
+DOOR_FLAGS = ("-O2", "-fvisibility=hidden", "-Wall", "-Wextra")
+"""Of its compiler, unless that is Microsoft's."""
 
 HOST = "host"
 """The value of FASTRNN_CUDA that asks for kernels which run on the CPU."""
@@ -63,6 +70,20 @@ def find_sources(folder: Path) -> list[str]:
     """Every source file of the extension."""
     kernels = [f"{name}/*.cu" for name in KERNEL_SOURCES]
     return sorted(str(path) for pattern in ("*.cpp", "*.cu", *kernels) for path in folder.glob(pattern))
+
+
+def door() -> Extension:
+    """The streams' extension."""
+    sources, headers = (sorted(map(str, DOOR_SOURCES.glob(pattern))) for pattern in ("*.c", "*.h"))
+    return Extension(DOOR, sources, depends=headers, optional=True)
+
+
+def reason_file(name: str) -> str:
+    """The file beside the package's modules which says why there is no extension of this name.
+
+    `fastrnn.extension` reads it.
+    """
+    return f"{name.rpartition('.')[2]}.missing.txt"
 
 
 class Unit(NamedTuple):
@@ -129,10 +150,15 @@ def find_compiler() -> str:
     if not sys.platform.startswith("linux"):
         raise NotBuilt(f"it is built on Linux only, this is {sys.platform}")
     compiler = find_cxx() if for_host() else find_nvcc()
+    require_headers()
+    return compiler
+
+
+def require_headers() -> None:
+    """Raises NotBuilt where Python's headers are missing."""
     include = sysconfig.get_paths()["include"]
     if not Path(include, "Python.h").exists():
         raise NotBuilt(f"Python's headers are not installed (no Python.h in {include})")
-    return compiler
 
 
 def find_cxx() -> str:
@@ -210,17 +236,18 @@ def run_time_sources() -> list[Path]:
 
 
 class BuildExtension(build_ext):
-    """Compiles an extension by nvcc, or for the CPU, or leaves the reason why not where the extension would be."""
+    """Compiles an extension, or leaves the reason why not where it would be."""
 
     def run(self) -> None:
-        """Builds the extension, and in an editable install moves the outcome into the checkout."""
+        """Builds the extensions, and in an editable install moves the outcome into the checkout."""
         super().run()
         if self.inplace:
             build_py = self.get_finalized_command("build_py")
             for extension in self.extensions:
                 here = Path(self.get_ext_fullpath(extension.name))
                 built = Path(self.build_lib, self.get_ext_filename(extension.name))
-                for source, target in ((built, here), (built.with_name(REASON_FILE), here.with_name(REASON_FILE))):
+                reason = reason_file(extension.name)
+                for source, target in ((built, here), (built.with_name(reason), here.with_name(reason))):
                     target.unlink(missing_ok=True)
                     if source.exists():
                         build_py.copy_file(str(source), str(target))
@@ -229,19 +256,36 @@ class BuildExtension(build_ext):
         """Compiles and links `extension`. Exits where it cannot and FASTRNN_CUDA requires it."""
         target = Path(self.get_ext_fullpath(extension.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        reason_file = target.with_name(REASON_FILE)
+        reason_path = target.with_name(reason_file(extension.name))
         target.unlink(missing_ok=True)
-        reason_file.unlink(missing_ok=True)
+        reason_path.unlink(missing_ok=True)
         try:
-            if wanted() is False:
-                raise NotBuilt("FASTRNN_CUDA=0 forbade it")
-            build = compile_and_link_for_host if for_host() else compile_and_link
-            build(extension.sources, find_compiler(), Path(self.build_temp), target)
+            if extension.name == DOOR:
+                self.build_door(extension)
+            else:
+                self.build_cuda(extension, target)
         except NotBuilt as reason:
-            if wanted():
+            if extension.name == CUDA and wanted():
                 raise SystemExit(required(reason)) from None
-            reason_file.write_text(f"{reason}\n")
-            print(f"fastrnn is built without its CUDA extension: {reason}", flush=True)
+            reason_path.write_text(f"{reason}\n")
+            print(f"fastrnn is built without {extension.name}: {reason}", flush=True)
+
+    def build_cuda(self, extension: Extension, target: Path) -> None:
+        """Makes the CUDA extension by nvcc, or for the CPU. Raises NotBuilt."""
+        if wanted() is False:
+            raise NotBuilt("FASTRNN_CUDA=0 forbade it")
+        build = compile_and_link_for_host if for_host() else compile_and_link
+        build(extension.sources, find_compiler(), Path(self.build_temp), target)
+
+    def build_door(self, extension: Extension) -> None:
+        """Makes the streams' extension as setuptools makes any. Raises NotBuilt."""
+        require_headers()
+        if self.compiler.compiler_type != "msvc":
+            extension.extra_compile_args = list(DOOR_FLAGS)
+        try:
+            super().build_extension(extension)
+        except (BaseError, CCompilerError) as error:
+            raise NotBuilt(str(error)) from None
 
 
 def includes() -> list[str]:
@@ -341,7 +385,6 @@ def fail_early() -> None:
 if __name__ == "__main__":
     fail_early()
     setup(
-        # Optional: a build without the extension is complete.
-        ext_modules=[Extension("fastrnn._C", find_sources(Path("csrc")), optional=True)],
+        ext_modules=[Extension(CUDA, find_sources(Path("csrc")), optional=True), door()],
         cmdclass={"build_ext": BuildExtension, "build_py": BuildPackage},
     )

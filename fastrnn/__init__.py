@@ -4,8 +4,9 @@
 modules. `Recurrent` is a layer of any cell, `LayerNormLSTM` and `LayerNormGRU` are of normalised ones. `accelerate` and
 `to_torch` convert the layers of a model; `fastrnn.onnx`, `fastrnn.export` and `fastrnn.keras` take models elsewhere,
 `fastrnn.xlstm` weights of xLSTM here. `use_backend` chooses what computes, `explain` says what would, and `probe` shows
-gates, states and gradients over time; `weight_drop` drops weights in training. Importing this package imports neither
-numba nor triton; a backend loads what it needs when it is first asked for.
+gates, states and gradients over time; `weight_drop` drops weights in training, and `stream`
+serves step by step. Importing this package imports neither numba nor triton; a backend loads what it needs when it is
+first asked for.
 """
 
 from fastrnn import main_interpreter  # noqa: F401  before torch is imported
@@ -25,6 +26,7 @@ from fastrnn.layer_norm import LayerNormGRU, LayerNormLSTM
 from fastrnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fastrnn.probing import probe
 from fastrnn.recurrent import Recurrent, RecurrentCell
+from fastrnn.streaming.stream import stream
 
 if TYPE_CHECKING:
     from fastrnn import export as export
@@ -51,6 +53,7 @@ __all__ = [
     "explain",
     "functional",
     "probe",
+    "stream",
     "to_torch",
     "use_backend",
     "weight_drop",

@@ -50,6 +50,7 @@ def describe() -> dict[str, Any]:
         },
         "gpu": describe_gpus(),
         "extension": describe_extension(),
+        "streaming_door": describe_door(),
         "nvrtc": describe_nvrtc(),
         "triton_launcher": {"c_compiler": c_compiler(), "python_headers": python_headers()},
         "backends": {name: describe_backend(name) for name in backends.BACKENDS},
@@ -115,6 +116,12 @@ def describe_extension() -> dict[str, Any]:
     return result
 
 
+def describe_door() -> dict[str, Any]:
+    """Whether streams are called by compiled code, which takes a fraction of a microsecond, and why not."""
+    reason = extension.why_no_door()
+    return {"built": reason is None, "reason": reason}
+
+
 def describe_nvrtc() -> dict[str, Any]:
     """What compiles the extension's kernels for cells that are not built in, or why nothing does."""
     reason = run_time.why_missing()
@@ -141,6 +148,8 @@ def rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "CPU", f"{cpu['model']}, {cpu['instruction_set']}, {cpu['threads']} threads"
     yield from gpu_rows(found["gpu"])
     yield from extension_rows(found["extension"])
+    door = found["streaming_door"]
+    yield "streaming door", "compiled" if door["built"] else f"in Python, which is slower: {door['reason']}"
     compiler = found["nvrtc"]
     yield (
         "NVRTC",

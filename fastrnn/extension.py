@@ -1,6 +1,7 @@
 """The CUDA extension `fastrnn._C`: whether it is there and why not, what it was built for, which devices it finds.
 
-Nothing is loaded before the first call. `csrc/` holds the extension's source and `setup.py` builds it.
+And whether `fastrnn._stream` is there, by which streams are called. Nothing is loaded before the first call. `csrc/`
+holds the source of both and `setup.py` builds them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ PACKAGE = Path(__file__).resolve().parent
 NAME = "fastrnn._C"
 REASON_FILE = PACKAGE / "_C.missing.txt"
 """What setup.py leaves where it builds no extension: the reason, as a clause."""
+
+DOOR = "fastrnn._stream"
+DOOR_REASON_FILE = PACKAGE / "_stream.missing.txt"
 
 COMPUTE_MAJOR, COMPUTE_MINOR = 1000, 10
 """How CUDA writes a version as one number: 13010 is 13.1."""
@@ -50,21 +54,32 @@ class Device:
     """why it ran none, in CUDA's words"""
 
 
-@cache
-def _load() -> ModuleType | str:
-    """The extension, or why it cannot be imported, as a clause."""
+def _found(name: str, reason_file: Path) -> ModuleType | str:
+    """A compiled module, or why it cannot be imported, as a clause."""
     try:
-        return undisturbed(lambda: importlib.import_module(NAME))
+        return undisturbed(lambda: importlib.import_module(name))
     except ModuleNotFoundError as error:
-        if error.name != NAME:
+        if error.name != name:
             return f"it does not load: {error}"
     except ImportError as error:
         return f"it does not load: {error}"
-    if REASON_FILE.exists():
-        return f"it was not built: {REASON_FILE.read_text().strip()}"
+    if reason_file.exists():
+        return f"it was not built: {reason_file.read_text().strip()}"
     if (PACKAGE.parent / "setup.py").exists():
         return "this is a source checkout in which it was not built (pip install -e . builds it here)"
     return "it is not among the installed files"
+
+
+@cache
+def _load() -> ModuleType | str:
+    """The extension, or why it cannot be imported, as a clause."""
+    return _found(NAME, REASON_FILE)
+
+
+def why_no_door() -> str | None:
+    """Why streams are called by the door in Python, as a clause, or None if the one in C can be imported."""
+    found = _found(DOOR, DOOR_REASON_FILE)
+    return found if isinstance(found, str) else None
 
 
 def why_missing() -> str | None:

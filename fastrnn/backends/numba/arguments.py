@@ -20,6 +20,10 @@ NEVER, ALONE = -1, -2
 The step lies behind the ticket counter."""
 
 
+LINE_WORDS = 8
+"""Numbers of 64 bits in a line of the cache."""
+
+
 class PackShape(NamedTuple):
     """One matrix to lay out in panels. `jobs` and `tasks` are read from the first block only."""
 
@@ -281,6 +285,83 @@ class PointwiseBackward(NamedTuple):
     kept: int  # as in `Pointwise`
 
 
+class StreamCall(NamedTuple):
+    """One call of a stream, of any number of layers: read from the first block only.
+
+    The first seven are what a `Door` knows. A row of the call is one of `streams` states, which lie at `home`, a row
+    each.
+    """
+
+    x: int  # float32, (steps, rows, inputs of the first layer), dense; (rows, steps, inputs) where it `swaps`
+    ys: int  # written, as x, of the last layer's outputs
+    steps: int
+    rows: int
+    slots: int  # int64 (rows,): which state each row has; 0: row r has state r
+    status: int  # written: 0, or 1 where a slot is none or comes twice, and then nothing else is
+    busy: int  # not the kernel's
+    helps: int  # 1: called by a helper, with a copy of the blocks
+    layers: int
+    swaps: int
+    chunk: int  # steps at a time
+    streams: int  # how many states there are
+    home: int
+    home_row: int
+    marks: int  # bytes (streams,), zero but while slots are compared
+    claims: int  # see `kernels/claims.py`; 0: nobody helps
+    semaphore: int
+    post: int  # the C functions sem_post and sem_wait
+    sleep: int
+
+
+class StreamLayer(NamedTuple):
+    """One of its layers. What ends in `_row` counts elements from one row to the next; weights are in panels.
+
+    With int8, rows that are multiplied become int16 at `q*`, each with a scale, and `*_limit` is what the largest of a
+    row becomes: as much as sums of 32 bits have room for.
+    """
+
+    inputs: int
+    hidden: int
+    outputs: int  # P with a projection, else H
+    panels: int
+    extents: int  # as in a forward
+    depth: int
+    projected: int
+    w_ih: int
+    bias_ih: int
+    scales_ih: int
+    w_hh: int
+    bias_hh: int
+    scales_hh: int
+    w_hr: int
+    no_bias: int  # zeros for a panel of w_hr
+    scales_hr: int
+    parameters: int  # (P, H): the cell's, one after another
+    step_inputs: int  # (N, H): those of every step, which are the same
+    home_h: int  # where in a row of `home`, in elements
+    home_others: int
+    rows_at: int  # (chunk, rows, padded inputs): what the layer reads
+    rows_row: int
+    h: int  # (2, rows, padded outputs)
+    h_row: int
+    current: int  # which of the two h is
+    others: int  # (other states, rows, padded H)
+    others_row: int
+    m: int  # (rows, padded H): what is projected
+    gx: int  # (chunk, rows, panels, vectors of a panel, lanes)
+    gh: int  # (rows, panels, vectors of a panel, lanes)
+    kept: int  # as in a forward, of one row
+    qx: int
+    qx_row: int
+    qx_scales: int
+    qx_limit: int
+    qh: int
+    qh_row: int
+    qh_scales: int
+    qh_limit: int
+    qm_limit: int  # m is read once h has been: at `qh`
+
+
 class ParallelArguments(NamedTuple):
     """A launch that threads share."""
 
@@ -294,6 +375,7 @@ class ParallelArguments(NamedTuple):
 
 FIELDS = {
     "parallel": ParallelArguments._fields,
+    **{f"stream_{weights}": StreamCall._fields + StreamLayer._fields for weights in ("float32", "float16", "int8")},
     "pack": PackShape._fields + PackAddresses._fields,
     "forward": ForwardShape._fields + ForwardAddresses._fields + ForwardArrays._fields,
     "unpacked": UnpackedShape._fields + UnpackedAddresses._fields,

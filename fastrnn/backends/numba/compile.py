@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from fastrnn.backends.numba.cell_code import cell_code
-from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Geometry, panel_units
+from fastrnn.backends.numba.geometry import CHUNK_ROWS, PANEL_VECTORS, Geometry, panel_units, stream_units
 from fastrnn.backends.numba.kernel_files import KernelFile
 from fastrnn.cells import projection
 from fastrnn.first_use import undisturbed
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 PARALLEL = "parallel"
 """The task whose kernel has no dtype either: it is asked for in float32."""
+STREAM = "stream_"
+"""How the tasks of streams begin, before the format of the weights."""
 SHARED = ("pack", "weights", PARALLEL)
 """Tasks whose kernels serve every cell."""
 
@@ -33,7 +36,7 @@ _kernels: dict[tuple[str, str, torch.dtype], Kernel] = {}
 
 
 def kernel(cell: str, task: str, dtype: torch.dtype) -> Kernel:
-    """The kernel for a cell's `task` ("forward", "unpacked", "backward", ...), or for one of `SHARED`, in `dtype`.
+    """The kernel for a cell's `task` ("forward", "backward", "stream_int8", ...), or for one of `SHARED`, in `dtype`.
 
     The first call in a process loads it from disk, or compiles it and says so on stderr. Thread-safe.
     """
@@ -45,13 +48,15 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     import numba
     from numba.core.ccallback import CFunc
 
-    from fastrnn.backends.numba.kernels import record, simd, tile
+    from fastrnn.backends.numba.kernels import few_rows, record, simd, tile
 
     number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
     code = cell_code(cell) if cell else None
     name = "_".join([*([code.file] if code else []), task, number.name])
     title = " ".join([*([code.title] if code else []), task.replace("_", " "), number.name])
     function, widths = _function(code.kernel if code else None, task, cell in projection.CELLS, number)
+    weights = task.removeprefix(STREAM)
+    rows = tile.tile_rows if weights == task else partial(few_rows.few_rows, weights)
     _name_apart(function, name)
     compiled = CFunc(function, ([record.pointer_to_blocks(task)], numba.types.void), {}, {"error_model": "numpy"})
     compiled._cache = KernelFile(name, title)
@@ -59,8 +64,8 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     geometry = Geometry(
         lanes=simd.register_bits() // number.bitwidth,
         itemsize=number.bitwidth // 8,
-        rows=max(tile.tile_rows(width) for width in widths),
-        tile=max(tile.tile_rows(width) * width for width in widths),
+        rows=max(rows(width) for width in widths),
+        tile=max(rows(width) * width for width in widths),
     )
     return Kernel(compiled.address, geometry)
 
@@ -72,6 +77,7 @@ def _function(cell: CellKernel | None, task: str, projects: bool, number: Any) -
     from fastrnn.backends.numba.kernels.pack import pack_kernel
     from fastrnn.backends.numba.kernels.parallel import parallel_kernel
     from fastrnn.backends.numba.kernels.pointwise import pointwise_backward_kernel, pointwise_kernel
+    from fastrnn.backends.numba.kernels.stream import stream_kernel
     from fastrnn.backends.numba.kernels.unpacked import unpacked_kernel
     from fastrnn.backends.numba.kernels.weights import weights_kernel
 
@@ -86,6 +92,10 @@ def _function(cell: CellKernel | None, task: str, projects: bool, number: Any) -
         return forward_kernel(cell, units, PANEL_VECTORS, projects, number), widths
     if task == "backward":
         return backward_kernel(cell, PANEL_VECTORS, projects, number), widths
+    if task.startswith(STREAM):
+        units = stream_units(cell.x_gates, cell.u_gates)
+        widths |= {gates * units for gates in (cell.x_gates, cell.u_gates) if gates}
+        return stream_kernel(cell, task.removeprefix(STREAM), units, PANEL_VECTORS, projects, number), widths
     others = {"unpacked": unpacked_kernel, "pointwise": pointwise_kernel}
     return others.get(task, pointwise_backward_kernel)(cell, number), widths
 

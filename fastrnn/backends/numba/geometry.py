@@ -16,6 +16,12 @@ def panel_units(x_gates: int, u_gates: int) -> int:
     return max(1, PANEL_VECTORS // max(x_gates, u_gates))
 
 
+def stream_units(x_gates: int, u_gates: int) -> int:
+    """As `panel_units`, where a panel's sums are mostly those of one row, of which eight keep the multipliers busy."""
+    gates = max(x_gates, u_gates)
+    return 4 if gates == 1 else 2 if gates <= 6 else 1
+
+
 def divide_up(total: int, size: int) -> int:
     return -(-total // size)
 

@@ -39,19 +39,20 @@ def register_bits() -> int:
     return 256 if {"avx2", "fma"} <= features else NARROW_REGISTER_BITS
 
 
-def _is_arm() -> bool:
+def is_arm() -> bool:
+    """Whether it compiles for 64-bit ARM."""
     triple: str = cpu_target.target_context.codegen().magic_tuple()[0]
     return triple.startswith(("aarch64", "arm64"))
 
 
 def register_count() -> int:
     """How many vector registers there are: 32 with AVX-512 and on 64-bit ARM, else 16."""
-    return 32 if "avx512f" in cpu_features() or _is_arm() else 16
+    return 32 if "avx512f" in cpu_features() or is_arm() else 16
 
 
 def fuses_multiply_add() -> bool:
     """Whether x y + z is one instruction."""
-    return "fma" in cpu_features() or _is_arm()
+    return "fma" in cpu_features() or is_arm()
 
 
 class Vector(types.Type):
@@ -316,6 +317,17 @@ def load_int(typing: Any, base: Any, index: Any) -> Any:
 
 
 @intrinsic
+def store_int(typing: Any, base: Any, index: Any, value: Any) -> Any:
+    """Writes int64 number `index` at `base`."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[2], builder.gep(builder.inttoptr(args[0], INDEX.as_pointer()), [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.int64), emit
+
+
+@intrinsic
 def load_byte(typing: Any, base: Any, index: Any) -> Any:
     """uint8 number `index` at `base`."""
     byte = ir.IntType(8)
@@ -324,6 +336,19 @@ def load_byte(typing: Any, base: Any, index: Any) -> Any:
         return builder.load(builder.gep(builder.inttoptr(args[0], byte.as_pointer()), [args[1]]))
 
     return types.uint8(types.intp, types.intp), emit
+
+
+@intrinsic
+def store_byte(typing: Any, base: Any, index: Any, value: Any) -> Any:
+    """Writes uint8 number `index` at `base`."""
+    byte = ir.IntType(8)
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        at = builder.gep(builder.inttoptr(args[0], byte.as_pointer()), [args[1]])
+        builder.store(builder.trunc(args[2], byte), at)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.int64), emit
 
 
 FIRST_LEVEL, SECOND_LEVEL = 3, 2

@@ -10,6 +10,7 @@ results are bitwise the same however rows are split among tiles and threads.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -52,13 +53,13 @@ def tile_rows(vecs: int) -> int:
     A product that is never computed has no vectors.
     """
     room = register_count() - _beside()
-    widest = len(_divided(vecs, max(1, room // 5))[0])
+    widest = len(divided(vecs, max(1, room // 5))[0])
     return min(ROWS_WIDE, room // widest - 1)
 
 
 def parts(vecs: int, rows: int) -> list[range]:
     """The vectors of a panel, as a tile of so many rows does them at a time: sums and weights stay in registers."""
-    return _divided(vecs, (register_count() - _beside()) // (rows + 1))
+    return divided(vecs, (register_count() - _beside()) // (rows + 1))
 
 
 def _beside() -> int:
@@ -67,7 +68,7 @@ def _beside() -> int:
     return 1 if fuses_multiply_add() else 2
 
 
-def _divided(vecs: int, most: int) -> list[range]:
+def divided(vecs: int, most: int) -> list[range]:
     """A panel's vectors in as few parts of at most so many as there can be; one vector if it has none."""
     count = divide_up(max(1, vecs), most)
     ends = accumulate(share.py_func(max(1, vecs), count, part)[1] for part in range(count))
@@ -124,9 +125,12 @@ def _emit_outer_rows(builder: Any, vector: Vector, rows: int, vecs: int, argumen
                 store_vector(builder, vector, out, place, builder.fadd(before, builder.load(total)))
 
 
-def _tile_function(module: Any, vector: Vector, vecs: int, kind: str, emit_rows: Any, arguments: int) -> Any:
-    """The function (rows, ...) with so many arguments in this LLVM module: `emit_rows` for each number of rows."""
-    name = f"fastrnn_{kind}_{vector.name}_{vecs}"
+def emitted_function(module: Any, name: str, most: int, arguments: int, emit_rows: Any) -> Any:
+    """The function (rows, ...) with so many arguments, 1 .. `most` rows, in this LLVM module.
+
+    `emit_rows(builder, rows, arguments)` emits each number of rows, the arguments being those after it.
+    """
+    name = f"fastrnn_{name}"
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [INDEX] * arguments), name)
@@ -135,15 +139,26 @@ def _tile_function(module: Any, vector: Vector, vecs: int, kind: str, emit_rows:
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     end = function.append_basic_block("end")
     switch = builder.switch(function.args[0], end)
-    for rows in range(1, tile_rows(vecs) + 1):
+    for rows in range(1, most + 1):
         block = function.append_basic_block(f"rows{rows}")
         switch.add_case(INDEX(rows), block)
         builder.position_at_end(block)
-        emit_rows(builder, vector, rows, vecs, function.args[1:])
+        emit_rows(builder, rows, function.args[1:])
         builder.branch(end)
     builder.position_at_end(end)
     builder.ret_void()
     return function
+
+
+def _tile_function(module: Any, vector: Vector, vecs: int, kind: str, emit_rows: Any, arguments: int) -> Any:
+    """A tile's function: see `emitted_function`."""
+    name = f"{kind}_{vector.name}_{vecs}"
+    emit = partial(_in_order, emit_rows, vector, vecs)
+    return emitted_function(module, name, tile_rows(vecs), arguments, emit)
+
+
+def _in_order(emit_rows: Any, vector: Vector, vecs: int, builder: Any, rows: int, arguments: Any) -> None:
+    emit_rows(builder, vector, rows, vecs, arguments)
 
 
 def product(vecs: int) -> Any:

@@ -1,0 +1,246 @@
+"""Products of few rows with weights in 32, 16 or 8 bits: `tile.py`'s where weights are read once and nothing waits.
+
+Panels are as there, K-major, but wide enough that one row keeps both multipliers busy, and nothing is asked for ahead:
+up to 2 MB the processor does that as well by itself, and small layers lose a tenth by it.
+
+float16 becomes float32 as it is loaded. int8 is multiplied with numbers of 16 bits, two of K at a time, which lie side
+by side, into sums of 32: x86 has an instruction for both products of a pair and their sum (`vpmaddwd`), and with VNNI
+one that adds it as well (`vpdpwssd`), which LLVM finds. A weight is a row's scale times -127 .. 127; a row of numbers
+has a scale of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastrnn.backends.numba.kernels.series import ROUNDER, everywhere
+from fastrnn.backends.numba.kernels.simd import (
+    INDEX,
+    LANE,
+    Vector,
+    call,
+    cpu_features,
+    is_arm,
+    load_vector,
+    multiply_add,
+    pointer,
+    register_count,
+    splat,
+    store_vector,
+    suffix,
+)
+from fastrnn.backends.numba.kernels.tile import ROWS_WIDE, divided, emitted_function
+
+FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
+_BYTE, _SHORT, _HALF = ir.IntType(8), ir.IntType(16), ir.HalfType()
+_PAIR = 2
+"""Numbers of K that int8 products take at a time."""
+_HALF_TO_FLOAT = 2.0**112
+"""A half's exponent and fraction, as those of a float, are that much too small."""
+
+
+def few_rows(weights: str, vecs: int) -> int:
+    """How many rows a tile of such weights has at most."""
+    room = register_count() - _beside(weights)
+    return min(ROWS_WIDE, room // len(divided(vecs, max(1, room // 5))[0]) - 1)
+
+
+def _parts(weights: str, vecs: int, rows: int) -> list[range]:
+    """The vectors of a panel, as so many rows do them at a time. A weight of one row needs no register."""
+    room = register_count() - _beside(weights)
+    return divided(vecs, room - 1 if rows == 1 else room // (rows + 1))
+
+
+def _beside(weights: str) -> int:
+    """The registers besides sums and weights: a number of the row, and a product or a weight that becomes wider."""
+    return 2 if weights == FLOAT32 else 3
+
+
+def _typed(builder: Any, address: Any, index: Any, kind: Any) -> Any:
+    """A pointer to something of a type at element `index`, of that type's own elements, of what lies at an address."""
+    element = kind.element if isinstance(kind, ir.VectorType) else kind
+    at = builder.gep(builder.inttoptr(address, element.as_pointer()), [index])
+    return builder.bitcast(at, kind.as_pointer())
+
+
+def _load_half(builder: Any, vector: Vector, w: Any, index: Any) -> Any:
+    """A vector of float16, as float32."""
+    if "f16c" in cpu_features() or is_arm():
+        halves = builder.load(_typed(builder, w, index, ir.VectorType(_HALF, vector.lanes)), align=2)
+        return builder.fpext(halves, vector.ir)
+    bits = builder.load(_typed(builder, w, index, ir.VectorType(_SHORT, vector.lanes)), align=2)
+    wide = builder.zext(bits, vector.integers)
+    size = builder.shl(builder.and_(wide, everywhere(vector, 0x7FFF)), everywhere(vector, 13))
+    scale = ir.Constant(vector.ir, [_HALF_TO_FLOAT] * vector.lanes)
+    sign = builder.shl(builder.and_(wide, everywhere(vector, 0x8000)), everywhere(vector, 16))
+    value = builder.bitcast(builder.fmul(builder.bitcast(size, vector.ir), scale), vector.integers)
+    return builder.bitcast(builder.or_(value, sign), vector.ir)
+
+
+def _load_pairs(builder: Any, vector: Vector, w: Any, index: Any) -> Any:
+    """Twice a vector's lanes of int8, as int16."""
+    pairs = _PAIR * vector.lanes
+    narrow = builder.load(_typed(builder, w, index, ir.VectorType(_BYTE, pairs)), align=1)
+    return builder.sext(narrow, ir.VectorType(_SHORT, pairs))
+
+
+_SUMS_OF_PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
+"""x86's instruction, by lanes."""
+
+
+def _sums_of_pairs(builder: Any, vector: Vector, x: Any, y: Any) -> Any:
+    """x[2i] y[2i] + x[2i + 1] y[2i + 1] in 32 bits, of int16."""
+    if "avx512bw" in cpu_features() if vector.lanes == 16 else "sse2" in cpu_features():
+        return call(builder, _SUMS_OF_PAIRS[vector.lanes], vector.integers, x, y)
+    undefined = ir.Constant(x.type, ir.Undefined)
+    products = []
+    for first in range(_PAIR):
+        lanes = ir.Constant(ir.VectorType(LANE, vector.lanes), [_PAIR * i + first for i in range(vector.lanes)])
+        wide = [builder.sext(builder.shuffle_vector(v, undefined, lanes), vector.integers) for v in (x, y)]
+        products.append(builder.mul(*wide))
+    return builder.add(*products)
+
+
+def _emit_floats(builder: Any, vector: Vector, rows: int, vecs: int, weights: str, arguments: Any) -> None:
+    bias, a, a_row, w, k, out, out_row, _, _ = arguments
+    width, load = vector.lanes, load_vector if weights == FLOAT32 else _load_half
+    numbers = [pointer(builder, vector, a, builder.mul(a_row, INDEX(row))) for row in range(rows)]
+    for part in _parts(weights, vecs, rows):
+        first = [load_vector(builder, vector, bias, INDEX(v * width)) for v in part]
+        sums = [[cgutils.alloca_once_value(builder, value) for value in first] for _ in range(rows)]
+        with cgutils.for_range(builder, k, intp=INDEX) as loop:
+            at = builder.mul(loop.index, INDEX(vecs * width))
+            loaded = [load(builder, vector, w, builder.add(at, INDEX(v * width))) for v in part]
+            for row in range(rows):
+                factor = splat(builder, builder.load(builder.gep(numbers[row], [loop.index])), width)
+                for weight, total in zip(loaded, sums[row], strict=True):
+                    builder.store(multiply_add(builder, vector, factor, weight, builder.load(total)), total)
+        for row in range(rows):
+            start = builder.mul(out_row, INDEX(row))
+            for v, total in zip(part, sums[row], strict=True):
+                store_vector(builder, vector, out, builder.add(start, INDEX(v * width)), builder.load(total))
+
+
+def _emit_integers(builder: Any, vector: Vector, rows: int, vecs: int, weights: str, arguments: Any) -> None:
+    bias, a, a_row, w, k, out, out_row, a_scales, scales = arguments
+    width = vector.lanes
+    zero, pairs = everywhere(vector, 0), ir.VectorType(_SHORT, _PAIR * width)
+    count = builder.sdiv(builder.add(k, INDEX(_PAIR - 1)), INDEX(_PAIR))
+    starts = [builder.mul(a_row, INDEX(row)) for row in range(rows)]
+    for part in _parts(weights, vecs, rows):
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in part] for _ in range(rows)]
+        with cgutils.for_range(builder, count, intp=INDEX) as loop:
+            at = builder.mul(loop.index, INDEX(_PAIR * vecs * width))
+            loaded = [_load_pairs(builder, vector, w, builder.add(at, INDEX(_PAIR * v * width))) for v in part]
+            first = builder.mul(loop.index, INDEX(_PAIR))
+            for row in range(rows):
+                two = builder.load(
+                    builder.bitcast(_typed(builder, a, builder.add(starts[row], first), _SHORT), LANE.as_pointer()),
+                    align=2,
+                )
+                factor = builder.bitcast(splat(builder, two, width), pairs)
+                for weight, total in zip(loaded, sums[row], strict=True):
+                    more = _sums_of_pairs(builder, vector, factor, weight)
+                    builder.store(builder.add(builder.load(total), more), total)
+        for row in range(rows):
+            start = builder.mul(out_row, INDEX(row))
+            scale = splat(builder, builder.load(pointer(builder, vector, a_scales, INDEX(row))), width)
+            for v, total in zip(part, sums[row], strict=True):
+                here = INDEX(v * width)
+                both = builder.fmul(scale, load_vector(builder, vector, scales, here))
+                number = builder.sitofp(builder.load(total), vector.ir)
+                value = multiply_add(builder, vector, number, both, load_vector(builder, vector, bias, here))
+                store_vector(builder, vector, out, builder.add(start, here), value)
+
+
+def few_rows_product(weights: str, vecs: int) -> Any:
+    """An intrinsic that writes out[r] = bias + sum over k of a[r, k] w[k], of weights in this format.
+
+    All arguments but `like` are integers, as `tile.product`'s: `rows` is 1 .. few_rows(weights, vecs). With int8, `a`
+    are rows of int16 and `a_row` counts those, a row times its number at `a_scales` being what it stands for; `scales`
+    are those of the panel's weights, of which there are `vecs` vectors; of an odd k the number after the last one is
+    multiplied with 0. Else neither scale is looked at.
+    """
+    emit = _emit_integers if weights == INT8 else _emit_floats
+
+    def emit_rows(builder: Any, vector: Vector, rows: int, vecs: int, arguments: Any) -> None:
+        emit(builder, vector, rows, vecs, weights, arguments)
+
+    @intrinsic
+    def tile(
+        typing: Any,
+        like: Any,
+        rows: Any,
+        bias: Any,
+        a: Any,
+        a_row: Any,
+        w: Any,
+        k: Any,
+        out: Any,
+        out_row: Any,
+        a_scales: Any,
+        scales: Any,
+    ) -> Any:
+        def emit_call(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            name, most = f"few_{weights}_{like.name}_{vecs}", few_rows(weights, vecs)
+            function = emitted_function(builder.module, name, most, 10, lambda b, r, a: emit_rows(b, like, r, vecs, a))
+            builder.call(function, args[1:])
+            return context.get_dummy_value()
+
+        return types.void(like, *[types.intp] * 10), emit_call
+
+    return tile
+
+
+@intrinsic
+def largest(typing: Any, x: Any, y: Any) -> Any:
+    """The larger of two vectors without signs, lane by lane; NaN where either is NaN, which as an integer is more than
+    any number."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        a, b = (builder.bitcast(v, x.integers) for v in args)
+        return builder.select(builder.icmp_signed(">", a, b), *args)
+
+    return x(x, x), emit
+
+
+@intrinsic
+def largest_lane(typing: Any, x: Any) -> Any:
+    """The largest of a vector without signs, NaN if there is one."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        integer, bits = ir.IntType(x.bits), builder.bitcast(args[0], x.integers)
+        name = f"llvm.vector.reduce.smax.{suffix(x).replace('f', 'i')}"
+        return builder.bitcast(call(builder, name, integer, bits), x.element)
+
+    return types.float32(x), emit
+
+
+@intrinsic
+def store_rounded(typing: Any, base: Any, index: Any, x: Any) -> Any:
+    """Rounds a vector of numbers within those of 16 bits to integers, as int16 number `index` and those after it."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        rounder = ir.Constant(x.ir, [ROUNDER[x.bits]] * x.lanes)
+        bits = builder.bitcast(builder.fadd(args[2], rounder), x.integers)
+        kind = ir.VectorType(_SHORT, x.lanes)
+        builder.store(builder.trunc(bits, kind), _typed(builder, args[0], args[1], kind), align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, x), emit
+
+
+@intrinsic
+def put_number(typing: Any, base: Any, index: Any, number: Any) -> Any:
+    """Writes a float32 as number `index` at an address."""
+
+    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.store(args[2], _typed(builder, args[0], args[1], ir.FloatType()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.float32), emit

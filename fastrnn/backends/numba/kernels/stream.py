@@ -1,0 +1,362 @@
+"""The kernel of a stream: a stack of layers in one call, for few rows and steps, with states that it keeps.
+
+One thread does everything unless others help (`claims.py`). States lie in `home`, a row for each stream that there is;
+a call copies the rows that it steps to scratch memory, and back once all is done. Steps are taken in chunks: the
+input's product of a whole chunk reads its weights once.
+
+A *phase* is what panels of one layer need nothing of each other for, so that threads may share them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import carray, njit
+
+from fastrnn.backends.numba.kernels.activations import forced
+from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
+from fastrnn.backends.numba.kernels.claims import begin, done, finish, next_phase, take_first, take_last, wait, work_at
+from fastrnn.backends.numba.kernels.extents import extent
+from fastrnn.backends.numba.kernels.few_rows import (
+    FLOAT32,
+    INT8,
+    few_rows,
+    few_rows_product,
+    largest,
+    largest_lane,
+    put_number,
+    store_rounded,
+)
+from fastrnn.backends.numba.kernels.rows import copy_row
+from fastrnn.backends.numba.kernels.simd import (
+    address,
+    lanes,
+    load,
+    load_byte,
+    load_int,
+    load_some,
+    magnitude,
+    store,
+    store_byte,
+    store_int,
+    store_some,
+    zeros,
+)
+from fastrnn.backends.numba.kernels.tile import share
+
+X_PRODUCT, STATE, PROJECTION = 1, 2, 4
+"""What a phase does; of a chunk of one step the first two are one phase."""
+
+
+@njit(error_model="numpy")
+def quantise(like: Any, source: int, count: int, target: int, scale_at: int, row: int, limit: int) -> None:
+    """A row of float32 as int16 -limit .. limit, padded to whole vectors, and its scale as number `row` at `scale_at`.
+
+    Of a row with a number that is none, or infinite, the scale is NaN, and so is all that is made of it.
+    """
+    width = lanes(like)
+    top = like
+    for k in range(0, count, width):
+        top = largest(top, magnitude(load_some(like, source, k, count - k)))
+    most = largest_lane(top)
+    inverse, scale = 0.0, 0.0
+    if most > 0:
+        inverse, scale = limit / most, most / limit
+    if not most < float("inf"):
+        inverse, scale = 0.0, float("nan")
+    elif not inverse < 1e38:  # numbers so small that their scale is none
+        inverse, scale = 0.0, 0.0
+    put_number(scale_at, row, scale)
+    for k in range(0, count, width):
+        numbers = load_some(like, source, k, count - k) * inverse
+        store_rounded(target, k, numbers if inverse > 0 else like)
+
+
+@njit(error_model="numpy")
+def accepts(a: Any) -> bool:
+    """Whether each slot of a call is one of the states, and none comes twice."""
+    good = True
+    if a.slots == 0:
+        return good
+    marked = 0
+    while good and marked < a.rows:
+        slot = load_int(a.slots, marked)
+        good = 0 <= slot < a.streams and load_byte(a.marks, slot) == 0
+        if good:
+            store_byte(a.marks, slot, 1)
+            marked += 1
+    for row in range(marked):
+        store_byte(a.marks, load_int(a.slots, row), 0)
+    return good
+
+
+@forced
+def state_of(a: Any, row: int) -> Any:
+    """Which state a row of the call has."""
+    return load_int(a.slots, row) if a.slots != 0 else row
+
+
+def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, projects: bool, dtype: Any) -> Any:
+    """The kernel of one cell and format of weights, over a block of `StreamCall` and `StreamLayer` for each layer.
+
+    A panel of weights holds `units` vectors of hidden units for each gate, one of a projection, if the cell has any,
+    `plain_units`.
+    """
+    step, others = cell.step, cell.states - 1
+    x_gates, u_gates, over_units, is_int8 = cell.x_gates, cell.u_gates, cell.over_units, weights == INT8
+    x_vecs, u_vecs = units * x_gates, units * u_gates
+    x_tile, x_most = few_rows_product(weights, x_vecs), few_rows(weights, x_vecs)
+    u_tile, u_most = few_rows_product(weights, u_vecs), few_rows(weights, max(1, u_vecs))
+    plain_tile, plain_most = few_rows_product(weights, plain_units), few_rows(weights, plain_units)
+    most = u_most if u_gates > 0 else 1
+    item = {FLOAT32: 4, INT8: 1}.get(weights, 2)
+
+    @forced
+    def panel_at(w: int, panel: int, k: int, numbers: int) -> Any:
+        """Where a panel of weights begins, with so many numbers for each k."""
+        whole = (k + 1) // 2 * 2 if is_int8 else k
+        return w + panel * whole * numbers * item
+
+    @forced
+    def numbers_of(like: Any, floats: int, floats_row: int, shorts: int, shorts_row: int, row: int) -> Any:
+        """What a tile reads from a row on, as its weights need it, and how far rows lie apart."""
+        if is_int8:
+            return shorts + 2 * row * shorts_row, shorts_row
+        return address(like, floats, row * floats_row), floats_row
+
+    @njit(error_model="numpy")
+    def x_products(a: Any, like: Any, panel: int, rows: int, gx: int) -> None:
+        """gx (rows, panels, x_vecs, lanes) of one panel."""
+        width = x_vecs * lanes(like)
+        w = panel_at(a.w_ih, panel, a.inputs, width)
+        bias, scales = address(like, a.bias_ih, panel * width), address(like, a.scales_ih, panel * width)
+        blocks, apart = (rows + x_most - 1) // x_most, a.panels * width
+        for block in range(blocks):
+            first, count = share(rows, blocks, block)
+            numbers, row = numbers_of(like, a.rows_at, a.rows_row, a.qx, a.qx_row, first)
+            to = address(like, gx, first * apart + panel * width)
+            x_tile(like, count, bias, numbers, row, w, a.inputs, to, apart, address(like, a.qx_scales, first), scales)
+
+    @forced
+    def places_of(a: Any, like: Any, rows: int, row: int, unit: int, gx: int, h: int) -> Any:
+        padded = a.panels * units * lanes(like)
+        return StepAt(
+            gx=address(like, gx, row * padded * x_gates + unit * x_gates),
+            gh=address(like, a.gh, row * padded * u_gates + unit * u_gates),
+            h=address(like, h, row * a.h_row + unit),
+            others=address(like, a.others, row * a.others_row + unit),
+            others_apart=rows * a.others_row,
+            parameters=address(like, a.parameters, unit),
+            inputs=address(like, a.step_inputs, unit),
+            saved=0,
+            block=a.hidden,
+        )
+
+    @forced
+    def put(a: Any, like: Any, row: int, unit: int, h: Any, h_new: int, ys: int, ys_row: int) -> None:
+        """A vector of a row's h after the step: what the layer gives, or what is projected."""
+        if projects and a.projected:
+            store(a.m, row * a.others_row + unit, h)
+        else:
+            store(h_new, row * a.h_row + unit, h)
+            store_some(ys, row * ys_row + unit, h, a.hidden - unit)
+
+    @njit(error_model="numpy")
+    def state_step(a: Any, like: Any, panel: int, rows: int, gx: int, h: int, h_new: int, ys: int, ys_row: int) -> None:
+        """One panel's share of a step: the state's product, and the cell's step but of a cell over units."""
+        lane_count = lanes(like)
+        width = u_vecs * lane_count
+        apart = a.panels * width
+        blocks = (rows + most - 1) // most
+        for block in range(blocks):
+            first, count = share(rows, blocks, block)
+            if u_gates > 0:
+                begins, k = extent(a.extents, panel)
+                w = panel_at(a.w_hh, panel, a.depth, width)
+                bias, scales = address(like, a.bias_hh, panel * width), address(like, a.scales_hh, panel * width)
+                numbers, row = numbers_of(like, h, a.h_row, a.qh, a.qh_row, first)
+                numbers += begins * (2 if is_int8 else 4)
+                to = address(like, a.gh, first * apart + panel * width)
+                u_tile(like, count, bias, numbers, row, w, k, to, apart, address(like, a.qh_scales, first), scales)
+            if over_units:
+                continue
+            for row in range(first, first + count):
+                for u in range(units):
+                    unit = (panel * units + u) * lane_count
+                    if unit < a.hidden:
+                        new = step(like, places_of(a, like, rows, row, unit, gx, h), a.hidden - unit)
+                        put(a, like, row, unit, new, h_new, ys, ys_row)
+
+    @forced
+    def row_places(of_row: Any, like: Any, unit: int) -> Any:
+        a, rows, row, gx, h, _, _, _ = of_row
+        return places_of(a, like, rows, row, unit, gx, h)
+
+    @forced
+    def row_finish(of_row: Any, like: Any, unit: int, at: Any, h: Any) -> None:
+        a, _, row, _, _, h_new, ys, ys_row = of_row
+        put(a, like, row, unit, h, h_new, ys, ys_row)
+
+    @njit(error_model="numpy")
+    def project(a: Any, like: Any, panel: int, rows: int, h_new: int, ys: int, ys_row: int) -> None:
+        """A panel of h = w_hr m."""
+        width = plain_units * lanes(like)
+        w, scales = panel_at(a.w_hr, panel, a.hidden, width), address(like, a.scales_hr, panel * width)
+        blocks = (rows + plain_most - 1) // plain_most
+        for block in range(blocks):
+            first, count = share(rows, blocks, block)
+            numbers, row = numbers_of(like, a.m, a.others_row, a.qh, a.qh_row, first)
+            to = address(like, h_new, first * a.h_row + panel * width)
+            row_scales = address(like, a.qh_scales, first)
+            plain_tile(like, count, a.no_bias, numbers, row, w, a.hidden, to, a.h_row, row_scales, scales)
+            for r in range(first, first + count):
+                for unit in range(panel * width, min(a.outputs, (panel + 1) * width), lanes(like)):
+                    store_some(ys, r * ys_row + unit, load(like, h_new, r * a.h_row + unit), a.outputs - unit)
+
+    @njit(error_model="numpy")
+    def do_panel(
+        a: Any, like: Any, stage: int, panel: int, xs: int, rows: int, gx: int, h: int, h_new: int, ys: int, ys_row: int
+    ) -> None:
+        if stage & X_PRODUCT:
+            x_products(a, like, panel, xs, gx)
+        if stage & STATE:
+            state_step(a, like, panel, rows, gx, h, h_new, ys, ys_row)
+        if projects and stage & PROJECTION:
+            project(a, like, panel, rows, h_new, ys, ys_row)
+
+    @njit(error_model="numpy")
+    def phase(
+        blocks: Any,
+        like: Any,
+        layer: int,
+        stage: int,
+        panels: int,
+        xs: int,
+        rows: int,
+        gx: int,
+        h: int,
+        h_new: int,
+        ys: int,
+        ys_row: int,
+    ) -> None:
+        """All panels of a phase, by whoever is there."""
+        a, claims = blocks[layer], blocks[0].claims
+        if claims == 0 or panels < 2:
+            for panel in range(panels):
+                do_panel(a, like, stage, panel, xs, rows, gx, h, h_new, ys, ys_row)
+            return
+        number = next_phase(claims)
+        work = work_at(claims, number)
+        for place, value in enumerate((layer, stage, panels, xs, rows, gx, h, h_new, ys, ys_row)):
+            store_int(work, place, value)
+        begin(claims, number, blocks[0].semaphore, blocks[0].post)
+        own = 0
+        panel = take_first(claims, number, panels)
+        while panel >= 0:
+            do_panel(a, like, stage, panel, xs, rows, gx, h, h_new, ys, ys_row)
+            own += 1
+            panel = take_first(claims, number, panels)
+        if own < panels:
+            finish(claims, panels - own)
+
+    @njit(error_model="numpy")
+    def help_out(blocks: Any, like: Any) -> None:
+        """What a helper does until it is told to stop."""
+        claims, seen = blocks[0].claims, 0
+        while True:
+            seen = wait(claims, seen, blocks[0].semaphore, blocks[0].sleep)
+            if seen < 0:
+                return
+            work = work_at(claims, seen)
+            layer, stage, panels = load_int(work, 0), load_int(work, 1), load_int(work, 2)
+            xs, rows, gx, h = load_int(work, 3), load_int(work, 4), load_int(work, 5), load_int(work, 6)
+            h_new, ys, ys_row = load_int(work, 7), load_int(work, 8), load_int(work, 9)
+            panel = take_last(claims, seen, panels)
+            while panel >= 0:
+                do_panel(blocks[layer], like, stage, panel, xs, rows, gx, h, h_new, ys, ys_row)
+                done(claims)
+                panel = take_last(claims, seen, panels)
+
+    @njit(error_model="numpy")
+    def layer_steps(blocks: Any, like: Any, layer: int, steps: int, out: int, out_step: int, out_row: int) -> None:
+        """A chunk's steps of one layer, whose rows are there; its outputs go to `out`."""
+        a, rows = blocks[layer], blocks[0].rows
+        xs, gx_step = steps * rows, rows * a.panels * x_vecs * lanes(like)
+        plain_panels = (a.outputs + plain_units * lanes(like) - 1) // (plain_units * lanes(like))
+        if is_int8:
+            for row in range(xs):
+                source, target = address(like, a.rows_at, row * a.rows_row), a.qx + 2 * row * a.qx_row
+                quantise(like, source, a.inputs, target, a.qx_scales, row, a.qx_limit)
+        if steps > 1:
+            phase(blocks, like, layer, X_PRODUCT, a.panels, xs, rows, a.gx, 0, 0, 0, 0)
+        for s in range(steps):
+            h = address(like, a.h, a.current * rows * a.h_row)
+            h_new = address(like, a.h, (1 - a.current) * rows * a.h_row)
+            if is_int8 and u_gates > 0:
+                for row in range(rows):
+                    source, target = address(like, h, row * a.h_row), a.qh + 2 * row * a.qh_row
+                    quantise(like, source, a.outputs, target, a.qh_scales, row, a.qh_limit)
+            stage = STATE if steps > 1 else X_PRODUCT | STATE
+            gx, ys = address(like, a.gx, s * gx_step), address(like, out, s * out_step)
+            phase(blocks, like, layer, stage, a.panels, xs, rows, gx, h, h_new, ys, out_row)
+            if over_units:
+                for row in range(rows):
+                    of_row = (a, rows, row, gx, h, h_new, ys, out_row)
+                    step(like, row_places, row_finish, of_row, a.hidden, a.kept)
+            if projects and a.projected:
+                if is_int8:
+                    for row in range(rows):
+                        source, target = address(like, a.m, row * a.others_row), a.qh + 2 * row * a.qh_row
+                        quantise(like, source, a.hidden, target, a.qh_scales, row, a.qm_limit)
+                phase(blocks, like, layer, PROJECTION, plain_panels, xs, rows, gx, h, h_new, ys, out_row)
+            a.current = 1 - a.current
+
+    @njit(error_model="numpy")
+    def move_states(blocks: Any, like: Any, home: bool) -> None:
+        """The states of the call's rows come from where they are kept, or go home."""
+        for layer in range(blocks[0].layers):
+            a, rows = blocks[layer], blocks[0].rows
+            if not home:
+                a.current = 0
+            h = address(like, a.h, a.current * rows * a.h_row)
+            for row in range(rows):
+                kept = address(like, blocks[0].home, state_of(blocks[0], row) * blocks[0].home_row)
+                here, there = address(like, h, row * a.h_row), address(like, kept, a.home_h)
+                copy_row(like, here if home else there, there if home else here, a.outputs)
+                for other in range(others):
+                    here = address(like, a.others, (other * rows + row) * a.others_row)
+                    there = address(like, kept, a.home_others + other * a.hidden)
+                    copy_row(like, here if home else there, there if home else here, a.hidden)
+
+    @njit(error_model="numpy")
+    def run(blocks: Any, like: Any) -> None:
+        call, last = blocks[0], blocks[0].layers - 1
+        steps, rows, features, outputs = call.steps, call.rows, call.inputs, blocks[last].outputs
+        x_step, x_row, y_step, y_row = rows * features, features, rows * outputs, outputs
+        if call.swaps:
+            x_step, x_row, y_step, y_row = features, steps * features, outputs, steps * outputs
+        move_states(blocks, like, False)
+        for start in range(0, steps, call.chunk):
+            count = min(call.chunk, steps - start)
+            for s in range(count):
+                for row in range(rows):
+                    source = address(like, call.x, (start + s) * x_step + row * x_row)
+                    copy_row(like, source, address(like, call.rows_at, (s * rows + row) * call.rows_row), features)
+            for layer in range(last):
+                above = blocks[layer + 1]
+                layer_steps(blocks, like, layer, count, above.rows_at, rows * above.rows_row, above.rows_row)
+            layer_steps(blocks, like, last, count, address(like, call.ys, start * y_step), y_step, y_row)
+        move_states(blocks, like, True)
+
+    def stream(pointer: Any) -> None:
+        like = zeros(dtype)
+        blocks = carray(pointer, carray(pointer, 1)[0].layers)
+        if blocks[0].helps:
+            help_out(blocks, like)
+        elif accepts(blocks[0]):
+            run(blocks, like)
+            blocks[0].status = 0
+        else:
+            blocks[0].status = 1
+
+    return stream

@@ -1,0 +1,1 @@
+"""Recurrent layers that are called step by step, with states of their own."""
