@@ -15,6 +15,8 @@ from benchmarks.peers.task import FAILED
 
 TIMEOUT_SECONDS = 60.0
 """For one answer. Beyond any compilation of a model and any turn."""
+GRACE_SECONDS = 1.0
+"""Beyond that: where the whole machine stood still, as virtual ones do, the time-out is over before anyone could answer."""
 CLOSE_SECONDS = 5.0
 """For a process that was told to end, or killed."""
 
@@ -87,7 +89,7 @@ class PeerProcess:
         assert self.process is not None
         assert self.connection is not None
         try:
-            if not self.connection.poll(self.timeout):
+            if not (self.connection.poll(self.timeout) or self.connection.poll(GRACE_SECONDS)):
                 self.close()
                 raise PeerFailed(
                     f"{self.name}: no answer to {method!r} within {self.timeout:g} s; its process was ended"

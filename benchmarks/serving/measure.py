@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,10 +97,11 @@ class Processes:
         return self.of[contender.name].ask(method, *arguments)
 
     def forget(self) -> None:
-        """Frees everybody's memory of the last point."""
+        """Frees everybody's memory of the last point; who does not answer starts anew."""
         for process in self.of.values():
             if process.process is not None:
-                process.ask("forget")
+                with suppress(PeerFailed):
+                    process.ask("forget")
 
 
 def measure(
