@@ -49,6 +49,7 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     from numba.core.ccallback import CFunc
 
     from fastrnn.backends.numba.kernels import few_rows, record, simd, tile
+    from fastrnn.backends.numba.kernels.stream import stream_registers
 
     number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
     code = cell_code(cell) if cell else None
@@ -66,6 +67,7 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
         itemsize=number.bitwidth // 8,
         rows=max(rows(width) for width in widths),
         tile=max(rows(width) * width for width in widths),
+        registers=1 if weights == task else stream_registers(),
     )
     return Kernel(compiled.address, geometry)
 
@@ -77,7 +79,7 @@ def _function(cell: CellKernel | None, task: str, projects: bool, number: Any) -
     from fastrnn.backends.numba.kernels.pack import pack_kernel
     from fastrnn.backends.numba.kernels.parallel import parallel_kernel
     from fastrnn.backends.numba.kernels.pointwise import pointwise_backward_kernel, pointwise_kernel
-    from fastrnn.backends.numba.kernels.stream import stream_kernel
+    from fastrnn.backends.numba.kernels.stream import stream_kernel, stream_registers
     from fastrnn.backends.numba.kernels.unpacked import unpacked_kernel
     from fastrnn.backends.numba.kernels.weights import weights_kernel
 
@@ -93,9 +95,10 @@ def _function(cell: CellKernel | None, task: str, projects: bool, number: Any) -
     if task == "backward":
         return backward_kernel(cell, PANEL_VECTORS, projects, number), widths
     if task.startswith(STREAM):
-        units = stream_units(cell.x_gates, cell.u_gates)
-        widths |= {gates * units for gates in (cell.x_gates, cell.u_gates) if gates}
-        return stream_kernel(cell, task.removeprefix(STREAM), units, PANEL_VECTORS, projects, number), widths
+        registers = stream_registers()
+        units = stream_units(cell.x_gates, cell.u_gates, registers)
+        widths |= {gates * units * registers for gates in (cell.x_gates, cell.u_gates) if gates}
+        return stream_kernel(cell, task.removeprefix(STREAM), units, registers, PANEL_VECTORS, projects, number), widths
     others = {"unpacked": unpacked_kernel, "pointwise": pointwise_kernel}
     return others.get(task, pointwise_backward_kernel)(cell, number), widths
 

@@ -16,10 +16,11 @@ def panel_units(x_gates: int, u_gates: int) -> int:
     return max(1, PANEL_VECTORS // max(x_gates, u_gates))
 
 
-def stream_units(x_gates: int, u_gates: int) -> int:
-    """As `panel_units`, where a panel's sums are mostly those of one row, of which eight keep the multipliers busy."""
+def stream_units(x_gates: int, u_gates: int, registers: int) -> int:
+    """As `panel_units`, of vectors in so many registers: a panel's sums are mostly those of one row, of which eight
+    registers keep the multipliers busy."""
     gates = max(x_gates, u_gates)
-    return 4 if gates == 1 else 2 if gates <= 6 else 1
+    return max(1, (4 if gates == 1 else 2 if gates <= 6 else 1) // registers)
 
 
 def divide_up(total: int, size: int) -> int:
@@ -31,13 +32,15 @@ class Geometry:
     """How one kernel cuts its matrices."""
 
     lanes: int
-    """numbers of a vector"""
+    """numbers of a register"""
     itemsize: int
     """bytes of a number"""
     rows: int
     """the most rows of a tile"""
     tile: int
     """the most vectors of a tile"""
+    registers: int = 1
+    """of the vectors that a cell's step computes at a time"""
 
     @property
     def tile_bytes(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastrnn import heads
@@ -34,11 +35,14 @@ class Weights(NamedTuple):
     scales: Tensor | None
 
 
-def laid_out(matrix: Tensor, gates: int, units: int, lanes: int, format: str, of: Extents | None = None) -> Weights:
-    """A (gates·rows, K) float32 matrix in panels of `units` vectors for each gate: (panels, K, units, gates, lanes).
+def laid_out(
+    matrix: Tensor, gates: int, units: int, wide: int, lanes: int, format: str, of: Extents | None = None
+) -> Weights:
+    """A (gates·rows, K) float32 matrix in panels of `units` vectors of `wide` numbers for each gate.
 
-    Of int8 two of K come last: (panels, K / 2, units, gates, lanes, 2), and the scales are (panels, units, gates,
-    lanes). `of` has with which of K each panel is multiplied, if that is not all; all panels are as deep then.
+    A panel's registers of `lanes` numbers lie two by two: (panels, pairs, K, 2, lanes), or of int8, which takes two of
+    K at a time, (panels, pairs, K / 2, 2, lanes, 2), with scales (panels, units, gates, wide). `of` has with which of K
+    each panel is multiplied, if that is not all; all panels are as deep then.
 
     Raises:
         ValueError: a number is too large for float16, or not finite in either format of fewer bits.
@@ -49,31 +53,28 @@ def laid_out(matrix: Tensor, gates: int, units: int, lanes: int, format: str, of
     if format == "int8":
         by_row = matrix.abs().amax(1, keepdim=True) / INT8_LARGEST
         matrix = (matrix / torch.where(by_row > 0, by_row, 1.0)).round_()
-        scales = _by_panel(by_row, gates, units, lanes)[:, 0].contiguous()
+        scales = _by_panel(by_row, gates, units, wide)[:, 0].contiguous()
     elif format == "float16" and bool((matrix.abs() >= 65520).any()):
         raise ValueError("stream: a weight is too large for float16, whose largest number is 65504")
-    panels = _by_panel(matrix, gates, units, lanes)
+    panels = _by_panel(matrix, gates, units, wide).flatten(2)
     if of is not None:
-        first_and_count = list(zip(of.table[::2], of.table[1::2], strict=True))
-        deep = panels.new_zeros((panels.shape[0], of.depth, *panels.shape[2:]))
-        for panel, (first, count) in enumerate(first_and_count):
+        deep = panels.new_zeros((panels.shape[0], of.depth, panels.shape[2]))
+        for panel, (first, count) in enumerate(zip(of.table[::2], of.table[1::2], strict=True)):
             deep[panel, :count] = panels[panel, first : first + count]
         panels = deep
-    if format != "int8":
-        return Weights(panels.to(getattr(torch, format)).contiguous(), None)
-    odd = panels.shape[1] % 2
-    if odd:
-        panels = torch.cat([panels, panels.new_zeros((panels.shape[0], 1, *panels.shape[2:]))], 1)
-    return Weights(panels.unflatten(1, (-1, 2)).movedim(2, -1).to(torch.int8).contiguous(), scales)
+    of_k = 2 if format == "int8" else 1
+    panels = F.pad(panels, (0, -panels.shape[2] % (2 * lanes), 0, -panels.shape[1] % of_k))
+    pairs = panels.unflatten(2, (-1, 2, lanes)).unflatten(1, (-1, of_k)).permute(0, 3, 1, 4, 5, 2)
+    return Weights(pairs.to(getattr(torch, format)).contiguous(), scales)
 
 
-def _by_panel(matrix: Tensor, gates: int, units: int, lanes: int) -> Tensor:
-    """(gates·rows, K) -> (panels, K, units, gates, lanes), zeros past the rows."""
+def _by_panel(matrix: Tensor, gates: int, units: int, wide: int) -> Tensor:
+    """(gates·rows, K) -> (panels, K, units, gates, wide), zeros past the rows."""
     rows, columns = matrix.shape[0] // gates, matrix.shape[1]
-    width = units * lanes
+    width = units * wide
     padded = matrix.new_zeros((gates, divide_up(rows, width) * width, columns))
     padded[:, :rows] = matrix.view(gates, rows, columns)
-    return padded.view(gates, -1, units, lanes, columns).permute(1, 4, 2, 0, 3)
+    return padded.view(gates, -1, units, wide, columns).permute(1, 4, 2, 0, 3)
 
 
 def limit(columns: int) -> int:
@@ -122,7 +123,8 @@ class StreamMemory:
         self.kernel = kernel(cell.key, STREAM + format, FLOAT)
         self.lanes = self.kernel.geometry.lanes
         self.x_gates, self.u_gates = len(cell.x_gates), len(cell.u_gates)
-        self.units = stream_units(self.x_gates, self.u_gates)
+        self.wide = self.lanes * self.kernel.geometry.registers
+        self.units = stream_units(self.x_gates, self.u_gates, self.kernel.geometry.registers)
         self.chunk = max(1, min(steps, CHUNK_ROWS // batch))
         self.sizes = [self._sizes(layer) for layer in layers]
         self.home = torch.zeros((streams, self._home_row()), dtype=FLOAT)
@@ -188,9 +190,10 @@ class StreamMemory:
         hidden, inputs = layer.w_ih.shape[0] // self.x_gates, layer.w_ih.shape[1]
         outputs = layer.extras[0].shape[0] if layer.extras else hidden
         count = heads_in(layer.w_hh) if self.u_gates else 1
-        of = extents(hidden, outputs // count, count, self.units * self.lanes)
-        panels = divide_up(hidden, self.units * self.lanes)
-        return _Sizes(inputs, hidden, outputs, of, panels, panels * self.units * self.lanes)
+        width = self.units * self.wide
+        of = extents(hidden, outputs // count, count, width)
+        panels = divide_up(hidden, width)
+        return _Sizes(inputs, hidden, outputs, of, panels, panels * width)
 
     def _home_row(self) -> int:
         row = sum(sizes.outputs + (len(self.cell.states) - 1) * sizes.hidden for sizes in self.sizes)
@@ -199,25 +202,30 @@ class StreamMemory:
     def _laid_out(self, layer: Parted) -> list[Tensor]:
         """What is kept of a layer, in the order of `_WEIGHTS`."""
         empty = layer.w_ih.new_empty(0)
-        x, u, units, lanes = self.x_gates, self.u_gates, self.units, self.lanes
+        x, u, units, wide = self.x_gates, self.u_gates, self.units, self.wide
 
-        def product(matrix: Tensor, gates: int, vectors: int, of: Extents | None = None) -> list[Tensor]:
-            made = laid_out(matrix, gates, vectors, lanes, self.format, of)
+        def scaled(made: Weights) -> list[Tensor]:
             return [made.panels, empty if made.scales is None else made.scales]
+
+        def product(matrix: Tensor, gates: int, of: Extents | None = None) -> list[Tensor]:
+            return scaled(laid_out(matrix, gates, units, wide, self.lanes, self.format, of))
 
         def bias(number: int, gates: int) -> Tensor:
             of_gates = layer.biases[number] if layer.biases else layer.w_ih.new_zeros(layer.w_ih.shape[0] // x * gates)
-            return _by_panel(of_gates[:, None], gates, units, lanes).contiguous()
+            return _by_panel(of_gates[:, None], gates, units, wide).contiguous()
 
-        kept = [*product(layer.w_ih, x, units), bias(0, x)]
+        kept = [*product(layer.w_ih, x), bias(0, x)]
         if u:
             w_hh, of = layer.w_hh, None
             if heads_in(w_hh) > 1:
                 w_hh, of = heads.dense_weights(w_hh, u), self._sizes(layer).of
-            kept += [*product(w_hh, u, units, of), bias(1, u)]
+            kept += [*product(w_hh, u, of), bias(1, u)]
         else:
             kept += [empty] * 3
-        kept += product(layer.extras[0], 1, PANEL_VECTORS) if layer.extras else [empty] * 2
+        if layer.extras:
+            kept += scaled(laid_out(layer.extras[0], 1, PANEL_VECTORS, self.lanes, self.lanes, self.format))
+        else:
+            kept += [empty] * 2
         return [*kept, torch.cat([*layer.parameters]) if layer.parameters else empty]
 
     def _layer(self, arena: Arena, sizes: _Sizes) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Products of few rows with weights in 32, 16 or 8 bits: `tile.py`'s where weights are read once and nothing waits.
 
-Panels are as there, K-major, but wide enough that one row keeps both multipliers busy, and nothing is asked for ahead:
-up to 2 MB the processor does that as well by itself, and small layers lose a tenth by it.
+A panel is wide enough that one row keeps both multipliers busy. Its vectors lie two by two, each pair of them K-major:
+more rows take fewer vectors at a time, for all of K, and still read memory from one end to the other. Nothing is asked
+for ahead: up to 2 MB the processor does that as well by itself, and small layers lose a tenth by it.
 
 float16 becomes float32 as it is loaded. int8 is multiplied with numbers of 16 bits, two of K at a time, which lie side
 by side, into sums of 32: x86 has an instruction for both products of a pair and their sum (`vpmaddwd`), and with VNNI
@@ -18,6 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastrnn.backends.numba.geometry import divide_up
 from fastrnn.backends.numba.kernels.series import ROUNDER, everywhere
 from fastrnn.backends.numba.kernels.simd import (
     INDEX,
@@ -40,20 +42,31 @@ FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
 _BYTE, _SHORT, _HALF = ir.IntType(8), ir.IntType(16), ir.HalfType()
 _PAIR = 2
 """Numbers of K that int8 products take at a time."""
+_BESIDE = 2
+"""Vectors that lie side by side."""
 _HALF_TO_FLOAT = 2.0**112
 """A half's exponent and fraction, as those of a float, are that much too small."""
 
 
 def few_rows(weights: str, vecs: int) -> int:
     """How many rows a tile of such weights has at most."""
-    room = register_count() - _beside(weights)
-    return min(ROWS_WIDE, room // len(divided(vecs, max(1, room // 5))[0]) - 1)
+    return min(ROWS_WIDE, (register_count() - _beside(weights)) // _BESIDE - 1)
 
 
 def _parts(weights: str, vecs: int, rows: int) -> list[range]:
     """The vectors of a panel, as so many rows do them at a time. A weight of one row needs no register."""
     room = register_count() - _beside(weights)
-    return divided(vecs, room - 1 if rows == 1 else room // (rows + 1))
+    pairs = divide_up(max(1, vecs), _BESIDE)
+    return [
+        range(_BESIDE * part.start, min(vecs, _BESIDE * part.stop))
+        for part in divided(pairs, (room - 1 if rows == 1 else room // (rows + 1)) // _BESIDE)
+    ]
+
+
+def _at(builder: Any, vector: Vector, k: Any, v: int, apart: Any) -> Any:
+    """Where in a panel vector number `v` of number `k` is: pairs of vectors lie so far apart."""
+    own = builder.add(builder.mul(k, INDEX(_BESIDE * vector.lanes)), INDEX(v % _BESIDE * vector.lanes))
+    return builder.add(builder.mul(apart, INDEX(v // _BESIDE)), own)
 
 
 def _beside(weights: str) -> int:
@@ -107,15 +120,14 @@ def _sums_of_pairs(builder: Any, vector: Vector, x: Any, y: Any) -> Any:
 
 
 def _emit_floats(builder: Any, vector: Vector, rows: int, vecs: int, weights: str, arguments: Any) -> None:
-    bias, a, a_row, w, k, out, out_row, _, _ = arguments
+    bias, a, a_row, w, apart, k, out, out_row, _, _ = arguments
     width, load = vector.lanes, load_vector if weights == FLOAT32 else _load_half
     numbers = [pointer(builder, vector, a, builder.mul(a_row, INDEX(row))) for row in range(rows)]
     for part in _parts(weights, vecs, rows):
         first = [load_vector(builder, vector, bias, INDEX(v * width)) for v in part]
         sums = [[cgutils.alloca_once_value(builder, value) for value in first] for _ in range(rows)]
         with cgutils.for_range(builder, k, intp=INDEX) as loop:
-            at = builder.mul(loop.index, INDEX(vecs * width))
-            loaded = [load(builder, vector, w, builder.add(at, INDEX(v * width))) for v in part]
+            loaded = [load(builder, vector, w, _at(builder, vector, loop.index, v, apart)) for v in part]
             for row in range(rows):
                 factor = splat(builder, builder.load(builder.gep(numbers[row], [loop.index])), width)
                 for weight, total in zip(loaded, sums[row], strict=True):
@@ -127,17 +139,22 @@ def _emit_floats(builder: Any, vector: Vector, rows: int, vecs: int, weights: st
 
 
 def _emit_integers(builder: Any, vector: Vector, rows: int, vecs: int, weights: str, arguments: Any) -> None:
-    bias, a, a_row, w, k, out, out_row, a_scales, scales = arguments
+    bias, a, a_row, w, apart, k, out, out_row, a_scales, scales = arguments
     width = vector.lanes
     zero, pairs = everywhere(vector, 0), ir.VectorType(_SHORT, _PAIR * width)
     count = builder.sdiv(builder.add(k, INDEX(_PAIR - 1)), INDEX(_PAIR))
+    two_of_k, apart_of_pairs = INDEX(_PAIR), builder.sdiv(apart, INDEX(_PAIR))
     starts = [builder.mul(a_row, INDEX(row)) for row in range(rows)]
     for part in _parts(weights, vecs, rows):
         sums = [[cgutils.alloca_once_value(builder, zero) for _ in part] for _ in range(rows)]
         with cgutils.for_range(builder, count, intp=INDEX) as loop:
-            at = builder.mul(loop.index, INDEX(_PAIR * vecs * width))
-            loaded = [_load_pairs(builder, vector, w, builder.add(at, INDEX(_PAIR * v * width))) for v in part]
             first = builder.mul(loop.index, INDEX(_PAIR))
+            loaded = [
+                _load_pairs(
+                    builder, vector, w, builder.mul(_at(builder, vector, loop.index, v, apart_of_pairs), two_of_k)
+                )
+                for v in part
+            ]
             for row in range(rows):
                 two = builder.load(
                     builder.bitcast(_typed(builder, a, builder.add(starts[row], first), _SHORT), LANE.as_pointer()),
@@ -161,7 +178,8 @@ def _emit_integers(builder: Any, vector: Vector, rows: int, vecs: int, weights: 
 def few_rows_product(weights: str, vecs: int) -> Any:
     """An intrinsic that writes out[r] = bias + sum over k of a[r, k] w[k], of weights in this format.
 
-    All arguments but `like` are integers, as `tile.product`'s: `rows` is 1 .. few_rows(weights, vecs). With int8, `a`
+    All arguments but `like` are integers, as `tile.product`'s: `rows` is 1 .. few_rows(weights, vecs). Pairs of the
+    panel's vectors lie `apart` numbers apart. With int8, `a`
     are rows of int16 and `a_row` counts those, a row times its number at `a_scales` being what it stands for; `scales`
     are those of the panel's weights, of which there are `vecs` vectors; of an odd k the number after the last one is
     multiplied with 0. Else neither scale is looked at.
@@ -180,6 +198,7 @@ def few_rows_product(weights: str, vecs: int) -> Any:
         a: Any,
         a_row: Any,
         w: Any,
+        apart: Any,
         k: Any,
         out: Any,
         out_row: Any,
@@ -188,11 +207,11 @@ def few_rows_product(weights: str, vecs: int) -> Any:
     ) -> Any:
         def emit_call(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             name, most = f"few_{weights}_{like.name}_{vecs}", few_rows(weights, vecs)
-            function = emitted_function(builder.module, name, most, 10, lambda b, r, a: emit_rows(b, like, r, vecs, a))
+            function = emitted_function(builder.module, name, most, 11, lambda b, r, a: emit_rows(b, like, r, vecs, a))
             builder.call(function, args[1:])
             return context.get_dummy_value()
 
-        return types.void(like, *[types.intp] * 10), emit_call
+        return types.void(like, *[types.intp] * 11), emit_call
 
     return tile
 

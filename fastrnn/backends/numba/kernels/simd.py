@@ -56,12 +56,12 @@ def fuses_multiply_add() -> bool:
 
 
 class Vector(types.Type):
-    """`lanes` numbers of `dtype` (float32 or float64) in one register."""
+    """`lanes` numbers of `dtype` (float32 or float64) in one register, or in so many."""
 
-    def __init__(self, dtype: types.Float):
+    def __init__(self, dtype: types.Float, registers: int = 1):
         self.dtype = dtype
         self.bits: int = dtype.bitwidth
-        self.lanes = register_bits() // self.bits
+        self.lanes = registers * register_bits() // self.bits
         self.element = ir.FloatType() if self.bits == 32 else ir.DoubleType()
         self.ir = ir.VectorType(self.element, self.lanes)
         self.integers = ir.VectorType(ir.IntType(self.bits), self.lanes)
@@ -152,6 +152,17 @@ def zeros(typing: Any, dtype: Any) -> Any:
     """A vector of zeros, from which everything else learns its type: `zeros(float32)`."""
     vector = Vector(dtype.instance_type)
     return vector(dtype), lambda context, builder, sig, args: ir.Constant(vector.ir, [0.0] * vector.lanes)
+
+
+def zeros_in(registers: int) -> Any:
+    """As `zeros`, of a vector in so many registers: two chains of operations at a time."""
+
+    @intrinsic
+    def wide_zeros(typing: Any, dtype: Any) -> Any:
+        vector = Vector(dtype.instance_type, registers)
+        return vector(dtype), lambda context, builder, sig, args: ir.Constant(vector.ir, [0.0] * vector.lanes)
+
+    return wide_zeros
 
 
 @intrinsic

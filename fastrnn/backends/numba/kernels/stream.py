@@ -36,16 +36,23 @@ from fastrnn.backends.numba.kernels.simd import (
     load_int,
     load_some,
     magnitude,
+    register_bits,
     store,
     store_byte,
     store_int,
     store_some,
     zeros,
+    zeros_in,
 )
 from fastrnn.backends.numba.kernels.tile import share
 
 X_PRODUCT, STATE, PROJECTION = 1, 2, 4
 """What a phase does; of a chunk of one step the first two are one phase."""
+
+
+def stream_registers() -> int:
+    """In how many registers the vectors are that a cell's step takes: fewer lanes make longer chains."""
+    return 1 if register_bits() == 512 else 2
 
 
 @njit(error_model="numpy")
@@ -96,15 +103,18 @@ def state_of(a: Any, row: int) -> Any:
     return load_int(a.slots, row) if a.slots != 0 else row
 
 
-def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, projects: bool, dtype: Any) -> Any:
+def stream_kernel(
+    cell: CellKernel, weights: str, units: int, registers: int, plain_units: int, projects: bool, dtype: Any
+) -> Any:
     """The kernel of one cell and format of weights, over a block of `StreamCall` and `StreamLayer` for each layer.
 
-    A panel of weights holds `units` vectors of hidden units for each gate, one of a projection, if the cell has any,
-    `plain_units`.
+    A panel of weights holds `units` vectors of hidden units for each gate, of so many registers: the cell's step is a
+    long chain of operations, of which one register's do not keep the processor busy. One of a projection, if the cell
+    has any, holds `plain_units` registers.
     """
     step, others = cell.step, cell.states - 1
     x_gates, u_gates, over_units, is_int8 = cell.x_gates, cell.u_gates, cell.over_units, weights == INT8
-    x_vecs, u_vecs = units * x_gates, units * u_gates
+    x_vecs, u_vecs = registers * units * x_gates, registers * units * u_gates
     x_tile, x_most = few_rows_product(weights, x_vecs), few_rows(weights, x_vecs)
     u_tile, u_most = few_rows_product(weights, u_vecs), few_rows(weights, max(1, u_vecs))
     plain_tile, plain_most = few_rows_product(weights, plain_units), few_rows(weights, plain_units)
@@ -112,10 +122,11 @@ def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, 
     item = {FLOAT32: 4, INT8: 1}.get(weights, 2)
 
     @forced
-    def panel_at(w: int, panel: int, k: int, numbers: int) -> Any:
-        """Where a panel of weights begins, with so many numbers for each k."""
+    def panel_at(like: Any, w: int, panel: int, k: int, vecs: int) -> Any:
+        """Where a panel of so many vectors begins, and how many numbers its pairs of vectors lie apart."""
         whole = (k + 1) // 2 * 2 if is_int8 else k
-        return w + panel * whole * numbers * item
+        apart = whole * 2 * lanes(like)
+        return w + panel * ((vecs + 1) // 2) * apart * item, apart
 
     @forced
     def numbers_of(like: Any, floats: int, floats_row: int, shorts: int, shorts_row: int, row: int) -> Any:
@@ -128,14 +139,17 @@ def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, 
     def x_products(a: Any, like: Any, panel: int, rows: int, gx: int) -> None:
         """gx (rows, panels, x_vecs, lanes) of one panel."""
         width = x_vecs * lanes(like)
-        w = panel_at(a.w_ih, panel, a.inputs, width)
+        w, pairs = panel_at(like, a.w_ih, panel, a.inputs, x_vecs)
         bias, scales = address(like, a.bias_ih, panel * width), address(like, a.scales_ih, panel * width)
         blocks, apart = (rows + x_most - 1) // x_most, a.panels * width
         for block in range(blocks):
             first, count = share(rows, blocks, block)
             numbers, row = numbers_of(like, a.rows_at, a.rows_row, a.qx, a.qx_row, first)
             to = address(like, gx, first * apart + panel * width)
-            x_tile(like, count, bias, numbers, row, w, a.inputs, to, apart, address(like, a.qx_scales, first), scales)
+            row_scales = address(like, a.qx_scales, first)
+            x_tile(like, count, bias, numbers, row, w, pairs, a.inputs, to, apart, row_scales, scales)
+
+    wide_zeros = zeros_in(registers)
 
     @forced
     def places_of(a: Any, like: Any, rows: int, row: int, unit: int, gx: int, h: int) -> Any:
@@ -172,20 +186,22 @@ def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, 
             first, count = share(rows, blocks, block)
             if u_gates > 0:
                 begins, k = extent(a.extents, panel)
-                w = panel_at(a.w_hh, panel, a.depth, width)
+                w, pairs = panel_at(like, a.w_hh, panel, a.depth, u_vecs)
                 bias, scales = address(like, a.bias_hh, panel * width), address(like, a.scales_hh, panel * width)
                 numbers, row = numbers_of(like, h, a.h_row, a.qh, a.qh_row, first)
                 numbers += begins * (2 if is_int8 else 4)
                 to = address(like, a.gh, first * apart + panel * width)
-                u_tile(like, count, bias, numbers, row, w, k, to, apart, address(like, a.qh_scales, first), scales)
+                row_scales = address(like, a.qh_scales, first)
+                u_tile(like, count, bias, numbers, row, w, pairs, k, to, apart, row_scales, scales)
             if over_units:
                 continue
+            wide = wide_zeros(dtype)
             for row in range(first, first + count):
                 for u in range(units):
-                    unit = (panel * units + u) * lane_count
+                    unit = (panel * units + u) * lanes(wide)
                     if unit < a.hidden:
-                        new = step(like, places_of(a, like, rows, row, unit, gx, h), a.hidden - unit)
-                        put(a, like, row, unit, new, h_new, ys, ys_row)
+                        new = step(wide, places_of(a, wide, rows, row, unit, gx, h), a.hidden - unit)
+                        put(a, wide, row, unit, new, h_new, ys, ys_row)
 
     @forced
     def row_places(of_row: Any, like: Any, unit: int) -> Any:
@@ -201,14 +217,15 @@ def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, 
     def project(a: Any, like: Any, panel: int, rows: int, h_new: int, ys: int, ys_row: int) -> None:
         """A panel of h = w_hr m."""
         width = plain_units * lanes(like)
-        w, scales = panel_at(a.w_hr, panel, a.hidden, width), address(like, a.scales_hr, panel * width)
+        w, pairs = panel_at(like, a.w_hr, panel, a.hidden, plain_units)
+        scales = address(like, a.scales_hr, panel * width)
         blocks = (rows + plain_most - 1) // plain_most
         for block in range(blocks):
             first, count = share(rows, blocks, block)
             numbers, row = numbers_of(like, a.m, a.others_row, a.qh, a.qh_row, first)
             to = address(like, h_new, first * a.h_row + panel * width)
             row_scales = address(like, a.qh_scales, first)
-            plain_tile(like, count, a.no_bias, numbers, row, w, a.hidden, to, a.h_row, row_scales, scales)
+            plain_tile(like, count, a.no_bias, numbers, row, w, pairs, a.hidden, to, a.h_row, row_scales, scales)
             for r in range(first, first + count):
                 for unit in range(panel * width, min(a.outputs, (panel + 1) * width), lanes(like)):
                     store_some(ys, r * ys_row + unit, load(like, h_new, r * a.h_row + unit), a.outputs - unit)
@@ -302,7 +319,7 @@ def stream_kernel(cell: CellKernel, weights: str, units: int, plain_units: int, 
             if over_units:
                 for row in range(rows):
                     of_row = (a, rows, row, gx, h, h_new, ys, out_row)
-                    step(like, row_places, row_finish, of_row, a.hidden, a.kept)
+                    step(wide_zeros(dtype), row_places, row_finish, of_row, a.hidden, a.kept)
             if projects and a.projected:
                 if is_int8:
                     for row in range(rows):
