@@ -38,8 +38,11 @@ from benchmarks.serving import report
 from benchmarks.serving.contenders import NAME, PEERS, missing
 from benchmarks.serving.measure import Processes, Row, measure
 from benchmarks.serving.options import Job, build_parser, jobs_of
+from fastrnn import extension
 
 PACKAGES = ("onnxruntime", "openvino")
+NO_DOOR = "why_no_door"
+"""In the environment: why streams are called by Python's own door, which takes longer than the one in C."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return USAGE_ERROR
     if options.read is None:
-        where = environment.describe(peers=PACKAGES)
+        where = environment.describe(peers=PACKAGES) | {NO_DOOR: extension.why_no_door()}
         for option in PEERS if options.contenders is None else ():
             if missing(option):
                 print(f'without {option}; pip install "fastrnn[peers]"', file=sys.stderr)
@@ -102,6 +105,8 @@ def measure_all(jobs: Sequence[Job], rows: list[Row], failures: list[str]) -> in
 def show(rows: Sequence[Row], failures: Sequence[str], where: dict[str, Any]) -> None:
     console = console_for_tables()
     console.print(report.machine_text(where), highlight=False)
+    if where.get(NO_DOOR) is not None:
+        console.print(f"streams are called from Python, not from C: {where[NO_DOOR]}", style="yellow", highlight=False)
     single, slots = ([row for row in rows if bool(row.point.slots) == pooled] for pooled in (False, True))
     if single:
         console.print(report.table(single))

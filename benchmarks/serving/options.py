@@ -28,7 +28,7 @@ AT_A_TIME, QUICK_AT_A_TIME = (1, 4, 16, 64, 256), (64,)
 THREADS = (1, 2)
 TEAM_FROM = 128
 """Units from which two threads are measured by default."""
-BUDGET, QUICK_BUDGET = 18.0, 8.0
+BUDGET, QUICK_BUDGET = 18.0, 6.0
 """Seconds for the times of a point: the default run takes nine minutes."""
 SLOTS_SHARE = 0.15
 """Of that for a point with slots: its calls come in a row alone."""
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--conditions", nargs="+", default=[one.option for one in CONDITIONS], metavar="NAME", help=f"of {names}")
     add("--at-a-time", nargs="*", metavar="N", help=f"of {SLOTS_OF} streams, how many a call steps; none to leave out")
     add("--budget", type=positive_float, metavar="SECONDS", help=f"for the times of a point; default: {BUDGET:g}")
-    add("--quick", action="store_true", help="a minute: LSTMs of 64 and 256 units alone")
+    add("--quick", action="store_true", help="a minute: LSTMs of 64 and 256 units, one thread")
     add("--json", type=Path, metavar="FILE", help="write all figures")
     add("--plot", type=Path, metavar="FILE", help="write pictures as PNG; needs matplotlib")
     add("--read", type=Path, metavar="FILE", help="measure nothing: show what --json wrote")
@@ -76,7 +76,7 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
     check_output("--json", options.json)
     chosen = contenders(options)
     weights = known("kind of weights", listed(options.weights), WEIGHTS) if options.weights else None
-    threads = numbers("--threads", options.threads) if options.threads else None
+    threads = numbers("--threads", options.threads) if options.threads else [1] if options.quick else None
     names = known("condition", listed(options.conditions), [one.option for one in CONDITIONS])
     conditions = [one for one in CONDITIONS if one.option in names]
     budget = options.budget or (QUICK_BUDGET if options.quick else BUDGET)
