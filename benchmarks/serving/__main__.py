@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -33,8 +32,7 @@ from benchmarks.command_line import (
     check_output,
     console_for_tables,
 )
-from benchmarks.report import write_json
-from benchmarks.serving import report
+from benchmarks.serving import files, report
 from benchmarks.serving.contenders import NAME, PEERS, missing
 from benchmarks.serving.measure import Processes, Row, measure
 from benchmarks.serving.options import Job, build_parser, jobs_of
@@ -54,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_plot(options)
         if options.read is not None:
-            document = json.loads(options.read.read_text(encoding="utf-8"))
-            rows, failures, where = report.rows_of(document), document["failures"], document["environment"]
+            rows, failures, where = files.read(options.read)
         else:
             jobs = jobs_of(options)
     except (UsageError, ValueError, OSError) as error:
@@ -69,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = measure_all(jobs, rows, failures)
     show(rows, failures, where)
     if options.json is not None:
-        write_json(options.json, report.as_json(rows, failures, where))
+        files.write(options.json, rows, failures, where)
     if options.plot is not None:
         from benchmarks.serving.plot import write_plot
 

@@ -28,8 +28,8 @@ AT_A_TIME, QUICK_AT_A_TIME = (1, 4, 16, 64, 256), (64,)
 THREADS = (1, 2)
 TEAM_FROM = 128
 """Units from which two threads are measured by default."""
-BUDGET, QUICK_BUDGET = 18.0, 6.0
-"""Seconds for the times of a point: the default run takes nine minutes."""
+BUDGET, QUICK_BUDGET = 15.0, 6.0
+"""Seconds for the times of a point: the default run takes eight to nine minutes."""
 SLOTS_SHARE = 0.15
 """Of that for a point with slots: its calls come in a row alone."""
 

@@ -1,4 +1,4 @@
-"""What was measured, as tables for people and as JSON for programs."""
+"""What was measured, as tables."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from benchmarks.serving.measure import ROW, Row, best_peer
 from benchmarks.serving.points import Point
 from benchmarks.timing import Summary
 
-FORMAT = 1
-"""Of the JSON."""
 CAPTION = (
     "time of a call: median ± half the interquartile range, 99th percentile; ratio: the fastest peer with weights of\n"
     "the same kind and at most as many threads / fastrnn; float16, and int8 where no peer has it: in float32"
@@ -103,30 +101,3 @@ def grouped(rows: Sequence[Row], key: Callable[[Row], Any]) -> dict[Any, list[Ro
     for row in rows:
         found.setdefault(key(row), []).append(row)
     return found
-
-
-def as_json(rows: Sequence[Row], failures: Sequence[str], where: dict[str, Any]) -> dict[str, Any]:
-    """Everything that was measured; times in seconds."""
-    return {
-        "format": FORMAT,
-        "environment": where,
-        "rows": [row_json(row, rows) for row in rows],
-        "failures": list(failures),
-    }
-
-
-def row_json(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
-    peer = best_peer(row, rows) if row.is_ours else None
-    own = row._asdict() | {"point": row.point._asdict()}
-    if peer is None:
-        return own
-    best = {"contender": peer.contender, "weights": peer.weights, "threads": peer.threads}
-    return own | {"best_peer": best, "ratio": peer.median / row.median}
-
-
-def rows_of(document: dict[str, Any]) -> list[Row]:
-    """The rows of what `as_json` gave. Raises ValueError for another format."""
-    if document.get("format") != FORMAT or "rows" not in document:
-        raise ValueError(f"these are no results of this command in format {FORMAT}")
-    own = [{name: value for name, value in one.items() if name in Row._fields} for one in document["rows"]]
-    return [Row(**one | {"point": Point(**one["point"])}) for one in own]

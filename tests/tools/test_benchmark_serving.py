@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks.peers import contender as peers
 from benchmarks.serving import __main__ as command
-from benchmarks.serving import contenders, measure, options, report, worker
+from benchmarks.serving import contenders, files, measure, options, report, worker
 from benchmarks.serving.contenders import LATENCY, NAME, OPTIONS, SLOTS, Contender
 from benchmarks.serving.measure import PAUSED, ROW, TOLERANCES, Row, best_peer
 from benchmarks.serving.points import Point, make_task, truth
@@ -64,16 +64,21 @@ def test_everybody_is_measured(race: Race, tmp_path: Path, capsys: pytest.Captur
     race(fake("bound"), fake("bound", is_ours=True))
     assert command.main([*TINY, "--chunks", "1x1,3x2", "--json", str(path)]) == 0
     assert "gru 3x2x5" in capsys.readouterr().out
-    rows = json.loads(path.read_text())["rows"]
-    assert [(one["point"]["T"], one["condition"], one["contender"]) for one in rows] == [
-        (T, condition.name, name) for T in (1, 3) for condition in measure.CONDITIONS for name in ("bound", "ours")
+    entries = json.loads(path.read_text())["entries"]
+    assert [(one["point"]["T"], one["contender"]) for one in entries] == [
+        (T, name) for T in (1, 3) for name in ("bound", "ours")
     ]
-    for peer, ours in zip(rows[::2], rows[1::2], strict=True):
-        assert 0 < peer["q1"] <= peer["median"] <= peer["q3"] <= peer["p99"]
-        assert peer["error"] < peers.TOLERANCE
-        assert peer["calls"] >= measure.ROUNDS
-        assert "ratio" not in peer
-        assert ours["ratio"] == pytest.approx(peer["median"] / ours["median"])
+    for entry in entries:
+        assert list(entry["times"]) == [condition.name for condition in measure.CONDITIONS]
+        assert entry["error"] < peers.TOLERANCE
+        for times in entry["times"].values():
+            assert 0 < times["q1"] <= times["median"] <= times["q3"] <= times["p99"]
+            assert times["calls"] >= measure.ROUNDS
+    for peer, ours in zip(entries[::2], entries[1::2], strict=True):
+        for condition, times in ours["times"].items():
+            assert "ratio" not in peer["times"][condition]
+            assert times["ratio"] == pytest.approx(peer["times"][condition]["median"] / times["median"], rel=1e-3)
+            assert times["best_peer"] == "bound, float32, 1"
 
 
 def test_some_of_many_streams(
@@ -85,7 +90,7 @@ def test_some_of_many_streams(
     monkeypatch.setattr(options, "slot_points", lambda _: [point])
     assert command.main([*TINY, "--json", str(path)]) == 0
     assert "gru 1x3 of 7x5" in capsys.readouterr().out
-    rows = report.rows_of(json.loads(path.read_text()))
+    rows, _, _ = files.read(path)
     assert [(one.contender, one.condition) for one in rows] == [("Gathered", ROW.name), ("ours", ROW.name)]
     assert report.steps_a_second(rows[0]) == pytest.approx(3 / rows[0].median)
 
@@ -108,7 +113,7 @@ def test_who_errs_is_named_and_the_others_are_measured(
     assert command.main([*TINY, "--conditions", "row", "--json", str(path)]) == 1
     assert message in capsys.readouterr().out
     document = json.loads(path.read_text())
-    assert [one["contender"] for one in document["rows"]] == ["bound"]
+    assert [one["contender"] for one in document["entries"]] == ["bound"]
     assert len(document["failures"]) == 1
     assert document["failures"][0].startswith(f"gru 1x1x5: {engine}, float32, 1 threads: ")
 
@@ -194,8 +199,8 @@ def test_what_is_written_is_read_and_drawn(tmp_path: Path, capsys: pytest.Captur
     rows += [row("ours", 1e-5, INT8, point=Point("lstm", 64, B=B, slots=9)) for B in (2, 4)]
     where = {"cpu": "a processor", "cpu_capability": "AVX2", "cores": 2, "packages": {"torch": "2"}}
     written, picture = tmp_path / "figures.json", tmp_path / "picture.png"
-    written.write_text(json.dumps(report.as_json(rows, [], where)))
-    assert report.rows_of(json.loads(written.read_text())) == rows
+    files.write(written, rows, [], where)
+    assert files.read(written) == (rows, [], where)
     assert command.main(["--read", str(written), "--plot", str(picture)]) == 0
     out = capsys.readouterr().out
     assert "fastest peer / fastrnn.stream" in out
