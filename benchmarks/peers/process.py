@@ -16,7 +16,7 @@ from benchmarks.peers.task import FAILED
 TIMEOUT_SECONDS = 60.0
 """For one answer. Beyond any compilation of a model and any turn."""
 GRACE_SECONDS = 1.0
-"""Beyond that: where the whole machine stood still, as virtual ones do, the time-out is over for everyone."""
+"""Beyond that: whoever asks may have been stopped, or the whole machine, and find the time-out over at once."""
 CLOSE_SECONDS = 5.0
 """For a process that was told to end, or killed."""
 
