@@ -5,7 +5,7 @@
 // What array_prepare finds. A process has one torch and one interpreter that it works in, so these are the process's.
 static PyObject *tensor_type, *parameter_type;
 static PyObject *float32, *int64, *strided;  // torch's dtypes and layout
-static int (*describe)(void*, DLTensor*);    // torch's part of the exchange API; NULL before torch 2.10
+static int (*describe)(void*, DLTensor*);    // torch's part of the exchange API, or NULL
 static PyObject *is_neg_name, *requires_grad_name, *is_cpu_name, *is_contiguous_name, *data_ptr_name;
 static PyObject *dtype_name, *layout_name, *shape_name;
 

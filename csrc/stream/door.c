@@ -38,7 +38,8 @@ typedef struct {
   // The output of the last call without one of its own, and what it was made for.
   PyObject* view;
   void* view_data;
-  int64_t view_rows, view_steps, view_dims;
+  int64_t view_rows, view_steps;
+  int view_dims;
 } Door;
 
 typedef struct {
@@ -51,7 +52,7 @@ typedef struct {
   int64_t rows, steps;
 } Call;
 
-static PyObject *slowly_name, *view_name, *x_name, *out_name, *slots_name;
+static PyObject *slowly_name, *x_name, *out_name, *slots_name;
 
 static bool enter(Door* self) {
   if (!self->block) {
@@ -124,32 +125,35 @@ static Reading read_call(Door* self, const Arguments* given, Call* call) {
   return reading;
 }
 
-// The door's own output for a call, a new reference, and at `data` its memory. NULL with an exception set.
-static PyObject* own_output(Door* self, const Call* call, void** data) {
-  int64_t dims = call->x.dims;
-  if (!self->view || self->view_rows != call->rows || self->view_steps != call->steps || self->view_dims != dims) {
-    PyObject* made = PyObject_CallMethod((PyObject*)self, "_view", "LLL", (long long)call->rows, (long long)call->steps,
-                                         (long long)dims);
-    PyObject *view, *address;
-    if (!made) return NULL;
-    if (!PyArg_ParseTuple(made, "OO!:_view", &view, &PyLong_Type, &address)) {
-      Py_DECREF(made);
-      return NULL;
-    }
-    self->view_data = PyLong_AsVoidPtr(address);
+// Has _view make the output of calls like this one, and keeps it. False with an exception set.
+static bool make_view(Door* self, const Call* call) {
+  PyObject* made =
+      PyObject_CallMethod((PyObject*)self, "_view", "LLi", (long long)call->rows, (long long)call->steps, call->x.dims);
+  if (!made) return false;
+  void* data = NULL;
+  if (!PyTuple_Check(made) || PyTuple_GET_SIZE(made) != 2 || !PyLong_Check(PyTuple_GET_ITEM(made, 1))) {
+    PyErr_SetString(PyExc_TypeError, "_view must return an output and its address");
+  } else if (!(data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(made, 1))) && !PyErr_Occurred()) {
+    PyErr_SetString(PyExc_ValueError, "_view must return an address other than 0");
+  }
+  if (data) {
+    PyObject* before = self->view;
+    self->view = Py_NewRef(PyTuple_GET_ITEM(made, 0));
+    self->view_data = data;
     self->view_rows = call->rows;
     self->view_steps = call->steps;
-    self->view_dims = dims;
-    PyObject* before = self->view;
-    self->view = Py_NewRef(view);
-    Py_DECREF(made);
+    self->view_dims = call->x.dims;
     Py_XDECREF(before);
-    if (!self->view_data) {
-      Py_CLEAR(self->view);
-      if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "_view: no address");
-      return NULL;
-    }
   }
+  Py_DECREF(made);
+  return data;
+}
+
+// The door's own output for a call, a new reference, and at `data` its memory. NULL with an exception set.
+static PyObject* own_output(Door* self, const Call* call, void** data) {
+  bool kept =
+      self->view && self->view_rows == call->rows && self->view_steps == call->steps && self->view_dims == call->x.dims;
+  if (!kept && !make_view(self, call)) return NULL;
   *data = self->view_data;
   return Py_NewRef(self->view);
 }
@@ -384,8 +388,8 @@ static PyType_Spec door_spec = {
 };
 
 static int execute(PyObject* module) {
-  if (!INTERNED(slowly_name, "_slowly") || !INTERNED(view_name, "_view") || !INTERNED(x_name, "x") ||
-      !INTERNED(out_name, "out") || !INTERNED(slots_name, "slots") || !array_prepare()) {
+  if (!INTERNED(slowly_name, "_slowly") || !INTERNED(x_name, "x") || !INTERNED(out_name, "out") ||
+      !INTERNED(slots_name, "slots") || !array_prepare()) {
     return -1;
   }
   PyObject* type = PyType_FromModuleAndSpec(module, &door_spec, NULL);

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 INPUT, OUTPUT, STEPS, ROWS, SLOTS, STATUS, BUSY = range(7)
 """The int64 numbers of a kernel's block: addresses of x and of the output; how many steps and rows; the address of as
@@ -25,8 +25,8 @@ class Door:
 
     Args:
         kernel: the address of a C function `void (*)(void *)`.
-        block: the address that it is called with, of `BUSY + 1` int64 numbers. Whoever derives from this keeps both, and
-            all that the kernel reads, as long as the door.
+        block: the address that it is called with, of `BUSY + 1` int64 numbers. Whoever derives from this keeps both,
+            and all that the kernel reads, as long as the door.
         features: I, the last dimension of x.
         outputs: O, the last dimension of the output.
         steps: the most of one call.
@@ -62,21 +62,25 @@ class Door:
         self.__turn = threading.Lock()
 
     def __call__(self, x: Any, *, out: Any = None, slots: Any = None) -> Any:
-        """One call: x (rows, I), (steps, rows, I) or (rows, steps, I) as a tensor or buffer; returns the output or `out`.
+        """One call with x (rows, I), (steps, rows, I) or (rows, steps, I). Returns `out`, or an output of its own.
 
         Raises:
             RuntimeError: another thread is within a call.
         """
         return self._slowly(x, out, slots)
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Raises TypeError: addresses mean nothing in a copy."""
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
     def _slowly(self, x: Any, out: Any, slots: Any) -> Any:
         """Serves any call, by `_start` between `_enter` and `_leave`, or raises what is wrong with it."""
         raise NotImplementedError
 
     def _view(self, rows: int, steps: int, dims: int) -> tuple[Any, int]:
-        """The output of calls of so many rows, steps and dimensions, and its memory's address; asked for in between too.
+        """The output of a call of so many rows, steps and dimensions, and its memory's address.
 
-        What it returns is kept for calls to come that are alike, until `_shut`.
+        In C it is called within `_enter`, and what it returns is kept for further calls that are alike, until `_shut`.
         """
         raise NotImplementedError
 

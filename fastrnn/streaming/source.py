@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from copy import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastrnn import checks
 from fastrnn.cell_parameters import CellParameters
 from fastrnn.cells import Cell
 from fastrnn.cells.weights import Parted, parted
@@ -28,21 +29,26 @@ class Source(NamedTuple):
     """whether states have no dimension of layers"""
 
     def layers(self) -> list[Parted]:
-        """Each layer's weights as they are now, contiguous, without gradients.
+        """Each layer's weights as they are now in evaluation, contiguous, without gradients.
 
         Raises:
             ValueError: they are not float32 on the CPU.
+            RuntimeError: they are of no layer's shapes, or have no memory.
         """
         module = self.module
-        if hasattr(module, "_weights"):
-            groups = module._weights()
-        else:
-            groups = [[getattr(module, name) for name in names] for names in module._names()]
-        for tensor in groups[0]:
+        with torch.no_grad(), _in_evaluation(module):
+            if hasattr(module, "_weights"):
+                groups = module._weights()
+            else:
+                groups = [[getattr(module, name) for name in names] for names in module._names()]
+        tensors = [tensor for group in groups for tensor in group]
+        for tensor in tensors:
             if tensor.dtype != torch.float32 or not tensor.is_cpu:
                 kind = f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
                 raise ValueError(f"stream: parameters must be float32 on the CPU, got {kind}: module.float().cpu()")
-        return [parted(self.cell, [w.detach().contiguous() for w in group]) for group in groups]
+        checks.memory("stream", tensors, lambda: {"a parameter": tensors})
+        checks.weight_shapes("stream", self.cell, 1, groups[0][0].shape[-1], groups)
+        return [parted(self.cell, [w.detach().resolve_neg().contiguous() for w in group]) for group in groups]
 
     def step_inputs(self) -> list[Tensor | None]:
         """Of each layer what the cell takes in every step, (N, H): the rates of zoneout.
@@ -71,7 +77,7 @@ def source_of(module: Any) -> Source:
     ours = module
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and not isinstance(module, Module):
         notes: list[Change] = []
-        ours = accelerate(copy(module), report=notes.append)
+        ours = accelerate(_sharing(module), report=notes.append)
         if not isinstance(ours, Module):
             raise TypeError(f"stream: {'; '.join(change.note for change in notes)}")
     if not isinstance(ours, Module):
@@ -80,6 +86,26 @@ def source_of(module: Any) -> Source:
     if configuration.bidirectional:
         raise ValueError("stream: module must be unidirectional: the other direction begins at the sequence's end")
     return Source(ours, configuration.cell, configuration.batch_first, configuration.is_cell)
+
+
+@contextmanager
+def _in_evaluation(module: nn.Module) -> Iterator[None]:
+    """What makes parameters of others, as weight dropout does, computes as in evaluation."""
+    training = [inner for inner in module.modules() if inner is not module and inner.training]
+    for inner in training:
+        inner.training = False
+    try:
+        yield
+    finally:
+        for inner in training:
+            inner.training = True
+
+
+def _sharing(module: nn.Module) -> nn.Module:
+    """Another object of the same class, with the same parameters; `copy` refuses parametrized ones."""
+    other: nn.Module = object.__new__(type(module))
+    other.__dict__.update(module.__dict__)
+    return other
 
 
 def _and_what_it_holds(module: Any) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any, NamedTuple, NoReturn
 
@@ -12,7 +14,9 @@ from torch import Tensor, nn
 from fastrnn import checks
 from fastrnn.backends import numba
 from fastrnn.backends.numba.helpers import Helpers
+from fastrnn.backends.numba.stream_weights import StreamWeights
 from fastrnn.backends.numba.streams import StreamMemory
+from fastrnn.cells.weights import Parted
 from fastrnn.streaming import arguments
 from fastrnn.streaming.door import Door
 from fastrnn.streaming.source import Source, source_of
@@ -38,6 +42,12 @@ class Difference(NamedTuple):
         )
 
 
+def _relative(apart: Tensor, exactly: Tensor) -> float:
+    """‖apart‖ / ‖exactly‖; 0 where both are zeros."""
+    difference, size = float(apart.norm()), float(exactly.norm())
+    return difference / size if size else difference
+
+
 class Stream(Door):
     """What `fastrnn.stream` returns."""
 
@@ -57,16 +67,18 @@ class Stream(Door):
         reason = numba.ready()
         if reason is not None:
             raise RuntimeError(f"stream: {reason}")
-        layers = source.layers()
-        memory = StreamMemory(
-            source.cell, layers, steps, batch, slots or batch, weights, source.batch_first, source.step_inputs()
-        )
+        with _plain_tensors():
+            layers = source.layers()
+            laid_out = StreamWeights(source.cell, layers, source.step_inputs(), weights)
+            memory = StreamMemory(laid_out, steps, batch, slots or batch, source.batch_first)
+            output = torch.zeros(batch * steps * laid_out.sizes[-1].outputs, dtype=torch.float32)
         self.module, self.batch, self.steps, self.slots = module, batch, steps, slots
         self.weights, self.threads = weights, threads
         self._source: Source = source
         self._memory: StreamMemory | None = memory
-        self._inputs, self._outputs = memory.sizes[0].inputs, memory.sizes[-1].outputs
-        self._output = torch.zeros(batch * steps * self._outputs)
+        self._block = memory.blocks  # as long as the door, which marks there that it is in use, closed or not
+        self._inputs, self._outputs = laid_out.sizes[0].inputs, laid_out.sizes[-1].outputs
+        self._output = output
         self._views: dict[tuple[int, int, int], Tensor] = {}
         helpers = Helpers(memory.kernel.address, memory.blocks, threads - 1)
         self._end = weakref.finalize(self, _end, helpers, memory)
@@ -84,29 +96,31 @@ class Stream(Door):
 
     def _slowly(self, x: Any, out: Any, slots: Any) -> Any:
         """Every call that is not as usual; and what is wrong with it."""
-        if self._memory is None:
-            raise RuntimeError("stream: it is closed")
+        self._open()
         with torch.no_grad():
             given = arguments.tensor("x", x)
             rows, steps = arguments.rows_and_steps(given, self._inputs, self._source.batch_first)
-            index = arguments.slots(slots, rows, self.slots, self.batch)
+            index = arguments.slots(slots, rows, self.slots)
             self._check_sizes(rows, steps)
-            given = given.contiguous()
+            given = arguments.in_memory(given)
             self._enter()
             try:
-                view, address = self._view(rows, steps, given.dim())
-                target, result = view, view if out is None else out
+                self._open()  # still: another thread may have closed it
+                result, address = self._view(rows, steps, given.dim())
+                written, asked = result, None
                 if out is not None:
-                    target = arguments.output(out, view.shape)
-                    direct = target.is_contiguous()
-                    target, address = (target, target.data_ptr()) if direct else (view, address)
-                if arguments.overlap(given, target):
+                    result, asked = out, arguments.output(out, result.shape)
+                    written = asked if arguments.is_memory(asked) else torch.empty(asked.shape, dtype=asked.dtype)
+                    address = written.data_ptr()
+                if arguments.overlap(given, written):
                     given = given.clone()
+                if index is not None and arguments.overlap(index, written):
+                    index = index.clone()
                 places = 0 if index is None else index.data_ptr()
                 if rows and self._start(given.data_ptr(), address, steps, rows, places) and index is not None:
                     raise arguments.wrong_slots(index, self.slots or 0)
-                if out is not None and target is view:
-                    arguments.output(out, view.shape).copy_(view)
+                if asked is not None and asked is not written:
+                    asked.copy_(written)
             finally:
                 self._leave()
             return result
@@ -136,8 +150,9 @@ class Stream(Door):
         cell's module (B, H); with slots B is their number. It may be set.
 
         Raises:
-            RuntimeError: a state has another shape; as torch.nn.
-            ValueError, TypeError: another number of states; they are not float32.
+            RuntimeError: another number of states, or one of another shape, as torch.nn; one has no memory.
+            TypeError: no tensor, or of a cell with several states no tuple or list of them.
+            ValueError: a state is not float32, or not on the CPU.
         """
         self._enter()
         try:
@@ -149,45 +164,39 @@ class Stream(Door):
     @state.setter
     def state(self, value: Any) -> None:
         names = self._source.cell.states
-        given = (value,) if len(names) == 1 and isinstance(value, Tensor) else value
-        checks.count_of_states("stream", given, names)
+        checks.count_of_states("stream", value, names)
+        given = (value,) if len(names) == 1 else value
         self._enter()
         try:
             states = self._states()
             checks.state_sizes(given, [tuple(state.shape) for state in states])
-            checks.same_device_and_dtype(states[0], given, ())
-            for state, new in zip(states, given, strict=True):
-                state.copy_(new.detach())
+            new = [arguments.tensor("state", state) for state in given]
+            with torch.no_grad():
+                for state, value in zip(states, new, strict=True):
+                    state.copy_(value)
         finally:
             self._leave()
 
     def _states(self) -> list[Tensor]:
-        """Views of all states."""
-        memory = self._open()
-        states = []
-        for number in range(len(self._source.cell.states)):
-            places = [layer[number] for layer in memory.state_places]
-            sizes = [layer.hidden if number else layer.outputs for layer in memory.sizes]
-            apart = places[1] - places[0] if len(places) > 1 else 0
-            shape = (len(places), memory.streams, sizes[0])
-            view = memory.home.as_strided(shape, (apart, memory.home.stride(0), 1), places[0])
-            states.append(view[0] if self._source.is_cell else view)
-        return states
+        """Views of all states, in the module's form."""
+        states = self._open().states()
+        return [state[0] for state in states] if self._source.is_cell else states
 
     def reset(self, rows: Any = None) -> None:
-        """Sets states to zero: all, or those of these rows, with slots of these slots: an int, ints, or a tensor.
+        """Sets states to zero: all, or those of these rows, with slots of these slots.
+
+        `rows` is an int, several of them, an int64 tensor or buffer (n,), or of booleans one for each state there is.
 
         Raises:
             IndexError: there is no such row; nothing has changed then.
-            TypeError: as torch's indexing.
+            TypeError, ValueError: no integers or booleans, or of another shape.
         """
+        index = None if rows is None else arguments.states_of(rows, self.slots or self.batch)
         self._enter()
         try:
             home = self._open().home
-            if rows is None:
-                home.zero_()
-            else:
-                home[rows if isinstance(rows, (int, Tensor)) else torch.as_tensor(rows, dtype=torch.int64)] = 0
+            with torch.no_grad():
+                home.zero_() if index is None else home.index_fill_(0, index, 0.0)
         finally:
             self._leave()
 
@@ -195,54 +204,67 @@ class Stream(Door):
         """Takes the module's weights anew; states stay. Until then a change of a parameter is not seen.
 
         Raises:
-            ValueError: their shapes, or the cell, are not those of before, or they do not go into the format.
+            ValueError: the cell, the sizes or the layout are not those of before, or weights do not go into the format;
+                nothing has changed then.
+            RuntimeError: parameters are of no layer's shapes, or have no memory.
         """
         self._enter()
         try:
-            memory, now = self._open(), source_of(self.module)
-            layers = now.layers()
-            if now.cell is not self._source.cell or not memory.fits(layers):
-                raise ValueError("stream: the module has become another one: make another stream of it")
-            memory.lay_out(layers)
+            memory = self._open()
+            with _plain_tensors():
+                now = source_of(self.module)
+                layers, given = now.layers(), now.step_inputs()
+                if not self._fits(now, layers):
+                    raise ValueError("stream: the module has become another one: make another stream of it")
+                memory.weights.lay_out(layers, given)
         finally:
             self._leave()
 
+    def _fits(self, now: Source, layers: Sequence[Parted]) -> bool:
+        """Whether this stream could take these weights."""
+        before = self._source
+        same = (now.cell, now.batch_first, now.is_cell) == (before.cell, before.batch_first, before.is_cell)
+        return same and self._open().weights.fits(layers)
+
     @property
     def stale(self) -> bool:
-        """Whether `update` would change anything. All weights are looked at: not for every step."""
-        memory, now = self._open(), source_of(self.module)
-        layers = now.layers()
-        return now.cell is not self._source.cell or not memory.fits(layers) or not memory.has(layers)
+        """Whether `update` would change anything, or raise. All weights are looked at: not for every step."""
+        memory = self._open()
+        with _plain_tensors():
+            try:
+                now = source_of(self.module)
+                layers, given = now.layers(), now.step_inputs()
+                return not self._fits(now, layers) or not memory.weights.has(layers, given)
+            except (TypeError, ValueError, RuntimeError):
+                return True
 
     def error(self, x: Any) -> Difference:
-        """How far the outputs are from those with float32 weights.
+        """How far the outputs are from those with float32 weights, both of the module's weights as they are now.
 
-        x is (steps, batch, I), or as the module lays it out, of any number of steps. Both begin with zeros; this
-        stream's states stay as they are.
+        x is (steps, batch, I), or as the module lays it out, of any number of steps and sequences. Both begin with
+        zeros; this stream's states stay as they are.
 
         Raises:
             ValueError, RuntimeError, TypeError: as a call.
         """
+        self._open()
         given = arguments.tensor("x", x)
         batch_first = self._source.batch_first
         rows, steps = arguments.rows_and_steps(given, self._inputs, batch_first)
-        if given.dim() < 3:
-            raise ValueError(f"stream: error takes x of 3 dimensions, got {given.dim()}")
+        if given.dim() < 3 or rows < 1 or steps < 1:
+            raise ValueError(f"stream: error takes x of 3 dimensions, none empty, got {tuple(given.shape)}")
         kept, exact = (Stream(self.module, rows, steps, 1, weights, None) for weights in (self.weights, "float32"))
         with kept, exact:
             y, y32 = kept(given), exact(given)
             if batch_first:
                 y, y32 = y.transpose(0, 1), y32.transpose(0, 1)
-            apart, late = (y - y32).double(), -max(1, steps // 10)
+            apart, exactly, late = (y - y32).double(), y32.double(), -max(1, steps // 10)
             return Difference(
-                float(apart.norm() / y32.double().norm()),
-                float(apart[late:].norm() / y32[late:].double().norm()),
-                float(apart.abs().max()),
-                steps,
+                _relative(apart, exactly), _relative(apart[late:], exactly[late:]), float(apart.abs().max()), steps
             )
 
     def close(self) -> None:
-        """Gives memory and threads back; calls raise from now on."""
+        """Gives memory and threads back; calls raise from now on. Outputs that were returned stay as they are."""
         self._enter()
         try:
             self._shut()
@@ -269,6 +291,13 @@ class Stream(Door):
     def __repr__(self) -> str:
         sizes = f"batch={self.batch}, steps={self.steps}" + f", slots={self.slots}" * (self.slots is not None)
         return f"Stream({type(self.module).__name__}, {sizes}, weights={self.weights!r}, threads={self.threads})"
+
+
+@contextmanager
+def _plain_tensors() -> Iterator[None]:
+    """What is made within is on the CPU and may be written to later on, whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+        yield
 
 
 def _end(helpers: Helpers, memory: StreamMemory) -> None:

@@ -122,6 +122,17 @@ def test_why_it_is_missing(broken_import: Callable[[ImportError], str | None], t
         extension.build()
 
 
+def test_why_streams_have_no_compiled_door(
+    broken_import: Callable[[ImportError], str | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    reason_file = tmp_path / "fastrnn" / extension.DOOR_REASON_FILE.name
+    monkeypatch.setattr(extension, "DOOR_REASON_FILE", reason_file)
+    broken_import(ModuleNotFoundError("No module named 'fastrnn._stream'", name="fastrnn._stream"))
+    assert extension.why_no_door() == "it is not among the installed files"
+    reason_file.write_text("no C compiler\n")
+    assert extension.why_no_door() == "it was not built: no C compiler"
+
+
 @pytest.mark.skipif(extension.why_missing() is not None, reason=str(extension.why_missing()))
 def test_the_extension_answers_with_and_without_a_gpu() -> None:
     assert extension.build().architectures

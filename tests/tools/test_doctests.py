@@ -12,7 +12,7 @@ import pytest
 import fastrnn
 
 MODULES = ["fastrnn", *(found.name for found in pkgutil.walk_packages(fastrnn.__path__, "fastrnn."))]
-COMMAND, EXTENSION = "fastrnn.__main__", "fastrnn._C"
+NO_EXAMPLES = ("fastrnn.__main__", "fastrnn._C", "fastrnn._stream")
 OTHER_CELLS = (
     "fastrnn.cells.library",
     "fastrnn.cells.normalisation",
@@ -26,7 +26,7 @@ OTHER_CELLS = (
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")  # as Opacus's hooks do in a first layer
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in (COMMAND, EXTENSION)])
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in NO_EXAMPLES])
 def test_examples_run_as_written(name: str) -> None:
     if name == "fastrnn.opacus":
         pytest.importorskip("opacus")

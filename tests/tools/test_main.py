@@ -26,7 +26,7 @@ def test_the_module_runs() -> None:
     done = subprocess.run([sys.executable, "-m", "fastrnn"], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
-    for expected in ("torch", "CPU", "CUDA extension", "C compiler", "backend reference  ready"):
+    for expected in ("torch", "CPU", "CUDA extension", "streaming door", "C compiler", "backend reference  ready"):
         assert expected in done.stdout
 
 
@@ -38,6 +38,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(found["backends"]) == list(backends.BACKENDS)
     assert found["backends"]["reference"] == {"ready": True, "reason": None}
     assert found["extension"]["built"] == (extension.why_missing() is None)
+    assert found["streaming_door"] == {"built": extension.why_no_door() is None, "reason": extension.why_no_door()}
     assert (found["nvrtc"]["version"] is None) == isinstance(found["nvrtc"]["reason"], str)
 
 
@@ -45,6 +46,13 @@ def test_every_line_is_whole_when_piped(capsys: pytest.CaptureFixture[str], monk
     reason = "a reason " * 50 + "[not markup]"
     monkeypatch.setattr(extension, "why_missing", lambda: reason)
     assert f"CUDA extension  none: {reason}" in printed(capsys)
+
+
+def test_how_streams_are_called(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "why_no_door", lambda: None)
+    assert "streaming door  compiled" in printed(capsys)
+    monkeypatch.setattr(extension, "why_no_door", lambda: "it was not built: no C compiler")
+    assert "streaming door  in Python, which is slower: it was not built: no C compiler" in printed(capsys)
 
 
 def test_a_backend_says_why_it_cannot_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import pytest
 import fastrnn
 from benchmarks.checkout import ROOT
 from benchmarks.cuda_compile import OPERATIONS, WAYS
+from fastrnn import extension
 from fastrnn.backends.cuda import run_time
 
 SETUP = ROOT / "setup.py"
@@ -35,7 +36,7 @@ on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the 
 def setup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """setup.py as a module, in an environment that asks for nothing."""
     pytest.importorskip("setuptools")
-    for name in ("FASTRNN_CUDA", "FASTRNN_CUDA_ARCHS", "MAX_JOBS", "CUDA_HOME", "CXX"):
+    for name in ("FASTRNN_CUDA", "FASTRNN_CUDA_ARCHS", "MAX_JOBS", "CUDA_HOME", "CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "pybind11", SimpleNamespace(get_include=lambda: "include"))
     spec = importlib.util.spec_from_file_location("fastrnn_setup", SETUP)
@@ -75,7 +76,7 @@ def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setup: ModuleType) ->
         command.build_lib, command.build_temp = str(tmp_path / "lib"), str(tmp_path / "temporary")
         command.ensure_finalized()
         command.run()
-        reason = tmp_path / "lib" / "fastrnn" / setup.REASON_FILE
+        reason = tmp_path / "lib" / "fastrnn" / setup.reason_file("fastrnn._C")
         built = Path(command.get_ext_fullpath("fastrnn._C")).exists()
         return built, reason.read_text() if reason.exists() else None
 
@@ -144,13 +145,57 @@ def test_an_editable_install_moves_the_outcome_into_the_checkout(
     assert built.startswith("_C.")
     assert built.endswith(".so")
     monkeypatch.setenv("FASTRNN_CUDA", "0")
-    assert outcome() == [setup.REASON_FILE]
+    assert outcome() == [setup.reason_file("fastrnn._C")]
 
 
 def compiled(log: Path) -> dict[str, str]:
     """By source, the command that compiled it."""
     lines = log.read_text().splitlines()
     return {source: line for source in SOURCES for line in lines if f"-c {source} " in line}
+
+
+@pytest.fixture
+def build_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setup: ModuleType) -> Callable[[], Path]:
+    """Runs the build of the streams' extension, whatever is asked of the other one. Returns where it would be."""
+    from setuptools import Distribution
+
+    monkeypatch.chdir(ROOT)
+
+    def run() -> Path:
+        command = setup.BuildExtension(Distribution({"name": "fastrnn", "ext_modules": [setup.door()]}))
+        command.build_lib, command.build_temp = str(tmp_path / "lib"), str(tmp_path / "objects")
+        command.ensure_finalized()
+        command.run()
+        return Path(command.get_ext_fullpath("fastrnn._stream"))
+
+    return run
+
+
+def test_the_streams_extension_needs_no_nvcc(monkeypatch: pytest.MonkeyPatch, build_door: Callable[[], Path]) -> None:
+    if (reason := extension.why_no_door()) is not None:
+        pytest.skip(f"not built here: {reason}")
+    monkeypatch.setenv("FASTRNN_CUDA", "0")
+    built = build_door()
+    assert [path.name for path in built.parent.iterdir()] == [built.name]
+    assert b"PyInit__stream" in built.read_bytes()
+
+
+@on_linux
+def test_without_a_c_compiler_streams_are_called_from_python(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, setup: ModuleType, build_door: Callable[[], Path]
+) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("FASTRNN_CUDA", "1")  # which asks for the other extension only
+    built = build_door()
+    (reason,) = built.parent.iterdir()
+    assert reason.name == extension.DOOR_REASON_FILE.name
+    assert str(compiler) in reason.read_text()
+    monkeypatch.setattr(setup, "sysconfig", SimpleNamespace(get_paths=lambda: {"include": str(tmp_path)}))
+    build_door()
+    assert "no Python.h" in reason.read_text()
 
 
 @on_linux
@@ -252,7 +297,7 @@ def test_a_wrong_variable_is_refused(monkeypatch: pytest.MonkeyPatch, setup: Mod
 
 
 def test_importing_the_package_loads_no_backends_tools() -> None:
-    code = "import sys, fastrnn; print(sorted({'numba', 'triton', 'fastrnn._C'} & set(sys.modules)))"
+    code = "import sys, fastrnn; print(sorted({'numba', 'triton', 'fastrnn._C', 'fastrnn._stream'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -36,7 +36,6 @@ from fastrnn.backends.numba.kernels.simd import (
     load_int,
     load_some,
     magnitude,
-    register_bits,
     store,
     store_byte,
     store_int,
@@ -48,11 +47,6 @@ from fastrnn.backends.numba.kernels.tile import share
 
 X_PRODUCT, STATE, PROJECTION = 1, 2, 4
 """What a phase does; of a chunk of one step the first two are one phase."""
-
-
-def stream_registers() -> int:
-    """In how many registers the vectors are that a cell's step takes: fewer lanes make longer chains."""
-    return 1 if register_bits() == 512 else 2
 
 
 @njit(error_model="numpy")
