@@ -23,6 +23,8 @@ TOLERANCES = {FLOAT32: TOLERANCE, FLOAT16: 2e-3, INT8: 5e-2}
 """Relative errors that are allowed by weights. In int8 the peers' are 0.01 to 0.02."""
 ROUNDS = 3
 WARM_UP_SECONDS = 0.05
+TIMEOUT_SECONDS = 300.0
+"""For an answer: making a first stream compiles its kernel, for half a minute on a busy machine."""
 
 
 class Condition(NamedTuple):
@@ -93,7 +95,7 @@ class Processes:
     def ask(self, contender: Contender, method: str, *arguments: Any) -> Any:
         """As `PeerProcess.ask`."""
         if contender.name not in self.of:
-            self.of[contender.name] = PeerProcess(contender.name, contender.engine, worker=WORKER)
+            self.of[contender.name] = PeerProcess(contender.name, contender.engine, TIMEOUT_SECONDS, WORKER)
         return self.of[contender.name].ask(method, *arguments)
 
     def forget(self) -> None:
@@ -165,14 +167,17 @@ def row(point: Point, entry: Entry, condition: Condition, seconds: Any, error: f
 
 
 def best_peer(own: Row, rows: Sequence[Row]) -> Row | None:
-    """The fastest of those who are not fastrnn, with weights of the same kind and at most as many threads.
+    """The fastest of those who are not fastrnn, with weights that are no narrower and at most as many threads.
 
-    float16 is compared with float32, since no peer has it, and int8 where no peer has it for that cell.
+    So int8 is compared with int8 and float32 alike: torch's GRU, the only one in int8, is slower than float32's.
     """
-    same = [
+    kinds = (FLOAT32, own.weights)
+    peers = [
         one
         for one in rows
-        if not one.is_ours and (one.point, one.condition) == (own.point, own.condition) and one.threads <= own.threads
+        if not one.is_ours
+        and (one.point, one.condition) == (own.point, own.condition)
+        and one.weights in kinds
+        and one.threads <= own.threads
     ]
-    kinds = [[one for one in same if one.weights == weights] for weights in (own.weights, FLOAT32)]
-    return min(kinds[0] or kinds[1], key=lambda one: one.median, default=None)
+    return min(peers, key=lambda one: one.median, default=None)

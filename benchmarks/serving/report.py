@@ -15,8 +15,8 @@ from benchmarks.serving.points import Point
 from benchmarks.timing import Summary
 
 CAPTION = (
-    "time of a call: median ± half the interquartile range, 99th percentile; ratio: the fastest peer with weights of\n"
-    "the same kind and at most as many threads / fastrnn; float16, and int8 where no peer has it: in float32"
+    "time of a call: median ± half the interquartile range, 99th percentile; ratio: the fastest peer, with weights in\n"
+    "float32 or of the same kind and at most as many threads, / fastrnn"
 )
 
 

@@ -185,10 +185,10 @@ def test_who_is_the_best_peer() -> None:
     for weights in WEIGHTS:
         assert best_peer(ours[weights, 1], rows) is one
         assert best_peer(ours[weights, 2], rows) is two
-    int8 = row("int8", 6.0, INT8)
+    int8 = row("int8", 4.5, INT8)
     rows.append(int8)
     assert best_peer(ours[INT8, 1], rows) is int8
-    assert best_peer(ours[INT8, 2], rows) is int8
+    assert best_peer(ours[INT8, 2], rows) is two
     assert best_peer(ours[FLOAT16, 1], rows) is one
     assert best_peer(ours[FLOAT32, 1], [ours[FLOAT32, 1]]) is None
 
