@@ -27,9 +27,9 @@ AT_A_TIME, QUICK_AT_A_TIME = (1, 4, 16, 64, 256), (64,)
 """Of SLOTS_OF streams, how many a call steps."""
 THREADS = (1, 2)
 TEAM_FROM = 128
-"""Units from which two threads are measured by default."""
-BUDGET, QUICK_BUDGET = 15.0, 6.0
-"""Seconds for the times of a point: the default run takes eight to nine minutes."""
+"""Units from which a step of an LSTM is measured on two threads by default."""
+BUDGET, QUICK_BUDGET = 12.0, 5.0
+"""Seconds for the times of a point: the default run takes eight to ten minutes."""
 SLOTS_SHARE = 0.15
 """Of that for a point with slots: its calls come in a row alone."""
 
@@ -57,7 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--chunks", nargs="+", metavar="TxB", help=f"steps and streams of a call, as {', '.join(CHUNKS)}")
     add("--contenders", nargs="+", metavar="NAME", help=f"of {', '.join(OPTIONS)}; default: those that are here")
     add("--weights", nargs="+", metavar="KIND", help=f"of {', '.join(WEIGHTS)}; default: all, beyond 512 units int8")
-    add("--threads", nargs="+", metavar="N", help=f"default: 1, and from {TEAM_FROM} units on 2 as well")
+    add(
+        "--threads",
+        nargs="+",
+        metavar="N",
+        help=f"default: 1, and for a step of an LSTM of {TEAM_FROM} units and more 2",
+    )
     names = ", ".join(one.option for one in CONDITIONS)
     add("--conditions", nargs="+", default=[one.option for one in CONDITIONS], metavar="NAME", help=f"of {names}")
     add("--at-a-time", nargs="*", metavar="N", help=f"of {SLOTS_OF} streams, how many a call steps; none to leave out")
@@ -150,7 +155,8 @@ def entries(
 ) -> list[Entry]:
     """Those of `table` that are chosen and serve the point, float32 first."""
     kinds = weights or ((INT8,) if max(SIZES) < point.H else WEIGHTS)
-    numbers_of_threads = threads or (THREADS if point.H >= TEAM_FROM else THREADS[:1])
+    is_for_teams = point == Point("lstm", point.H) and point.H >= TEAM_FROM
+    numbers_of_threads = threads or (THREADS if is_for_teams else THREADS[:1])
     return [
         Entry(contender, kind, number)
         for kind in kinds

@@ -222,6 +222,7 @@ def test_what_is_measured_by_default() -> None:
     assert {entry.weights for entry in single[Point("lstm", 512)]} == set(WEIGHTS)
     assert {entry.threads for entry in single[Point("lstm", 64)]} == {1}
     assert {entry.threads for entry in single[Point("lstm", 256)]} == {1, 2}
+    assert {entry.threads for entry in single[Point("gru", 256)]} == {1}
     assert {job.point.B for job in everything if job.point.slots} == set(options.AT_A_TIME)
     assert len(jobs("--quick")) < len(everything) / 3
     assert [job.point for job in jobs("--cells", "gru", "--chunks", "8x1", "--sizes", "32")] == [Point("gru", 32, 8)]
