@@ -23,7 +23,7 @@ INT8_SIZE = 1024
 CHUNKS = ("8x1", "16x1", "100x4")
 """Steps and streams of a call, beside one step of one stream."""
 SLOTS_OF = 1000
-AT_A_TIME, QUICK_AT_A_TIME = (1, 4, 16, 64, 256), (64,)
+AT_A_TIME, QUICK_AT_A_TIME = (1, 4, 16, 64), (64,)
 """Of SLOTS_OF streams, how many a call steps."""
 THREADS = (1, 2)
 TEAM_FROM = 128
