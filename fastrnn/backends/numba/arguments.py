@@ -35,11 +35,10 @@ class PackShape(NamedTuple):
     columns: int  # of one head
     gates: int  # whose vectors lie side by side in a panel
     units: int  # how many vectors of units a panel holds for each gate
-    together: int  # of those so many side by side, before the next gate's
     heads: int
     extents: int  # of several heads, with what each panel is multiplied: see `extents.py`
     depth: int  # how many rows a panel has
-    target_at: int  # (panels, depth, units / together, gates, together, lanes)
+    target_at: int  # (panels, depth, units, gates, lanes)
 
 
 class PackAddresses(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -48,15 +47,14 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     import numba
     from numba.core.ccallback import CFunc
 
-    from fastrnn.backends.numba.kernels import few_rows, record, simd, tile
+    from fastrnn.backends.numba.kernels import record, simd, tile
+    from fastrnn.backends.numba.kernels.stream import stream_registers
 
     number = {torch.float32: numba.float32, torch.float64: numba.float64}[dtype]
     code = cell_code(cell) if cell else None
     name = "_".join([*([code.file] if code else []), task, number.name])
     title = " ".join([*([code.title] if code else []), task.replace("_", " "), number.name])
     function, widths = _function(code.kernel if code else None, task, cell in projection.CELLS, number)
-    weights = task.removeprefix(STREAM)
-    rows = tile.tile_rows if weights == task else partial(few_rows.few_rows, weights)
     _name_apart(function, name)
     compiled = CFunc(function, ([record.pointer_to_blocks(task)], numba.types.void), {}, {"error_model": "numpy"})
     compiled._cache = KernelFile(name, title)
@@ -64,39 +62,38 @@ def _build(cell: str, task: str, dtype: torch.dtype) -> Kernel:
     geometry = Geometry(
         lanes=simd.register_bits() // number.bitwidth,
         itemsize=number.bitwidth // 8,
-        rows=max(rows(width) for width in widths),
-        tile=max(rows(width) * width for width in widths),
-        registers=simd.step_registers(),
+        rows=max(tile.tile_rows(width) for width in widths),
+        tile=max(tile.tile_rows(width) * width for width in widths),
+        registers=stream_registers() if task.startswith(STREAM) else 1,
     )
     return Kernel(compiled.address, geometry)
 
 
 def _function(cell: CellKernel | None, task: str, projects: bool, number: Any) -> tuple[Any, set[int]]:
     """What is to be compiled, and the widths in vectors of the panels that it multiplies with."""
-    from fastrnn.backends.numba.kernels import simd
     from fastrnn.backends.numba.kernels.backward import backward_kernel
     from fastrnn.backends.numba.kernels.forward import forward_kernel
     from fastrnn.backends.numba.kernels.pack import pack_kernel
     from fastrnn.backends.numba.kernels.parallel import parallel_kernel
     from fastrnn.backends.numba.kernels.pointwise import pointwise_backward_kernel, pointwise_kernel
-    from fastrnn.backends.numba.kernels.stream import stream_kernel
+    from fastrnn.backends.numba.kernels.stream import stream_kernel, stream_registers
     from fastrnn.backends.numba.kernels.unpacked import unpacked_kernel
     from fastrnn.backends.numba.kernels.weights import weights_kernel
 
-    widths, registers = {PANEL_VECTORS}, simd.step_registers()
+    widths = {PANEL_VECTORS}
     if cell is None:
         if task == PARALLEL:
             return parallel_kernel(), widths
         return (pack_kernel(number) if task == "pack" else weights_kernel(PANEL_VECTORS, CHUNK_ROWS, number)), widths
     if task == "forward":
-        units = panel_units(cell.x_gates, cell.u_gates, registers)
+        units = panel_units(cell.x_gates, cell.u_gates)
         widths |= {gates * units for gates in (cell.x_gates, cell.u_gates) if gates}
-        return forward_kernel(cell, units, registers, PANEL_VECTORS, projects, number), widths
+        return forward_kernel(cell, units, PANEL_VECTORS, projects, number), widths
     if task == "backward":
         return backward_kernel(cell, PANEL_VECTORS, projects, number), widths
     if task.startswith(STREAM):
+        registers = stream_registers()
         units = stream_units(cell.x_gates, cell.u_gates, registers)
-        widths |= {gates * units * registers for gates in (cell.x_gates, cell.u_gates) if gates}
         return stream_kernel(cell, task.removeprefix(STREAM), units, registers, PANEL_VECTORS, projects, number), widths
     others = {"unpacked": unpacked_kernel, "pointwise": pointwise_kernel}
     return others.get(task, pointwise_backward_kernel)(cell, number), widths

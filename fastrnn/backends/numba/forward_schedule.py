@@ -55,10 +55,9 @@ def schedule(
     steps, batch, inputs = x_shape
     contract = KNOWN[cell]
     x_gates, u_gates, others = len(contract.x_gates), len(contract.u_gates), len(contract.states) - 1
+    units = panel_units(x_gates, u_gates)
     compiled, pack = kernel(cell, "forward", dtype), kernel(cell, "pack", dtype)
     geometry, item = compiled.geometry, compiled.geometry.itemsize
-    together = geometry.registers
-    units = panel_units(x_gates, u_gates, together)
     head = outputs // heads
     recurrent, panels = u_gates * hidden * head, geometry.panels(hidden, units)
     of = extents(hidden, head, heads, units * geometry.lanes)
@@ -114,10 +113,10 @@ def schedule(
             team=team,
             **launch.team_functions(),
             tile_size=geometry.tile_bytes,
-            w_ih_at=laid_out.rows(hidden, inputs, x_gates, units, None, together),
-            bias_ih_at=laid_out.rows(hidden, 1, x_gates, units, None, together),
-            w_hh_at=laid_out.rows(hidden // heads, head, u_gates, units, of, together) if u_gates else 0,
-            bias_hh_at=laid_out.rows(hidden, 1, u_gates, units, None, together) if u_gates else 0,
+            w_ih_at=laid_out.rows(hidden, inputs, x_gates, units),
+            bias_ih_at=laid_out.rows(hidden, 1, x_gates, units),
+            w_hh_at=laid_out.rows(hidden // heads, head, u_gates, units, of) if u_gates else 0,
+            bias_hh_at=laid_out.rows(hidden, 1, u_gates, units) if u_gates else 0,
             w_hr_at=laid_out.rows(outputs, hidden, 1, PANEL_VECTORS) if projected else 0,
             scratch_at=scratch_at,
             scratch_size=scratch.size,

@@ -11,10 +11,9 @@ CHUNK_ROWS = 128
 """Rows of gradients that are copied at a time where they are summed up: with a panel's vectors of each, 32 KB."""
 
 
-def panel_units(x_gates: int, u_gates: int, registers: int) -> int:
-    """How many vectors of hidden units a panel holds for each gate, of both products alike: LSTM and GRU 1, RNN 4; at
-    least as many as a cell's step takes at a time."""
-    return max(registers, PANEL_VECTORS // max(x_gates, u_gates) // registers * registers)
+def panel_units(x_gates: int, u_gates: int) -> int:
+    """How many vectors of hidden units a panel holds for each gate, of both products alike: LSTM and GRU 1, RNN 4."""
+    return max(1, PANEL_VECTORS // max(x_gates, u_gates))
 
 
 def stream_units(x_gates: int, u_gates: int, registers: int) -> int:
@@ -40,7 +39,7 @@ class Geometry:
     """the most rows of a tile"""
     tile: int
     """the most vectors of a tile"""
-    registers: int
+    registers: int = 1
     """of the vectors that a cell's step computes at a time"""
 
     @property

@@ -53,16 +53,13 @@ class Panels:
         """kept for their tables, whose addresses the jobs have"""
         self._numbers = 0
 
-    def rows(
-        self, rows: int, columns: int, gates: int, units: int, of: Extents | None = None, together: int = 1
-    ) -> int:
+    def rows(self, rows: int, columns: int, gates: int, units: int, of: Extents | None = None) -> int:
         """Plans for a (gates·rows, columns) matrix whose rows become lanes, gates side by side -> where it will lie.
 
-        A panel holds `units` vectors of each gate, so many of them together. Of several heads, there are such matrices
-        one after another.
+        A panel holds `units` vectors of each gate. Of several heads, there are such matrices one after another.
         """
         panels = self._geometry.panels(rows * (of.heads if of else 1), units)
-        return self._add(panels, 0, rows, columns, gates, units, of.depth if of else columns, of, together)
+        return self._add(panels, 0, rows, columns, gates, units, of.depth if of else columns, of)
 
     def columns(self, rows: int, columns: int, of: Extents | None = None) -> int:
         """Plans for a (rows, columns) matrix whose columns become lanes -> where it will lie; `of` as in `rows`."""
@@ -84,7 +81,6 @@ class Panels:
         units: int,
         depth: int,
         of: Extents | None = None,
-        together: int = 1,
     ) -> int:
         numbers = panels * depth * units * gates * self._geometry.lanes
         target = self._arena.take(numbers * self._geometry.itemsize)
@@ -92,8 +88,7 @@ class Panels:
         tasks = panels + sum(job.panels for job in self._jobs)
         self._extents.append(of)
         heads, table = (of.heads, of.address) if of else (1, 0)
-        sizes = (panels, straight, rows, columns, gates, units, together, heads, table, depth, target)
-        self._jobs.append(PackShape(0, 0, *sizes))
+        self._jobs.append(PackShape(0, 0, panels, straight, rows, columns, gates, units, heads, table, depth, target))
         self._jobs[0] = self._jobs[0]._replace(jobs=len(self._jobs), tasks=tasks)
         return target
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -25,9 +25,11 @@ from fastrnn.backends.numba.kernels.simd import (
     INDEX,
     LANE,
     Vector,
+    address,
     call,
     cpu_features,
     is_arm,
+    lanes,
     load_vector,
     multiply_add,
     pointer,
@@ -36,7 +38,7 @@ from fastrnn.backends.numba.kernels.simd import (
     store_vector,
     suffix,
 )
-from fastrnn.backends.numba.kernels.tile import ROWS_WIDE, divided, emitted_function
+from fastrnn.backends.numba.kernels.tile import ROWS_WIDE, divided, emitted_function, share
 
 FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
 _BYTE, _SHORT, _HALF = ir.IntType(8), ir.IntType(16), ir.HalfType()
@@ -48,8 +50,12 @@ _HALF_TO_FLOAT = 2.0**112
 """A half's exponent and fraction, as those of a float, are that much too small."""
 
 
-def few_rows(weights: str, vecs: int) -> int:
-    """How many rows a tile of such weights has at most."""
+FEW = 3
+"""Rows of a tile that has all of a panel's vectors in registers, or most of them."""
+
+
+def _most(weights: str) -> int:
+    """Rows of a tile that has two of its vectors."""
     return min(ROWS_WIDE, (register_count() - _beside(weights)) // _BESIDE - 1)
 
 
@@ -175,10 +181,10 @@ def _emit_integers(builder: Any, vector: Vector, rows: int, vecs: int, weights: 
                 store_vector(builder, vector, out, builder.add(start, here), value)
 
 
-def few_rows_product(weights: str, vecs: int) -> Any:
+def few_rows_product(weights: str, vecs: int, most: int) -> Any:
     """An intrinsic that writes out[r] = bias + sum over k of a[r, k] w[k], of weights in this format.
 
-    All arguments but `like` are integers, as `tile.product`'s: `rows` is 1 .. few_rows(weights, vecs). Pairs of the
+    All arguments but `like` are integers, as `tile.product`'s: `rows` is 1 .. `most`. Pairs of the
     panel's vectors lie `apart` numbers apart. With int8, `a`
     are rows of int16 and `a_row` counts those, a row times its number at `a_scales` being what it stands for; `scales`
     are those of the panel's weights, of which there are `vecs` vectors; of an odd k the number after the last one is
@@ -206,7 +212,7 @@ def few_rows_product(weights: str, vecs: int) -> Any:
         scales: Any,
     ) -> Any:
         def emit_call(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            name, most = f"few_{weights}_{like.name}_{vecs}", few_rows(weights, vecs)
+            name = f"few_{weights}_{like.name}_{vecs}_{most}"
             function = emitted_function(builder.module, name, most, 11, lambda b, r, a: emit_rows(b, like, r, vecs, a))
             builder.call(function, args[1:])
             return context.get_dummy_value()
@@ -214,6 +220,53 @@ def few_rows_product(weights: str, vecs: int) -> Any:
         return types.void(like, *[types.intp] * 11), emit_call
 
     return tile
+
+
+def product_of_rows(weights: str, vecs: int) -> Any:
+    """A function of the arguments of `few_rows_product`'s, for any number of rows.
+
+    More than a few rows go over the panel pair by pair, so that a pair stays in the first-level cache for all of them.
+    """
+    few, pair = few_rows_product(weights, vecs, FEW), few_rows_product(weights, _BESIDE, _most(weights))
+    few_most, pair_most, pairs = FEW, _most(weights), vecs // _BESIDE
+    if vecs % _BESIDE:
+        few, few_most, pairs = few_rows_product(weights, vecs, pair_most), pair_most, 0
+    number, weight = (2, 1) if weights == INT8 else (4, 2 if weights == FLOAT16 else 4)
+
+    @njit(error_model="numpy")
+    def product(
+        like: Any,
+        rows: int,
+        bias: int,
+        a: int,
+        a_row: int,
+        w: int,
+        apart: int,
+        k: int,
+        out: int,
+        out_row: int,
+        a_scales: int,
+        scales: int,
+    ) -> None:
+        if rows <= few_most:
+            few(like, rows, bias, a, a_row, w, apart, k, out, out_row, a_scales, scales)
+            return
+        most = pair_most if pairs > 0 else few_most
+        blocks = (rows + most - 1) // most
+        for part in range(max(1, pairs)):
+            at = part * 2 * lanes(like)
+            for block in range(blocks):
+                first, count = share(rows, blocks, block)
+                numbers, to = a + first * a_row * number, address(like, out, first * out_row + at)
+                of_row = address(like, a_scales, first)
+                own_bias, own_scales = address(like, bias, at), address(like, scales, at)
+                panel = w + part * apart * weight
+                if pairs > 0:
+                    pair(like, count, own_bias, numbers, a_row, panel, apart, k, to, out_row, of_row, own_scales)
+                else:
+                    few(like, count, own_bias, numbers, a_row, panel, apart, k, to, out_row, of_row, own_scales)
+
+    return product
 
 
 @intrinsic

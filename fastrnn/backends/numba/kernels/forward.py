@@ -28,18 +28,17 @@ from fastrnn.backends.numba.kernels.simd import (
     store_some,
     take_ticket,
     zeros,
-    zeros_in,
 )
 from fastrnn.backends.numba.kernels.states import other_states
 from fastrnn.backends.numba.kernels.team import seconds, stay, team_members
 from fastrnn.backends.numba.kernels.tile import next_panel, part_of_panel, product, share, tile_rows
 
 
-def forward_kernel(cell: CellKernel, units: int, registers: int, plain_units: int, projects: bool, dtype: Any) -> Any:
+def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: bool, dtype: Any) -> Any:
     """The kernel of one cell and dtype, over one or two blocks of `ForwardShape` and `ForwardAddresses`.
 
     A panel of weights holds `units` vectors of hidden units for each gate, one of a projection, if the cell has any,
-    `plain_units`. The cell's step takes so many `registers` at a time.
+    `plain_units`.
     """
     step, others, inputs, saves = cell.step, other_states(cell.states), cell.inputs, cell.saved
     take, give, clear, clear_out, put = others.take, others.give, others.clear, others.clear_out, others.put
@@ -47,7 +46,7 @@ def forward_kernel(cell: CellKernel, units: int, registers: int, plain_units: in
     x_vecs, u_vecs = units * x_gates, units * u_gates
     x_tile, x_most, u_tile, u_most = product(x_vecs), tile_rows(x_vecs), product(u_vecs), tile_rows(u_vecs)
     most = u_most if u_gates > 0 else 1  # rows at a time
-    over_units, by_unit, wide_zeros = cell.over_units, not cell.over_units, zeros_in(registers)
+    over_units, by_unit = cell.over_units, not cell.over_units
     plain_tile, plain_most = product(plain_units), tile_rows(plain_units)
 
     @njit(error_model="numpy")
@@ -151,7 +150,7 @@ def forward_kernel(cell: CellKernel, units: int, registers: int, plain_units: in
                     address(like, base + a.c_at, row * c_row),
                     rows * c_row,
                 )
-                step(wide_zeros(dtype), row_places, row_finish, of_row, a.hidden, base + a.kept_at)
+                step(like, row_places, row_finish, of_row, a.hidden, base + a.kept_at)
 
     @njit(error_model="numpy")
     def state_step(
@@ -201,13 +200,12 @@ def forward_kernel(cell: CellKernel, units: int, registers: int, plain_units: in
                         to = address(like, out, begin * out_row + panel * width)
                     u_tile(like, count, bias, h_block, h_row, w, k, to, out_row, soon, soon_step)
                 if by_unit:
-                    wide = wide_zeros(dtype)
                     for r in range(count):
                         row = begin + r
                         b = first + row
                         if not live(a, t, b):
                             continue
-                        for u in range(0, units, registers):
+                        for u in range(units):
                             unit = (panel * units + u) * lane_count
                             some = a.hidden - unit
                             if some <= 0:
@@ -217,13 +215,13 @@ def forward_kernel(cell: CellKernel, units: int, registers: int, plain_units: in
                             gh_at = address(like, out, (r * units + u) * u_gates * lane_count)
                             h_at = address(like, h, row * h_row + unit)
                             places = places_of(a, like, number, unit, gx_at, gh_at, h_at, c_at, c_apart)
-                            new = step(wide, places, some)
+                            new = step(like, places, some)
                             if a.history != 0:
-                                put(wide, c_at, c_apart, a.history, number * a.history_row + unit, some)
+                                put(like, c_at, c_apart, a.history, number * a.history_row + unit, some)
                             if projects and a.projected:
                                 store(m, row * c_row + unit, new)
                             else:
-                                put_output(a, wide, new, address(like, h_new, row * h_row + unit), t, b, unit)
+                                put_output(a, like, new, address(like, h_new, row * h_row + unit), t, b, unit)
         if over_units:
             row_steps(a, like, t, first, rows, gx, h, h_new, h_row, base)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from numba import carray, njit
 
-from fastrnn.backends.numba.kernels.activations import forced
 from fastrnn.backends.numba.kernels.extents import extent
 from fastrnn.backends.numba.kernels.rows import clear_row
 from fastrnn.backends.numba.kernels.simd import (
@@ -21,22 +20,16 @@ from fastrnn.backends.numba.kernels.simd import (
 from fastrnn.backends.numba.kernels.transpose import transpose, transpose_some
 
 
-@forced
-def _place(a: Any, u: int, gate: int) -> Any:
-    """Which of a panel's vectors is number `u` of a gate."""
-    return (u // a.together * a.gates + gate) * a.together + u % a.together
-
-
 @njit(error_model="numpy")
 def _pack_rows(like: Any, a: Any, matrix: int, first: int, target: int) -> None:
-    """target[k, place of u and g, lane] = matrix[g rows + first + u lanes + lane, k], 0 past the gate's rows."""
+    """target[k, u, g, lane] = matrix[g rows + first + u lanes + lane, k], 0 past the gate's rows."""
     width = lanes(like)
     step = a.units * a.gates * width
     for u in range(a.units):
         unit = first + u * width
         for gate in range(a.gates):
             source = address(like, matrix, (gate * a.rows + unit) * a.source_row)
-            to = address(like, target, _place(a, u, gate) * width)
+            to = address(like, target, (u * a.gates + gate) * width)
             for k in range(0, a.columns, width):
                 at, columns = address(like, source, k), a.columns - k
                 transpose(like, at, a.source_row, a.rows - unit, columns, address(like, to, k * step), step)
@@ -58,7 +51,7 @@ def _pack_columns(like: Any, a: Any, first: int, target: int) -> None:
 def _pack_heads(like: Any, a: Any, panel: int, target: int) -> None:
     """A panel of several heads' matrices, of square gates: the units of any other head are zeros to each.
 
-    target[k, place of u and g, lane] where rows become lanes, else target[g, k, u, lane], k from the panel's first on.
+    target[k, u, g, lane] where rows become lanes, else target[g, k, u, lane], k counting from the panel's first.
     """
     size, width = a.columns, lanes(like)
     wide = a.units * width
@@ -85,7 +78,7 @@ def _pack_heads(like: Any, a: Any, panel: int, target: int) -> None:
                         store_some(to, k * wide, value, some)
                 else:
                     step = gates * wide
-                    lane = _place(a, u, gate) * width + unit - vector
+                    lane = (u * gates + gate) * width + unit - vector
                     to = address(like, target, (head * size - first) * step + lane)
                     source = address(like, of_head, (gate * size + own) * a.source_row)
                     for k in range(0, size, width):

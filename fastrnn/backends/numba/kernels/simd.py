@@ -50,15 +50,6 @@ def register_count() -> int:
     return 32 if "avx512f" in cpu_features() or is_arm() else 16
 
 
-def step_registers() -> int:
-    """In how many registers the vectors are that a cell's step takes at a time.
-
-    A step is one long chain of operations, behind which the processor sees too little of the next one's. Two of AVX2's
-    registers at a time take 0.55 of the time of one after the other.
-    """
-    return 1 if register_bits() == 512 else 2
-
-
 def fuses_multiply_add() -> bool:
     """Whether x y + z is one instruction."""
     return "fma" in cpu_features() or is_arm()

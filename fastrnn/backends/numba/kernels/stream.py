@@ -20,10 +20,9 @@ from fastrnn.backends.numba.kernels.extents import extent
 from fastrnn.backends.numba.kernels.few_rows import (
     FLOAT32,
     INT8,
-    few_rows,
-    few_rows_product,
     largest,
     largest_lane,
+    product_of_rows,
     put_number,
     store_rounded,
 )
@@ -36,6 +35,7 @@ from fastrnn.backends.numba.kernels.simd import (
     load_int,
     load_some,
     magnitude,
+    register_bits,
     store,
     store_byte,
     store_int,
@@ -43,10 +43,14 @@ from fastrnn.backends.numba.kernels.simd import (
     zeros,
     zeros_in,
 )
-from fastrnn.backends.numba.kernels.tile import share
 
 X_PRODUCT, STATE, PROJECTION = 1, 2, 4
 """What a phase does; of a chunk of one step the first two are one phase."""
+
+
+def stream_registers() -> int:
+    """In how many registers the vectors are that a cell's step takes: fewer lanes make longer chains."""
+    return 1 if register_bits() == 512 else 2
 
 
 @njit(error_model="numpy")
@@ -109,10 +113,8 @@ def stream_kernel(
     step, others = cell.step, cell.states - 1
     x_gates, u_gates, over_units, is_int8 = cell.x_gates, cell.u_gates, cell.over_units, weights == INT8
     x_vecs, u_vecs = registers * units * x_gates, registers * units * u_gates
-    x_tile, x_most = few_rows_product(weights, x_vecs), few_rows(weights, x_vecs)
-    u_tile, u_most = few_rows_product(weights, u_vecs), few_rows(weights, max(1, u_vecs))
-    plain_tile, plain_most = few_rows_product(weights, plain_units), few_rows(weights, plain_units)
-    most = u_most if u_gates > 0 else 1
+    x_product, u_product = product_of_rows(weights, x_vecs), product_of_rows(weights, max(1, u_vecs))
+    plain_product = product_of_rows(weights, plain_units)
     item = {FLOAT32: 4, INT8: 1}.get(weights, 2)
 
     @forced
@@ -122,26 +124,15 @@ def stream_kernel(
         apart = whole * 2 * lanes(like)
         return w + panel * ((vecs + 1) // 2) * apart * item, apart
 
-    @forced
-    def numbers_of(like: Any, floats: int, floats_row: int, shorts: int, shorts_row: int, row: int) -> Any:
-        """What a tile reads from a row on, as its weights need it, and how far rows lie apart."""
-        if is_int8:
-            return shorts + 2 * row * shorts_row, shorts_row
-        return address(like, floats, row * floats_row), floats_row
-
     @njit(error_model="numpy")
     def x_products(a: Any, like: Any, panel: int, rows: int, gx: int) -> None:
         """gx (rows, panels, x_vecs, lanes) of one panel."""
         width = x_vecs * lanes(like)
-        w, pairs = panel_at(like, a.w_ih, panel, a.inputs, x_vecs)
+        w, apart = panel_at(like, a.w_ih, panel, a.inputs, x_vecs)
         bias, scales = address(like, a.bias_ih, panel * width), address(like, a.scales_ih, panel * width)
-        blocks, apart = (rows + x_most - 1) // x_most, a.panels * width
-        for block in range(blocks):
-            first, count = share(rows, blocks, block)
-            numbers, row = numbers_of(like, a.rows_at, a.rows_row, a.qx, a.qx_row, first)
-            to = address(like, gx, first * apart + panel * width)
-            row_scales = address(like, a.qx_scales, first)
-            x_tile(like, count, bias, numbers, row, w, pairs, a.inputs, to, apart, row_scales, scales)
+        numbers, row = (a.qx, a.qx_row) if is_int8 else (a.rows_at, a.rows_row)
+        to, to_row = address(like, gx, panel * width), a.panels * width
+        x_product(like, rows, bias, numbers, row, w, apart, a.inputs, to, to_row, a.qx_scales, scales)
 
     wide_zeros = zeros_in(registers)
 
@@ -172,25 +163,17 @@ def stream_kernel(
     @njit(error_model="numpy")
     def state_step(a: Any, like: Any, panel: int, rows: int, gx: int, h: int, h_new: int, ys: int, ys_row: int) -> None:
         """One panel's share of a step: the state's product, and the cell's step but of a cell over units."""
-        lane_count = lanes(like)
-        width = u_vecs * lane_count
-        apart = a.panels * width
-        blocks = (rows + most - 1) // most
-        for block in range(blocks):
-            first, count = share(rows, blocks, block)
-            if u_gates > 0:
-                begins, k = extent(a.extents, panel)
-                w, pairs = panel_at(like, a.w_hh, panel, a.depth, u_vecs)
-                bias, scales = address(like, a.bias_hh, panel * width), address(like, a.scales_hh, panel * width)
-                numbers, row = numbers_of(like, h, a.h_row, a.qh, a.qh_row, first)
-                numbers += begins * (2 if is_int8 else 4)
-                to = address(like, a.gh, first * apart + panel * width)
-                row_scales = address(like, a.qh_scales, first)
-                u_tile(like, count, bias, numbers, row, w, pairs, k, to, apart, row_scales, scales)
-            if over_units:
-                continue
+        width = u_vecs * lanes(like)
+        if u_gates > 0:
+            begins, k = extent(a.extents, panel)
+            w, apart = panel_at(like, a.w_hh, panel, a.depth, u_vecs)
+            bias, scales = address(like, a.bias_hh, panel * width), address(like, a.scales_hh, panel * width)
+            numbers, row = (a.qh + 2 * begins, a.qh_row) if is_int8 else (address(like, h, begins), a.h_row)
+            to, to_row = address(like, a.gh, panel * width), a.panels * width
+            u_product(like, rows, bias, numbers, row, w, apart, k, to, to_row, a.qh_scales, scales)
+        if not over_units:
             wide = wide_zeros(dtype)
-            for row in range(first, first + count):
+            for row in range(rows):
                 for u in range(units):
                     unit = (panel * units + u) * lanes(wide)
                     if unit < a.hidden:
@@ -211,18 +194,14 @@ def stream_kernel(
     def project(a: Any, like: Any, panel: int, rows: int, h_new: int, ys: int, ys_row: int) -> None:
         """A panel of h = w_hr m."""
         width = plain_units * lanes(like)
-        w, pairs = panel_at(like, a.w_hr, panel, a.hidden, plain_units)
+        w, apart = panel_at(like, a.w_hr, panel, a.hidden, plain_units)
         scales = address(like, a.scales_hr, panel * width)
-        blocks = (rows + plain_most - 1) // plain_most
-        for block in range(blocks):
-            first, count = share(rows, blocks, block)
-            numbers, row = numbers_of(like, a.m, a.others_row, a.qh, a.qh_row, first)
-            to = address(like, h_new, first * a.h_row + panel * width)
-            row_scales = address(like, a.qh_scales, first)
-            plain_tile(like, count, a.no_bias, numbers, row, w, pairs, a.hidden, to, a.h_row, row_scales, scales)
-            for r in range(first, first + count):
-                for unit in range(panel * width, min(a.outputs, (panel + 1) * width), lanes(like)):
-                    store_some(ys, r * ys_row + unit, load(like, h_new, r * a.h_row + unit), a.outputs - unit)
+        numbers, row = (a.qh, a.qh_row) if is_int8 else (a.m, a.others_row)
+        to = address(like, h_new, panel * width)
+        plain_product(like, rows, a.no_bias, numbers, row, w, apart, a.hidden, to, a.h_row, a.qh_scales, scales)
+        for r in range(rows):
+            for unit in range(panel * width, min(a.outputs, (panel + 1) * width), lanes(like)):
+                store_some(ys, r * ys_row + unit, load(like, h_new, r * a.h_row + unit), a.outputs - unit)
 
     @njit(error_model="numpy")
     def do_panel(
