@@ -28,16 +28,16 @@ ACTIVATIONS = {"rnn_tanh": "Tanh", "rnn_relu": "Relu"}
 def build(task: Task) -> bytes:
     """The model, serialised.
 
-    Its input x is (T, B, I); its outputs are the final states (directions, B, H) of each layer. A model of a whole
-    sequence starts from zero and has the output ys (T, B, directions·H) besides. One of a step (T = 1) has the initial
-    states as inputs, and no ys, which is the last layer's h.
+    Its input x is (T, B, I); its outputs are the final states (directions, B, H) of each layer, and ys
+    (T, B, directions·H). A model of a whole sequence starts from zero. One of a step or a chunk of them has the initial
+    states as inputs; one of a single step has no ys, which is the last layer's h.
     """
-    T = 1 if task.streaming else task.x.shape[0]
+    T = task.steps
     _, B, I = task.x.shape
     inputs, outputs = [tensor("x", (T, B, I))], []
     if task.streaming:
         inputs += [tensor(name, task.state_shape) for name in task.state_inputs]
-    else:
+    if task.has_history:
         outputs.append(tensor("ys", (T, B, task.directions * task.hidden_size)))
     outputs += [tensor(name, task.state_shape) for name in task.state_outputs]
     nodes: list[NodeProto] = []
@@ -62,7 +62,7 @@ def add_layer(task: Task, layer: int, nodes: list[NodeProto], constants: list[Te
     constants += [numpy_helper.from_array(array, name) for name, array in parameters.items()]
     x = "x" if layer == 0 else layer_output(task, layer - 1)
     initial = [state_input(state, layer) for state in task.states] if task.streaming else []
-    histories = "" if task.streaming else f"histories_l{layer}"
+    histories = f"histories_l{layer}" if task.has_history else ""
     activations = [ACTIVATIONS[task.cell]] * task.directions if task.cell in ACTIVATIONS else None
     nodes.append(
         helper.make_node(
@@ -75,22 +75,22 @@ def add_layer(task: Task, layer: int, nodes: list[NodeProto], constants: list[Te
             **attributes,
         )
     )
-    if task.streaming:
+    if not task.has_history:
         return
     ys = layer_output(task, layer)  # histories is (T, directions, B, H)
     if not task.bidirectional:
         constants.append(numpy_helper.from_array(np.array([1]), f"axes_l{layer}"))
         nodes.append(helper.make_node("Squeeze", [histories, f"axes_l{layer}"], [ys]))
         return
-    T, B, _ = task.x.shape
-    constants.append(numpy_helper.from_array(np.array([T, B, 2 * task.hidden_size]), f"shape_l{layer}"))
+    shape = task.steps, task.x.shape[1], 2 * task.hidden_size
+    constants.append(numpy_helper.from_array(np.array(shape), f"shape_l{layer}"))
     nodes.append(helper.make_node("Transpose", [histories], [f"time_first_l{layer}"], perm=[0, 2, 1, 3]))
     nodes.append(helper.make_node("Reshape", [f"time_first_l{layer}", f"shape_l{layer}"], [ys]))
 
 
 def layer_output(task: Task, layer: int) -> str:
     """The name of what the next layer reads: of one step in one direction, (1, B, H), that is the final h itself."""
-    if task.streaming:
+    if not task.has_history:
         return state_output("h", layer)
     return "ys" if layer == task.layers - 1 else f"ys_l{layer}"
 

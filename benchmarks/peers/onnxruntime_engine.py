@@ -23,7 +23,11 @@ class OnnxRuntime:
         options.intra_op_num_threads = task.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = LOG_ERRORS
-        self.session = onnxruntime.InferenceSession(build(task), options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(self.model(task), options, providers=["CPUExecutionProvider"])
+
+    def model(self, task: Task) -> bytes:
+        """What is loaded."""
+        return build(task)
 
     def bind(self, inputs: dict[str, Array], outputs: dict[str, Array]) -> Call:
         binding = self.session.io_binding()

@@ -15,6 +15,8 @@ from benchmarks.peers.task import FAILED
 
 TIMEOUT_SECONDS = 60.0
 """For one answer. Beyond any compilation of a model and any turn."""
+GRACE_SECONDS = 1.0
+"""Beyond that: whoever asks may have been stopped, or the whole machine, and find the time-out over at once."""
 CLOSE_SECONDS = 5.0
 """For a process that was told to end, or killed."""
 
@@ -26,10 +28,14 @@ class PeerFailed(Exception):
 class PeerProcess:
     """Starts when it is first asked, and anew after it died or was ended because it hung."""
 
-    def __init__(self, name: str, engine: str, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self, name: str, engine: str, timeout: float = TIMEOUT_SECONDS, worker: str = "benchmarks.peers.worker"
+    ) -> None:
         self.name = name
         self.engine = engine
         """MODULE:CLASS, imported over there."""
+        self.worker = worker
+        """The module that runs there."""
         self.timeout = timeout
         self.process: subprocess.Popen[bytes] | None = None
         self.connection: Connection | None = None
@@ -63,7 +69,7 @@ class PeerProcess:
         self.connection, theirs = Pipe()
         self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `close`
         descriptor = theirs.fileno()
-        command = [sys.executable, "-m", "benchmarks.peers.worker", self.engine, str(descriptor)]
+        command = [sys.executable, "-m", self.worker, self.engine, str(descriptor)]
         self.process = subprocess.Popen(
             command,
             pass_fds=(descriptor,),
@@ -83,7 +89,7 @@ class PeerProcess:
         assert self.process is not None
         assert self.connection is not None
         try:
-            if not self.connection.poll(self.timeout):
+            if not (self.connection.poll(self.timeout) or self.connection.poll(GRACE_SECONDS)):
                 self.close()
                 raise PeerFailed(
                     f"{self.name}: no answer to {method!r} within {self.timeout:g} s; its process was ended"

@@ -22,8 +22,20 @@ class Task(NamedTuple):
     x: Array
     """(T, B, I)."""
     streaming: bool
-    """Whether each call of the model is one step and takes the states that the call before returned."""
+    """Whether each call of the model is `chunk` steps and takes the states that the call before returned."""
     threads: int
+    chunk: int = 1
+    """Steps of a call in streaming."""
+
+    @property
+    def steps(self) -> int:
+        """Of a call of the model."""
+        return self.chunk if self.streaming else self.x.shape[0]
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the model's outputs include that of every step; that of a single one in streaming is h itself."""
+        return not self.streaming or self.chunk > 1
 
     @property
     def hidden_size(self) -> int:

@@ -1,9 +1,9 @@
 """A peer's process: `python -m benchmarks.peers.worker MODULE:CLASS DESCRIPTOR`, started by `process`.
 
-It answers requests, the name of a method of `Worker` with its arguments, that come through the connection at
-DESCRIPTOR, until that is closed: by ("done", what the method returned), or ("failed", the error's type and message).
-A first answer, unasked, says whether the engine could be imported. torch is not imported here: its threads would be
-one more pool.
+It answers requests, the name of a method of `Worker` or of who takes its place, with its arguments, that come through
+the connection at DESCRIPTOR, until that is closed: by ("done", what the method returned), or ("failed", the error's
+type and message). A first answer, unasked, says whether the engine could be imported. torch is not imported here: its
+threads would be one more pool.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class Worker:
         return self.session
 
 
-def main(path: str, descriptor: str) -> None:
+def main(path: str, descriptor: str, kind: Callable[[str], object] = Worker) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that measures, which then ends this one
     end_with_parent()
     gc.disable()
     connection = Connection(int(descriptor))
     try:
-        worker = Worker(path)
+        worker = kind(path)
     except Exception as error:
         connection.send((FAILED, text_of(error)))
         return
