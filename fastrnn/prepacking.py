@@ -45,8 +45,8 @@ class Prepacking(nn.Module):
             on: whether weights may be laid out once, or are to be in every call, as they are without `prepack`.
             weights: how matrices are kept: "float32"; "float16", half the memory and less exact; "int8", a quarter,
                 with a scale for each row, multiplied with x and h in 16 bits. In fewer bits than 32 are computed the
-                calls without gradients of up to 16 float32 sequences in one direction, without projection, `lengths`,
-                `resets`, `return_states` and inputs of the steps; all others with the parameters as they are.
+                calls without gradients of up to 16 float32 sequences in one direction, without `lengths`, `resets`,
+                `return_states` and inputs of the steps; all others with the parameters as they are.
                 `fastrnn.stream(module, weights=...).error(x)` tells how much that changes.
 
         Raises:

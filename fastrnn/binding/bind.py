@@ -68,9 +68,10 @@ def plan_of(checked: Checked, stack: Stack, watch: Watch | None = None) -> Plan:
     if ops.is_watched(given) or any(map(torch._C._functorch.is_functorch_wrapped_tensor, given)):
         return ByOperators(checked, watch)
     if watch is None and operator_backend(checked.backend, first) == "numba":
+        if not differentiable and streamed.serves(checked, stack):
+            return streamed.Streamed(checked, stack)
         if not differentiable and launches.serves(checked, stack):
-            kind = streamed.Streamed if streamed.serves(checked, stack) else launches.Launches
-            return kind(checked, stack)
+            return launches.Launches(checked, stack)
         if differentiable and training_step.serves(checked, stack):
             return training_step.TrainingStep(checked)
     return Bound(checked, watch)

@@ -28,19 +28,26 @@ SMALL = 1 << 14
 
 def serves(checked: Checked, stack: Stack) -> bool:
     """Whether nothing is to be kept but the output and the final states, and all lies where kernels can read it."""
+    return (
+        is_plain(checked, stack)
+        and stack.x.dtype in unpacked.DTYPES
+        and not stack.projected  # whose states are of two sizes
+        and stack.x.stride(2) == 1
+        and all(state.is_contiguous() for state in stack.states0)
+        and all(tensor.is_contiguous() for tensors in stack.weights for tensor in tensors)
+    )
+
+
+def is_plain(checked: Checked, stack: Stack) -> bool:
+    """Whether nothing is asked for but the output and the final states of a padded batch, and nothing is drawn."""
     configuration = checked.configuration
     return (
-        stack.x.dtype in unpacked.DTYPES
-        and checked.dtype is None
+        checked.dtype is None
         and not checked.return_states
         and not isinstance(checked.layout, PackedLayout)
         and not (configuration.dropout and configuration.training and stack.num_layers > 1)
         and stack.recurrent_mask is None
-        and not stack.projected  # whose states are of two sizes
         and stack.x.numel() > 0
-        and stack.x.stride(2) == 1
-        and all(state.is_contiguous() for state in stack.states0)
-        and all(tensor.is_contiguous() for tensors in stack.weights for tensor in tensors)
     )
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from fastrnn.backends.numba.stream_weights import StreamWeights
 from fastrnn.backends.numba.streams import StreamMemory
 from fastrnn.backends.stack import Stack
+from fastrnn.binding import launches
 from fastrnn.binding.checked import Checked
-from fastrnn.binding.launches import Launches
 from fastrnn.binding.layouts import States
 from fastrnn.binding.plans import Results
 from fastrnn.cells.weights import parted
@@ -32,11 +32,12 @@ TEAM = 50_000
 
 
 def serves(checked: Checked, stack: Stack) -> bool:
-    """Whether it is to compute a call that `launches.serves`."""
+    """Whether it is to compute such a call."""
     configuration = checked.configuration
     steps, batch, _ = stack.x.shape
     if (
         not configuration.prepacked
+        or not launches.is_plain(checked, stack)
         or stack.x.dtype != torch.float32
         or stack.directions > 1
         or stack.lengths is not None
@@ -45,7 +46,11 @@ def serves(checked: Checked, stack: Stack) -> bool:
         or batch > MOST_ROWS
     ):
         return False
-    if configuration.prepacked_weights != "float32" or torch.get_num_threads() == 1:
+    if configuration.prepacked_weights != "float32":
+        return True
+    if not launches.serves(checked, stack):
+        return False
+    if torch.get_num_threads() == 1:
         return True
     shared = 0
     for weights in stack.weights:
@@ -54,7 +59,7 @@ def serves(checked: Checked, stack: Stack) -> bool:
     return steps * batch * shared <= SHARED
 
 
-class Streamed(Launches):
+class Streamed(launches.Launches):
     """Until weights are kept, float32 ones are laid out by `Launches`, others in each call."""
 
     def __init__(self, checked: Checked, stack: Stack) -> None:
@@ -66,7 +71,7 @@ class Streamed(Launches):
         """for each thread that computes with them at the same time"""
 
     def _streamed(self) -> StreamWeights:
-        layers = [parted(self.cell, [w.detach() for w in each]) for each in self.checked.weights]
+        layers = [parted(self.cell, [w.detach().contiguous() for w in each]) for each in self.checked.weights]
         return StreamWeights(self.cell, layers, [None] * len(layers), self.format)
 
     def keep_weights(self) -> None:

@@ -156,7 +156,7 @@ class Stream(Door):
         """
         self._enter()
         try:
-            states = tuple(state.clone() for state in self._states())
+            states = tuple(state.clone(memory_format=torch.contiguous_format) for state in self._states())
         finally:
             self._leave()
         return states if len(states) > 1 else states[0]

@@ -393,6 +393,8 @@ def test_weights_in_fewer_bits_are_those_of_streams(kind: str, options: dict[str
             for found in (first, repeat(prepacked, laid)):
                 assert all(map(torch.equal, found, expected))
             states = stream.state
+            if kind == "LSTM":
+                states = tuple(state.transpose(0, 1).contiguous().transpose(0, 1) for state in states)
             expected = [stream(laid).clone(), *flat(stream.state)]
             assert all(map(torch.equal, repeat(prepacked, laid, states), expected))
 

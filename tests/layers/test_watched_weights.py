@@ -19,8 +19,8 @@ from fastrnn import backends, watched_weights
 from fastrnn.backends import module
 from fastrnn.binding import bind
 from fastrnn.binding.launches import Launches
-from fastrnn.binding.streamed import Streamed
 from fastrnn.binding.plans import Bound, Torch
+from fastrnn.binding.streamed import Streamed
 from tests.plans import plans_of, prepacked_plans_of
 from tests.torch_parity import assert_close, gradients
 
