@@ -22,8 +22,8 @@ _MOST_PANELS = 2**16 - 1
 class Helpers:
     """So many threads that wait to help with the calls of one stream, until `stop`.
 
-    Elsewhere than on Linux, for millions of units, and in a child that was forked afterwards, there are none: the caller
-    does all itself.
+    Elsewhere than on Linux, for millions of units, and in a child that was forked afterwards, there are none: the
+    caller does all itself.
     """
 
     def __init__(self, kernel: int, blocks: array[int], threads: int) -> None:
