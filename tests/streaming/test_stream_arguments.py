@@ -216,8 +216,8 @@ def test_outputs_in_any_memory(stream: fastrnn.Stream, made: Callable[..., Any],
 
 def test_an_output_as_the_next_input() -> None:
     module = fastrnn.LSTM(INPUT, INPUT, 2)
-    with fastrnn.stream(module, batch=2, steps=3) as stream:
-        x = torch.randn(3, 2, INPUT)
+    with fastrnn.stream(module, batch=2, steps=40) as stream:
+        x = torch.randn(40, 2, INPUT)
         y = x.clone()
         for _ in range(4):
             y = stream(y)
@@ -236,22 +236,22 @@ def test_an_output_as_the_next_input() -> None:
 
 
 def test_outputs_that_share_memory() -> None:
-    """With the input, one number further, or with the stream's own output."""
+    """With the input, some numbers further, or with the stream's own output; of more steps than are read at a time."""
     module = fastrnn.GRU(INPUT, INPUT)
-    with fastrnn.stream(module, batch=2, steps=3) as stream:
-        x = torch.randn(3, 2, INPUT)
+    with fastrnn.stream(module, batch=2, steps=40) as stream:
+        x = torch.randn(40, 2, INPUT)
         expected = stream(x).clone()
         memory = torch.zeros(x.numel() + 40)
-        for offset in (0, 1, 16, 29):
+        for offset in (0, 1, 16, 39):
             stream.reset()
             given = memory[: x.numel()].view_as(x)
             given.copy_(x)
             out = memory[offset : offset + x.numel()].view_as(x)
             assert same(stream(given, out=out), expected), offset
         stream.reset()
-        assert same(stream(x, out=stream._output.view(3, 2, INPUT)), expected)
+        assert same(stream(x, out=stream._output.view(40, 2, INPUT)), expected)
         stream.reset()
-        spread = stream._output.view(2, 3, INPUT).transpose(0, 1)  # the same memory in another order
+        spread = stream._output.view(2, 40, INPUT).transpose(0, 1)  # the same memory in another order
         assert same(stream(x, out=spread), expected)
 
 
