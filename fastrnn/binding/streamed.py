@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastrnn.backends.numba.arguments import FIELDS
 from fastrnn.backends.numba.stream_weights import StreamWeights
 from fastrnn.backends.numba.streams import StreamMemory
 from fastrnn.backends.stack import Stack
@@ -24,11 +25,20 @@ from fastrnn.watched_weights import any_freed
 
 MOST_ROWS = 16
 """Sequences of a call: with more, each thread has enough of them for itself."""
+LEAST = 1_000_000
+"""Multiplications of a call in float32, of which fewer take less time than a kernel saves."""
 SHARED = 6_000_000
-"""Multiplications that threads might share, up to which one does them sooner: measured with LSTMs of 96 to 512 units on
-two cores with AVX2."""
+"""Multiplications with the input that several threads might share, up to which one does them as soon."""
 TEAM = 50_000
 """Multiplications of a step with the state from which on threads share those of one sequence."""
+_FIELDS = FIELDS["stream_float32"]
+_X, _YS, _STEPS, _ROWS, _H_FROM, _H_TO, _H_ROW, _OTHERS_FROM, _OTHERS_TO, _OTHERS_ROW, _OTHERS_APART = (
+    _FIELDS.index(name)
+    for name in (
+        *("x", "ys", "steps", "rows", "h_from", "h_to", "h_home_row"),
+        *("others_from", "others_to", "others_home_row", "others_home_apart"),
+    )
+)
 
 
 def serves(checked: Checked, stack: Stack) -> bool:
@@ -50,13 +60,11 @@ def serves(checked: Checked, stack: Stack) -> bool:
         return True
     if not launches.serves(checked, stack):
         return False
-    if torch.get_num_threads() == 1:
-        return True
-    shared = 0
-    for weights in stack.weights:
-        recurrent = weights[1].numel()
-        shared += weights[0].numel() + (recurrent if batch > 1 or recurrent >= TEAM else 0)
-    return steps * batch * shared <= SHARED
+    of_x = sum(weights[0].numel() for weights in stack.weights)
+    of_states = [weights[1].numel() for weights in stack.weights]
+    if steps * batch * (of_x + sum(of_states)) < LEAST:
+        return False
+    return torch.get_num_threads() == 1 or (batch == 1 and max(of_states) < TEAM and steps * of_x <= SHARED)
 
 
 class Streamed(launches.Launches):
@@ -69,6 +77,7 @@ class Streamed(launches.Launches):
         self.streamed: StreamWeights | None = None
         self.free: list[StreamMemory] = []
         """for each thread that computes with them at the same time"""
+        self.zeros = [torch.zeros_like(state, memory_format=torch.contiguous_format) for state in stack.states0]
 
     def _streamed(self) -> StreamWeights:
         layers = [parted(self.cell, [w.detach().contiguous() for w in each]) for each in self.checked.weights]
@@ -103,23 +112,43 @@ class Streamed(launches.Launches):
     def _compute(self, input: Tensor, states: States | None) -> Results:
         """Of arguments as the caller lays them out."""
         kept, layout = self.streamed, self.checked.layout
+        before = self.zeros if states is None else [state.contiguous() for state in states]
+        after = [torch.empty_like(state) for state in self.zeros]
+        x = input.contiguous()
         try:
             memory = self.free.pop()
         except IndexError:
-            memory = StreamMemory(kept or self._streamed(), self.steps, self.batch, self.batch, layout.swaps)
+            memory = self._memory(kept or self._streamed())
+        output = x.new_empty((*x.shape[:-1], memory.weights.sizes[-1].outputs))
         try:
-            own = memory.states()
-            if states is None:
-                memory.home.zero_()
-            else:
-                for place, state in zip(own, layout.states(states), strict=True):
-                    place.copy_(state)
-            x = input.contiguous()
-            output = x.new_empty((*x.shape[:-1], memory.weights.sizes[-1].outputs))
-            memory.run(x.data_ptr(), output.data_ptr(), self.steps, self.batch)
-            after = tuple([place.clone(memory_format=torch.contiguous_format) for place in own])
+            self._step(memory, x.data_ptr(), output.data_ptr(), before, after)
         finally:
             if kept is not None:
                 self.free.append(memory)
-        finals = layout.finals(after)
-        return (None if self.is_cell else output), finals
+        return (None if self.is_cell else output), layout.finals(tuple(after))
+
+    def _memory(self, weights: StreamWeights) -> StreamMemory:
+        """With states that lie as the module's: (layers, B, P or H), the others one after another."""
+        memory = StreamMemory(weights, self.steps, self.batch, self.batch, self.checked.layout.swaps)
+        blocks, apart = memory.blocks, len(weights.sizes) * self.batch * self.hidden
+        for at, sizes in zip(range(0, len(blocks), len(_FIELDS)), weights.sizes, strict=True):
+            blocks[at + _H_ROW], blocks[at + _OTHERS_ROW] = sizes.outputs, sizes.hidden
+            blocks[at + _OTHERS_APART] = apart
+        return memory
+
+    def _step(self, memory: StreamMemory, x: int, ys: int, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
+        blocks = memory.blocks
+        blocks[_X], blocks[_YS], blocks[_STEPS], blocks[_ROWS] = x, ys, self.steps, self.batch
+        several = len(after) > 2
+        others = torch.stack((*before[1:],)) if several else before[-1]
+        others_after = torch.empty_like(others) if several else after[-1]
+        h, h_after, c, c_after = (t.data_ptr() for t in (before[0], after[0], others, others_after))
+        h_size, c_size = (t.nbytes // len(memory.weights.sizes) for t in (after[0], after[-1]))
+        for at in range(0, len(blocks), len(_FIELDS)):
+            blocks[at + _H_FROM], blocks[at + _H_TO] = h, h_after
+            blocks[at + _OTHERS_FROM], blocks[at + _OTHERS_TO] = c, c_after
+            h, h_after, c, c_after = h + h_size, h_after + h_size, c + c_size, c_after + c_size
+        memory.call()
+        if several:
+            for state, new in zip(after[1:], others_after, strict=True):
+                state.copy_(new)

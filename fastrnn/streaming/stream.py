@@ -179,7 +179,7 @@ class Stream(Door):
 
     def _states(self) -> list[Tensor]:
         """Views of all states, in the module's form."""
-        states = self._open().states()
+        states = self._open().states
         return [state[0] for state in states] if self._source.is_cell else states
 
     def reset(self, rows: Any = None) -> None:

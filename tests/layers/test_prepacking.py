@@ -316,7 +316,9 @@ def test_prepacking_again_sees_every_change(kind: str, off: bool) -> None:
 
 @pytest.mark.parametrize("way", [Streamed, ForwardLaunch])
 def test_what_changes_while_weights_are_laid_out_is_seen(way: type[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, prepacked = pair("GRU", bidirectional=way is ForwardLaunch)
+    plain, prepacked = pair("GRU")
+    if way is Streamed:
+        plain, prepacked = plain.prepack(weights="float16"), prepacked.prepack(weights="float16")
     x, keep = torch.ones(T, B, I), way.keep_weights
 
     def keep_and_change(self: Any) -> None:
@@ -332,7 +334,7 @@ def test_what_changes_while_weights_are_laid_out_is_seen(way: type[Any], monkeyp
 
 
 def test_calls_at_the_same_time_do_not_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, prepacked = pair("LSTM", bidirectional=True)
+    plain, prepacked = pair("LSTM")
     inputs = [torch.randn(T, B, I) for _ in range(8)]
     expected = [repeat(plain, x) for x in inputs]
     repeat(prepacked, inputs[0])
@@ -364,7 +366,7 @@ def all_at_once(net: nn.Module, inputs: list[Tensor], expected: list[list[Tensor
 
 
 def test_streamed_calls_at_the_same_time_share_weights_alone() -> None:
-    plain, prepacked = pair("LSTM")
+    plain, prepacked = (net.prepack(weights="float16") for net in pair("LSTM"))
     inputs = [torch.randn(T, B, I) for _ in range(8)]
     expected = [repeat(plain, x) for x in inputs]
     repeat(prepacked, inputs[0])
@@ -397,6 +399,22 @@ def test_weights_in_fewer_bits_are_those_of_streams(kind: str, options: dict[str
                 states = tuple(state.transpose(0, 1).contiguous().transpose(0, 1) for state in states)
             expected = [stream(laid).clone(), *flat(stream.state)]
             assert all(map(torch.equal, repeat(prepacked, laid, states), expected))
+
+
+@pytest.mark.parametrize("sizes", [(1000, 1, 7), (40, 1, 90), (60, 16, 33)], ids=str)
+def test_streamed_calls_are_as_without(sizes: tuple[int, int, int]) -> None:
+    steps, batch, hidden = sizes
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        plain = fastrnn.LSTM(I, hidden, num_layers=2, backend="numba")
+        prepacked, x = copy.deepcopy(plain).prepack(), torch.randn(steps, batch, I)
+        assert all(map(torch.equal, repeat(prepacked, x), repeat(plain, x)))
+        (plan,) = prepacked_plans_of(prepacked)
+        assert isinstance(plan, Streamed)
+        assert plan.free
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_what_weights_in_fewer_bits_do_not_serve_is_computed_without() -> None:

@@ -20,7 +20,6 @@ from fastrnn.backends import module
 from fastrnn.binding import bind
 from fastrnn.binding.launches import Launches
 from fastrnn.binding.plans import Bound, Torch
-from fastrnn.binding.streamed import Streamed
 from tests.plans import plans_of, prepacked_plans_of
 from tests.torch_parity import assert_close, gradients
 
@@ -247,7 +246,7 @@ def test_arguments_without_memory_take_the_usual_way(
             net.prepack()
             for _ in range(CALLS):
                 net(x, given(states))
-        assert type(plans_of(net)[0]) is {"training": Bound, "torch": Torch, "prepacked": Streamed}.get(way, Launches)
+        assert type(plans_of(net)[0]) is {"training": Bound, "torch": Torch}.get(way, Launches)
         assert bool(prepacked_plans_of(net)) == (way == "prepacked")
         usual_way_raises()
         net(x, given(states))

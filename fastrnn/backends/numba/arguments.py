@@ -288,8 +288,7 @@ class PointwiseBackward(NamedTuple):
 class StreamCall(NamedTuple):
     """One call of a stream, of any number of layers: read from the first block only.
 
-    The first seven are what a `Door` knows. A row of the call is one of `streams` states, which lie at `home`, a row
-    each.
+    The first seven are what a `Door` knows. A row of the call is one of `streams` states.
     """
 
     x: int  # float32, (steps, rows, inputs of the first layer), dense; (rows, steps, inputs) where it `swaps`
@@ -304,9 +303,8 @@ class StreamCall(NamedTuple):
     swaps: int
     chunk: int  # steps at a time
     streams: int  # how many states there are
-    home: int
-    home_row: int
     marks: int  # bytes (streams,), zero but while slots are compared
+    taken: int  # int64 (batch,): the slots as they were then, since the caller's memory may change meanwhile
     claims: int  # see `kernels/claims.py`; 0: nobody helps
     semaphore: int
     post: int  # the C functions sem_post and sem_wait
@@ -338,8 +336,13 @@ class StreamLayer(NamedTuple):
     scales_hr: int
     parameters: int  # (P, H): the cell's, one after another
     step_inputs: int  # (N, H): those of every step, which are the same
-    home_h: int  # where in a row of `home`, in elements
-    home_others: int
+    h_from: int  # (streams, P or H): the states before the call
+    h_to: int  # and after it, as far as they are stepped; may be the same
+    h_home_row: int
+    others_from: int  # (other states, streams, H)
+    others_to: int
+    others_home_row: int
+    others_home_apart: int  # from one state to the next
     rows_at: int  # (chunk, rows, padded inputs): what the layer reads
     rows_row: int
     h: int  # (2, rows, padded outputs)

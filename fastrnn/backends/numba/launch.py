@@ -93,8 +93,12 @@ def can_share() -> bool:
 
 def alone(address: int, block: Sequence[int]) -> None:
     """Calls a kernel that one thread computes, with its only block of arguments; the GIL is released meanwhile."""
-    memory = array("q", block)
-    _callable(address)(memory.buffer_info()[0])
+    call(address, array("q", block))
+
+
+def call(address: int, blocks: array[int]) -> None:
+    """As `alone`, with blocks that lie in memory already."""
+    _callable(address)(blocks.buffer_info()[0])
 
 
 def run(address: int, threads: int, blocks: Iterable[Iterable[int]], counter_field: int, pace: Pace) -> None:

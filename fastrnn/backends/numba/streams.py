@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from array import array
 
 import torch
 from torch import Tensor
 
-from fastrnn.backends.numba import workspace
+from fastrnn.backends.numba import launch, workspace
 from fastrnn.backends.numba.arguments import StreamCall, StreamLayer
 from fastrnn.backends.numba.cell_code import cell_code
 from fastrnn.backends.numba.geometry import CACHE_LINE, PANEL_VECTORS, Arena, divide_up
@@ -38,6 +37,7 @@ class StreamMemory:
         self.home = torch.zeros((streams, self._home_row()), dtype=FLOAT)
         """states, a row for each: of each layer h and the others"""
         self._marks = torch.zeros(streams, dtype=torch.uint8)
+        self._taken = torch.zeros(batch, dtype=torch.int64)
         arena = Arena()
         offsets = [self._scratch(arena, sizes) for sizes in weights.sizes]
         self._memory = workspace.pages(arena.size)
@@ -46,9 +46,8 @@ class StreamMemory:
             swaps=int(batch_first),
             chunk=self.chunk,
             streams=streams,
-            home=self.home.data_ptr(),
-            home_row=self.home.stride(0),
             marks=self._marks.data_ptr(),
+            taken=self._taken.data_ptr(),
         )
         self.blocks = array("q")
         self._state_places: list[tuple[int, ...]] = []
@@ -59,9 +58,10 @@ class StreamMemory:
             self._state_places.append((home, *[others + k * sizes.hidden for k in range(self._others)]))
             self.blocks.extend((*call, *self._block(sizes, at, home, others)))
             home = others + self._others * sizes.hidden
+        self.states = self._views()
+        """views of all states, (layers, streams, P or H) each"""
 
-    def states(self) -> list[Tensor]:
-        """Views of all states, (layers, streams, P or H) each."""
+    def _views(self) -> list[Tensor]:
         views = []
         for number in range(self._others + 1):
             places = [layer[number] for layer in self._state_places]
@@ -71,10 +71,9 @@ class StreamMemory:
             views.append(self.home.as_strided(shape, (apart, self.home.stride(0), 1), places[0]))
         return views
 
-    def run(self, x: int, ys: int, steps: int, rows: int) -> None:
-        """Calls the kernel with x and memory for the output at these addresses, of all states from the first on."""
-        self.blocks[:5] = array("q", (x, ys, steps, rows, 0))
-        ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.kernel.address)(self.blocks.buffer_info()[0])
+    def call(self) -> None:
+        """Calls the kernel with its blocks as they are."""
+        launch.call(self.kernel.address, self.blocks)
 
     def _home_row(self) -> int:
         row = sum(sizes.outputs + self._others * sizes.hidden for sizes in self.weights.sizes)
@@ -113,6 +112,8 @@ class StreamMemory:
         return max(sizes.padded, divide_up(sizes.outputs, wide) * wide)
 
     def _block(self, sizes: Sizes, at: dict[str, int], home: int, others: int) -> StreamLayer:
+        row, start = self.home.stride(0), self.home.data_ptr()
+        h, beside = (start + place * FLOAT.itemsize for place in (home, others))
         return StreamLayer(
             inputs=sizes.inputs,
             hidden=sizes.hidden,
@@ -121,8 +122,13 @@ class StreamMemory:
             extents=sizes.of.address,
             depth=sizes.of.depth,
             projected=int(sizes.projected),
-            home_h=home,
-            home_others=others,
+            h_from=h,
+            h_to=h,
+            h_home_row=row,
+            others_from=beside,
+            others_to=beside,
+            others_home_row=row,
+            others_home_apart=sizes.hidden,
             rows_row=self._whole(sizes.inputs),
             h_row=self._h_row(sizes),
             current=0,

@@ -1,8 +1,8 @@
 """The kernel of a stream: a stack of layers in one call, for few rows and steps, with states that it keeps.
 
-One thread does everything unless others help (`claims.py`). States lie in `home`, a row for each stream that there is;
-a call copies the rows that it steps to scratch memory, and back once all is done. Steps are taken in chunks: the
-input's product of a whole chunk reads its weights once.
+One thread does everything unless others help (`claims.py`). A call copies the states of the rows that it steps to
+scratch memory, and back once all is done. Steps are taken in chunks: the input's product of a whole chunk reads its
+weights once.
 
 A *phase* is what panels of one layer need nothing of each other for, so that threads may share them.
 """
@@ -79,26 +79,27 @@ def quantise(like: Any, source: int, count: int, target: int, scale_at: int, row
 
 @njit(error_model="numpy")
 def accepts(a: Any) -> bool:
-    """Whether each slot of a call is one of the states, and none comes twice."""
+    """Whether each slot of a call is one of the states, and none comes twice; from now on `taken` has them."""
     good = True
     if a.slots == 0:
         return good
     marked = 0
     while good and marked < a.rows:
         slot = load_int(a.slots, marked)
+        store_int(a.taken, marked, slot)
         good = 0 <= slot < a.streams and load_byte(a.marks, slot) == 0
         if good:
             store_byte(a.marks, slot, 1)
             marked += 1
     for row in range(marked):
-        store_byte(a.marks, load_int(a.slots, row), 0)
+        store_byte(a.marks, load_int(a.taken, row), 0)
     return good
 
 
 @forced
 def state_of(a: Any, row: int) -> Any:
     """Which state a row of the call has."""
-    return load_int(a.slots, row) if a.slots != 0 else row
+    return load_int(a.taken, row) if a.slots != 0 else row
 
 
 def stream_kernel(
@@ -302,21 +303,31 @@ def stream_kernel(
             a.current = 1 - a.current
 
     @njit(error_model="numpy")
-    def move_states(blocks: Any, like: Any, home: bool) -> None:
-        """The states of the call's rows come from where they are kept, or go home."""
+    def take_states(blocks: Any, like: Any) -> None:
+        """The states of the call's rows come to scratch memory."""
         for layer in range(blocks[0].layers):
             a, rows = blocks[layer], blocks[0].rows
-            if not home:
-                a.current = 0
-            h = address(like, a.h, a.current * rows * a.h_row)
+            a.current = 0
             for row in range(rows):
-                kept = address(like, blocks[0].home, state_of(blocks[0], row) * blocks[0].home_row)
-                here, there = address(like, h, row * a.h_row), address(like, kept, a.home_h)
-                copy_row(like, here if home else there, there if home else here, a.outputs)
+                state = state_of(blocks[0], row)
+                h = address(like, a.h_from, state * a.h_home_row)
+                copy_row(like, h, address(like, a.h, row * a.h_row), a.outputs)
                 for other in range(others):
-                    here = address(like, a.others, (other * rows + row) * a.others_row)
-                    there = address(like, kept, a.home_others + other * a.hidden)
-                    copy_row(like, here if home else there, there if home else here, a.hidden)
+                    there = address(like, a.others_from, other * a.others_home_apart + state * a.others_home_row)
+                    copy_row(like, there, address(like, a.others, (other * rows + row) * a.others_row), a.hidden)
+
+    @njit(error_model="numpy")
+    def give_states(blocks: Any, like: Any) -> None:
+        """And go where they belong."""
+        for layer in range(blocks[0].layers):
+            a, rows = blocks[layer], blocks[0].rows
+            for row in range(rows):
+                state = state_of(blocks[0], row)
+                h = address(like, a.h, (a.current * rows + row) * a.h_row)
+                copy_row(like, h, address(like, a.h_to, state * a.h_home_row), a.outputs)
+                for other in range(others):
+                    there = address(like, a.others_to, other * a.others_home_apart + state * a.others_home_row)
+                    copy_row(like, address(like, a.others, (other * rows + row) * a.others_row), there, a.hidden)
 
     @njit(error_model="numpy")
     def run(blocks: Any, like: Any) -> None:
@@ -325,7 +336,7 @@ def stream_kernel(
         x_step, x_row, y_step, y_row = rows * features, features, rows * outputs, outputs
         if call.swaps:
             x_step, x_row, y_step, y_row = features, steps * features, outputs, steps * outputs
-        move_states(blocks, like, False)
+        take_states(blocks, like)
         for start in range(0, steps, call.chunk):
             count = min(call.chunk, steps - start)
             for s in range(count):
@@ -336,7 +347,7 @@ def stream_kernel(
                 above = blocks[layer + 1]
                 layer_steps(blocks, like, layer, count, above.rows_at, rows * above.rows_row, above.rows_row)
             layer_steps(blocks, like, last, count, address(like, call.ys, start * y_step), y_step, y_row)
-        move_states(blocks, like, True)
+        give_states(blocks, like)
 
     def stream(pointer: Any) -> None:
         like = zeros(dtype)
