@@ -401,7 +401,7 @@ def test_weights_in_fewer_bits_are_those_of_streams(kind: str, options: dict[str
             assert all(map(torch.equal, repeat(prepacked, laid, states), expected))
 
 
-@pytest.mark.parametrize("sizes", [(1000, 1, 7), (40, 1, 90), (60, 16, 33)], ids=str)
+@pytest.mark.parametrize("sizes", [(1000, 1, 17), (40, 1, 90), (60, 16, 33)], ids=str)
 def test_streamed_calls_are_as_without(sizes: tuple[int, int, int]) -> None:
     steps, batch, hidden = sizes
     threads = torch.get_num_threads()
