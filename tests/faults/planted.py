@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.faults import cells, cuda, host, numba, tools, triton
+from tests.faults import cells, cuda, host, numba, streams, tools, triton
 
-FAULTS = (*cells.FAULTS, *numba.FAULTS, *triton.FAULTS, *cuda.FAULTS, *host.FAULTS, *tools.FAULTS)
+FAULTS = (*cells.FAULTS, *numba.FAULTS, *triton.FAULTS, *cuda.FAULTS, *host.FAULTS, *streams.FAULTS, *tools.FAULTS)

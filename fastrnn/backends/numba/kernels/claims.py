@@ -19,7 +19,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from fastrnn.backends.numba.arguments import LINE_WORDS
-from fastrnn.backends.numba.kernels.simd import INDEX, cpu_features, is_arm
+from fastrnn.backends.numba.kernels.simd import INDEX, is_arm, is_x86
 
 CLAIM, DONE, PHASE, ASLEEP, STOP, EXPECTED, FIRST_WORK = (line * LINE_WORDS for line in range(7))
 """Where in the shared memory, in numbers: each has a line of the cache for itself. `EXPECTED` is the caller's own."""
@@ -86,7 +86,7 @@ def pause(typing: Any) -> Any:
 
     def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         nothing = ir.FunctionType(ir.VoidType(), [])
-        if "sse2" in cpu_features():
+        if is_x86():
             builder.call(builder.module.globals.get(_X86) or ir.Function(builder.module, nothing, _X86), [])
         elif is_arm():
             builder.asm(nothing, "yield", "", [], True)

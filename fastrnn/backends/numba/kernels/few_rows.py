@@ -29,6 +29,7 @@ from fastrnn.backends.numba.kernels.simd import (
     call,
     cpu_features,
     is_arm,
+    is_x86,
     lanes,
     load_vector,
     multiply_add,
@@ -114,7 +115,7 @@ _SUMS_OF_PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: 
 
 def _sums_of_pairs(builder: Any, vector: Vector, x: Any, y: Any) -> Any:
     """x[2i] y[2i] + x[2i + 1] y[2i + 1] in 32 bits, of int16."""
-    if "avx512bw" in cpu_features() if vector.lanes == 16 else "sse2" in cpu_features():
+    if "avx512bw" in cpu_features() if vector.lanes == 16 else is_x86():
         return call(builder, _SUMS_OF_PAIRS[vector.lanes], vector.integers, x, y)
     undefined = ir.Constant(x.type, ir.Undefined)
     products = []

@@ -41,8 +41,17 @@ def register_bits() -> int:
 
 def is_arm() -> bool:
     """Whether it compiles for 64-bit ARM."""
+    return _triple().startswith(("aarch64", "arm64"))
+
+
+def is_x86() -> bool:
+    """Whether it compiles for x86-64, of which every processor has SSE2."""
+    return _triple().startswith("x86_64")
+
+
+def _triple() -> str:
     triple: str = cpu_target.target_context.codegen().magic_tuple()[0]
-    return triple.startswith(("aarch64", "arm64"))
+    return triple
 
 
 def register_count() -> int:
