@@ -223,7 +223,7 @@ def show(*tables: Table) -> None:
 
 def compile_kernels(options: argparse.Namespace) -> int:
     """What `--warm-up` does. Returns the exit status."""
-    report = warm_up.warm_up(options.cells or CELLS, options.dtype or warm_up.DEFAULT_DTYPES)
+    report = warm_up.warm_up(options.cells or CELLS, options.dtype or warm_up.DEFAULT_DTYPES, options.streams)
     if options.json:
         print(json.dumps(report.to_json(), indent=2))
     elif report.kernels:
@@ -246,6 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=tuple(warm_up.DTYPES),
         help=f"default: {', '.join(warm_up.DEFAULT_DTYPES)}, which serves 16-bit tensors too",
     )
+    add("--streams", action="store_true", help="those of fastrnn.stream and of prepacked weights, too")
     return parser
 
 
@@ -258,8 +259,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.warm_up:
         return compile_kernels(options)
-    if options.cells or options.dtype:
-        parser.error("--cells and --dtype go with --warm-up")
+    if options.cells or options.dtype or options.streams:
+        parser.error("--cells, --dtype and --streams go with --warm-up")
     found = describe()
     if options.json:
         print(json.dumps(found, indent=2))

@@ -17,8 +17,9 @@ from fastrnn.backends.numba import kernel_files
 from fastrnn.backends.numba.arguments import FIELDS
 from fastrnn.cells import CELLS
 
-TASKS = tuple(FIELDS)
-"""The kinds of kernels: every kind has its fields of arguments."""
+STREAM_TASKS = tuple(task for task in FIELDS if task.startswith(kernels.STREAM))
+TASKS = tuple(task for task in FIELDS if task not in STREAM_TASKS)
+"""The kinds of kernels, those of streams apart: every kind has its fields of arguments."""
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 """Those that kernels compute in; 16-bit tensors take float32's."""
 DEFAULT_DTYPES = ("float32",)
@@ -60,8 +61,10 @@ class Report:
         }
 
 
-def warm_up(cells: Iterable[str] = tuple(CELLS), dtypes: Iterable[str] = DEFAULT_DTYPES) -> Report:
-    """Compiles the kernels of `cells` in `dtypes`, or loads those that are on disk."""
+def warm_up(
+    cells: Iterable[str] = tuple(CELLS), dtypes: Iterable[str] = DEFAULT_DTYPES, streams: bool = False
+) -> Report:
+    """Compiles the kernels of `cells` in `dtypes`, and of their streams if asked, or loads those that are on disk."""
     reason = backend.ready()
     if reason is not None:
         return Report(None, reason=f"the backend numba cannot run here: {reason}")
@@ -69,7 +72,7 @@ def warm_up(cells: Iterable[str] = tuple(CELLS), dtypes: Iterable[str] = DEFAULT
     if not read:
         return Report(None, reason="kernels cannot be kept: no directory can be written to; set FASTRNN_CACHE_DIR")
     report = Report(read[0])
-    for cell, task, dtype in wanted(cells, dtypes):
+    for cell, task, dtype in wanted(cells, dtypes, streams):
         report.kernels.append(warm(cell, task, dtype, read))
     if any(kernel.outcome == COMPILED for kernel in report.kernels):
         report.directory = kept
@@ -79,12 +82,14 @@ def warm_up(cells: Iterable[str] = tuple(CELLS), dtypes: Iterable[str] = DEFAULT
     return report
 
 
-def wanted(cells: Iterable[str], dtypes: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Cell, task and dtype of each kernel, once; what serves every cell has none."""
+def wanted(cells: Iterable[str], dtypes: Iterable[str], streams: bool = False) -> Iterator[tuple[str, str, str]]:
+    """Cell, task and dtype of each kernel, once; what serves every cell has none, and streams are float32 alone."""
     own = [task for task in TASKS if task not in kernels.SHARED]
     for dtype in dict.fromkeys(dtypes):
         yield from (("", task, dtype) for task in kernels.SHARED if task != kernels.PARALLEL)
         yield from ((cell, task, dtype) for cell in dict.fromkeys(cells) for task in own)
+    if streams:
+        yield from ((cell, task, DEFAULT_DTYPES[0]) for cell in dict.fromkeys(cells) for task in STREAM_TASKS)
     yield "", kernels.PARALLEL, DEFAULT_DTYPES[0]
 
 

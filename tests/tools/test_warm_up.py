@@ -18,6 +18,7 @@ from fastrnn import __main__ as command
 from fastrnn import warm_up
 from fastrnn.backends.numba import compile as kernels
 from fastrnn.backends.numba import kernel_files
+from fastrnn.prepacking import FORMATS
 
 CELL = "rnn_relu"
 TASKS = [task for task in warm_up.TASKS if task not in kernels.SHARED]
@@ -185,6 +186,8 @@ def test_every_kernel_once() -> None:
     assert len(set(wanted)) == len(wanted) == 2 * (len(kernels.SHARED) - 1 + 2 * len(TASKS)) + 1
     assert {(cell, task) for cell, task, _ in wanted if task in kernels.SHARED} == {("", t) for t in kernels.SHARED}
     assert {"forward", "unpacked", "backward"} <= {task for cell, task, _ in wanted if cell == "gru"}
+    more = [kernel for kernel in warm_up.wanted(["gru"], ["float64"], streams=True) if kernel not in wanted]
+    assert more == [("gru", f"stream_{weights}", "float32") for weights in FORMATS]
 
 
 @pytest.mark.parametrize(
@@ -192,8 +195,8 @@ def test_every_kernel_once() -> None:
     [
         (["--warm-up", "--cells", "lstn"], "argument --cells: invalid choice: 'lstn'"),
         (["--warm-up", "--dtype", "float16"], "argument --dtype: invalid choice: 'float16'"),
-        (["--cells", "lstm"], "--cells and --dtype go with --warm-up"),
-        (["--dtype", "float64"], "--cells and --dtype go with --warm-up"),
+        (["--cells", "lstm"], "--cells, --dtype and --streams go with --warm-up"),
+        (["--dtype", "float64"], "--cells, --dtype and --streams go with --warm-up"),
     ],
 )
 def test_what_cannot_be_asked_for(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastrnn.backends.numba.geometry import divide_up
-from fastrnn.backends.numba.kernels.series import ROUNDER, everywhere
+from fastrnn.backends.numba.kernels.series import everywhere
 from fastrnn.backends.numba.kernels.simd import (
     INDEX,
     LANE,
@@ -37,12 +37,11 @@ from fastrnn.backends.numba.kernels.simd import (
     register_count,
     splat,
     store_vector,
-    suffix,
 )
 from fastrnn.backends.numba.kernels.tile import ROWS_WIDE, divided, emitted_function, share
 
 FLOAT32, FLOAT16, INT8 = "float32", "float16", "int8"
-_BYTE, _SHORT, _HALF = ir.IntType(8), ir.IntType(16), ir.HalfType()
+_BYTE, SHORT, _HALF = ir.IntType(8), ir.IntType(16), ir.HalfType()
 _PAIR = 2
 """Numbers of K that int8 products take at a time."""
 _BESIDE = 2
@@ -81,7 +80,7 @@ def _beside(weights: str) -> int:
     return 2 if weights == FLOAT32 else 3
 
 
-def _typed(builder: Any, address: Any, index: Any, kind: Any) -> Any:
+def typed(builder: Any, address: Any, index: Any, kind: Any) -> Any:
     """A pointer to something of a type at element `index`, of that type's own elements, of what lies at an address."""
     element = kind.element if isinstance(kind, ir.VectorType) else kind
     at = builder.gep(builder.inttoptr(address, element.as_pointer()), [index])
@@ -91,9 +90,9 @@ def _typed(builder: Any, address: Any, index: Any, kind: Any) -> Any:
 def _load_half(builder: Any, vector: Vector, w: Any, index: Any) -> Any:
     """A vector of float16, as float32."""
     if "f16c" in cpu_features() or is_arm():
-        halves = builder.load(_typed(builder, w, index, ir.VectorType(_HALF, vector.lanes)), align=2)
+        halves = builder.load(typed(builder, w, index, ir.VectorType(_HALF, vector.lanes)), align=2)
         return builder.fpext(halves, vector.ir)
-    bits = builder.load(_typed(builder, w, index, ir.VectorType(_SHORT, vector.lanes)), align=2)
+    bits = builder.load(typed(builder, w, index, ir.VectorType(SHORT, vector.lanes)), align=2)
     wide = builder.zext(bits, vector.integers)
     size = builder.shl(builder.and_(wide, everywhere(vector, 0x7FFF)), everywhere(vector, 13))
     scale = ir.Constant(vector.ir, [_HALF_TO_FLOAT] * vector.lanes)
@@ -105,8 +104,8 @@ def _load_half(builder: Any, vector: Vector, w: Any, index: Any) -> Any:
 def _load_pairs(builder: Any, vector: Vector, w: Any, index: Any) -> Any:
     """Twice a vector's lanes of int8, as int16."""
     pairs = _PAIR * vector.lanes
-    narrow = builder.load(_typed(builder, w, index, ir.VectorType(_BYTE, pairs)), align=1)
-    return builder.sext(narrow, ir.VectorType(_SHORT, pairs))
+    narrow = builder.load(typed(builder, w, index, ir.VectorType(_BYTE, pairs)), align=1)
+    return builder.sext(narrow, ir.VectorType(SHORT, pairs))
 
 
 _SUMS_OF_PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
@@ -148,7 +147,7 @@ def _emit_floats(builder: Any, vector: Vector, rows: int, vecs: int, weights: st
 def _emit_integers(builder: Any, vector: Vector, rows: int, vecs: int, weights: str, arguments: Any) -> None:
     bias, a, a_row, w, apart, k, out, out_row, a_scales, scales = arguments
     width = vector.lanes
-    zero, pairs = everywhere(vector, 0), ir.VectorType(_SHORT, _PAIR * width)
+    zero, pairs = everywhere(vector, 0), ir.VectorType(SHORT, _PAIR * width)
     count = builder.sdiv(builder.add(k, INDEX(_PAIR - 1)), INDEX(_PAIR))
     two_of_k, apart_of_pairs = INDEX(_PAIR), builder.sdiv(apart, INDEX(_PAIR))
     starts = [builder.mul(a_row, INDEX(row)) for row in range(rows)]
@@ -164,7 +163,7 @@ def _emit_integers(builder: Any, vector: Vector, rows: int, vecs: int, weights: 
             ]
             for row in range(rows):
                 two = builder.load(
-                    builder.bitcast(_typed(builder, a, builder.add(starts[row], first), _SHORT), LANE.as_pointer()),
+                    builder.bitcast(typed(builder, a, builder.add(starts[row], first), SHORT), LANE.as_pointer()),
                     align=2,
                 )
                 factor = builder.bitcast(splat(builder, two, width), pairs)
@@ -268,52 +267,3 @@ def product_of_rows(weights: str, vecs: int) -> Any:
                     few(like, count, own_bias, numbers, a_row, panel, apart, k, to, out_row, of_row, own_scales)
 
     return product
-
-
-@intrinsic
-def largest(typing: Any, x: Any, y: Any) -> Any:
-    """The larger of two vectors without signs, lane by lane; NaN where either is NaN, which as an integer is more than
-    any number."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        a, b = (builder.bitcast(v, x.integers) for v in args)
-        return builder.select(builder.icmp_signed(">", a, b), *args)
-
-    return x(x, x), emit
-
-
-@intrinsic
-def largest_lane(typing: Any, x: Any) -> Any:
-    """The largest of a vector without signs, NaN if there is one."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        integer, bits = ir.IntType(x.bits), builder.bitcast(args[0], x.integers)
-        name = f"llvm.vector.reduce.smax.{suffix(x).replace('f', 'i')}"
-        return builder.bitcast(call(builder, name, integer, bits), x.element)
-
-    return types.float32(x), emit
-
-
-@intrinsic
-def store_rounded(typing: Any, base: Any, index: Any, x: Any) -> Any:
-    """Rounds a vector of numbers within those of 16 bits to integers, as int16 number `index` and those after it."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        rounder = ir.Constant(x.ir, [ROUNDER[x.bits]] * x.lanes)
-        bits = builder.bitcast(builder.fadd(args[2], rounder), x.integers)
-        kind = ir.VectorType(_SHORT, x.lanes)
-        builder.store(builder.trunc(bits, kind), _typed(builder, args[0], args[1], kind), align=2)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, x), emit
-
-
-@intrinsic
-def put_number(typing: Any, base: Any, index: Any, number: Any) -> Any:
-    """Writes a float32 as number `index` at an address."""
-
-    def emit(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.store(args[2], _typed(builder, args[0], args[1], ir.FloatType()), align=4)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, types.float32), emit

@@ -20,12 +20,9 @@ from fastrnn.backends.numba.kernels.extents import extent
 from fastrnn.backends.numba.kernels.few_rows import (
     FLOAT32,
     INT8,
-    largest,
-    largest_lane,
     product_of_rows,
-    put_number,
-    store_rounded,
 )
+from fastrnn.backends.numba.kernels.quantise import quantise
 from fastrnn.backends.numba.kernels.rows import copy_row
 from fastrnn.backends.numba.kernels.simd import (
     address,
@@ -33,8 +30,6 @@ from fastrnn.backends.numba.kernels.simd import (
     load,
     load_byte,
     load_int,
-    load_some,
-    magnitude,
     register_bits,
     store,
     store_byte,
@@ -51,30 +46,6 @@ X_PRODUCT, STATE, PROJECTION = 1, 2, 4
 def stream_registers() -> int:
     """In how many registers the vectors are that a cell's step takes: fewer lanes make longer chains."""
     return 1 if register_bits() == 512 else 2
-
-
-@njit(error_model="numpy")
-def quantise(like: Any, source: int, count: int, target: int, scale_at: int, row: int, limit: int) -> None:
-    """A row of float32 as int16 -limit .. limit, padded to whole vectors, and its scale as number `row` at `scale_at`.
-
-    Of a row with a number that is none, or infinite, the scale is NaN, and so is all that is made of it.
-    """
-    width = lanes(like)
-    top = like
-    for k in range(0, count, width):
-        top = largest(top, magnitude(load_some(like, source, k, count - k)))
-    most = largest_lane(top)
-    inverse, scale = 0.0, 0.0
-    if most > 0:
-        inverse, scale = limit / most, most / limit
-    if not most < float("inf"):
-        inverse, scale = 0.0, float("nan")
-    elif not inverse < 1e38:  # numbers so small that their scale is none
-        inverse, scale = 0.0, 0.0
-    put_number(scale_at, row, scale)
-    for k in range(0, count, width):
-        numbers = load_some(like, source, k, count - k) * inverse
-        store_rounded(target, k, numbers if inverse > 0 else like)
 
 
 @njit(error_model="numpy")
