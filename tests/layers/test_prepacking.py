@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -379,8 +380,13 @@ def test_streamed_calls_at_the_same_time_share_weights_alone() -> None:
     all_at_once(prepacked, inputs, expected)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "batch_first": True}, {"num_heads": 2, "bias": False}])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        *product(KINDS, [{}, {"num_layers": 2, "batch_first": True}, {"num_heads": 2, "bias": False}]),
+        ("LSTM", {"proj_size": 7, "num_layers": 2}),
+    ],
+)
 def test_weights_in_fewer_bits_are_those_of_streams(kind: str, options: dict[str, Any]) -> None:
     plain, prepacked = pair(kind, **options)
     x = torch.randn(T, B, I)

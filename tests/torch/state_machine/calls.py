@@ -88,7 +88,8 @@ def possible(twins: Twins, form: Form) -> Form:
     if twins.wrapped == "pruned":  # the weight is computed by a hook, which `oracle.reference` does not call
         changes |= {"context": "none"} if form.context == "autocast" else {}
         changes |= {"shown": "padded"} if "states" in shown or twins.kind.dropout else {}
-    if form.where == "two threads" and twins.kind.dropout:  # which share torch's generator
+    # They share torch's generator, and the default dtype, which the later one would put back to the other's.
+    if form.where == "two threads" and (twins.kind.dropout or form.context == "default dtype"):
         changes["where"] = "thread"
     if form.hx == "none" and form.backward == "chained" and shown not in ("padded", "packed"):
         changes["backward"] = "once"
