@@ -99,8 +99,8 @@ FAULTS = (
     Fault(
         "main-dtype",
         "fastrnn/__main__.py",
-        "if options.cells or options.dtype:",
-        "if options.cells:",
+        "if options.cells or options.dtype or options.streams:",
+        "if options.cells or options.streams:",
         "--dtype without --warm-up is ignored",
     ),
     Fault(
