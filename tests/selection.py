@@ -87,7 +87,7 @@ def _values(item: pytest.Item, fields: bool) -> list[Any]:
     """Of the parameters; in place of a named tuple those of its fields, without what its class calls `FOLLOWING`."""
     values: list[Any] = []
     for value in _parameters(item).values():
-        if fields and hasattr(value, "_fields"):
+        if fields and isinstance(value, tuple) and hasattr(value, "_fields"):
             following = getattr(value, "FOLLOWING", ())
             values += [one for name, one in zip(value._fields, value, strict=True) if name not in following]
         else:
