@@ -35,6 +35,11 @@ def test_marked():
 def test_of_fields(fields):
     pass
 
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", [Four, int])
+def test_of_classes(kind):
+    pass
+
 @pytest.mark.skipif(True, reason="not here")
 @pytest.mark.parametrize("a", range(3))
 def test_skipped(a):
@@ -59,9 +64,9 @@ def test_all_values_of_one_parameter_are_taken() -> None:
     ("options", "passed", "skipped"),
     [
         ([], 10, 3),
-        (["--exhaustive"], 36, 3),
-        (["--only-exhaustive"], 26, 0),
-        (["--thorough"], 5, 0),
+        (["--exhaustive"], 38, 3),
+        (["--only-exhaustive"], 28, 0),
+        (["--thorough"], 7, 0),
         (["test_it.py::test_marked"], 1, 0),
     ],
     ids=str,

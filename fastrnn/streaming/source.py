@@ -119,4 +119,4 @@ def _and_what_it_holds(module: Any) -> str:
         *(name for name, inner in module.named_modules() if isinstance(inner, Module)),
         *other_layers(module),
     ]
-    return f"{got}; it holds {', '.join(found)}: make a stream of each" if found else got
+    return f"{got}; it holds {', '.join(map(repr, found))}: make a stream of each" if found else got
