@@ -58,15 +58,16 @@ class Source(NamedTuple):
         Raises:
             ValueError: it takes something else.
         """
-        if not self.cell.inputs:
-            return [None] * len(self.layers())
         module: CellParameters = self.module
+        count = len(module._names())
+        if not self.cell.inputs:
+            return [None] * count
         rates = rates_of("stream", self.cell, module.zoneout)
         missing = [name for name in self.cell.inputs if name not in rates]
         if missing:
             raise ValueError(f"stream: the cell {self.cell.name} takes {', '.join(missing)} in every step")
         row = [torch.full((module.hidden_size,), rates[name]) for name in self.cell.inputs]
-        return [torch.stack(row) for _ in self.layers()]
+        return [torch.stack(row)] * count
 
 
 def source_of(module: Any) -> Source:

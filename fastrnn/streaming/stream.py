@@ -331,7 +331,7 @@ def stream(
             direction, with float32 parameters on the CPU.
         batch: how many sequences there are, or with `slots` the most of a call.
         steps: the most of a call.
-        threads: with 2 or more, others help where they are awake: on Linux, for layers of 256 units or more. They look
+        threads: with 2 or more, others help where they are awake: on Linux, from some 128 units on. They look
             for work for a while after each call, which takes a processor, and then sleep.
         weights: how the matrices are kept: "float32"; "float16", half the memory; "int8", a quarter, with a scale for
             each row, multiplied with x and h in 16 bits. `Stream.error` tells what that does to the outputs.

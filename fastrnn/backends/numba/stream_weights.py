@@ -174,10 +174,10 @@ class StreamWeights:
         hidden, inputs = layer.w_ih.shape[0] // self.x_gates, layer.w_ih.shape[1]
         outputs = layer.extras[0].shape[0] if layer.extras else hidden
         count = heads_in(layer.w_hh) if self.u_gates else 1
-        width = self._units * self._wide
-        of = extents(hidden, outputs // count, count, width)
-        panels = divide_up(hidden, width)
-        return Sizes(inputs, hidden, outputs, of, panels, panels * width, bool(layer.extras))
+        geometry, vectors = self.kernel.geometry, self._units * self.kernel.geometry.registers
+        of = extents(hidden, outputs // count, count, self._units * self._wide)
+        panels, padded = geometry.panels(hidden, vectors), geometry.padded(hidden, vectors)
+        return Sizes(inputs, hidden, outputs, of, panels, padded, bool(layer.extras))
 
     def _laid_out(self, layer: Parted) -> list[Tensor]:
         """Matrices, biases and parameters of a layer, in the order of `_KEPT`."""

@@ -100,7 +100,8 @@ class StreamMemory:
         }
 
     def _whole(self, numbers: int) -> int:
-        return divide_up(numbers, self.lanes) * self.lanes
+        """In whole registers."""
+        return self.kernel.geometry.padded(numbers, 1)
 
     def _quantised_row(self, sizes: Sizes) -> int:
         """Room for h or for what is projected; one more vector, of which the last pair may begin."""
@@ -108,8 +109,7 @@ class StreamMemory:
 
     def _h_row(self, sizes: Sizes) -> int:
         """Whole panels, of a projection too."""
-        wide = PANEL_VECTORS * self.lanes
-        return max(sizes.padded, divide_up(sizes.outputs, wide) * wide)
+        return max(sizes.padded, self.kernel.geometry.padded(sizes.outputs))
 
     def _block(self, sizes: Sizes, at: dict[str, int], home: int, others: int) -> StreamLayer:
         row, start = self.home.stride(0), self.home.data_ptr()

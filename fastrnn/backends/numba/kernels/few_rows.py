@@ -48,8 +48,6 @@ _BESIDE = 2
 """Vectors that lie side by side."""
 _HALF_TO_FLOAT = 2.0**112
 """A half's exponent and fraction, as those of a float, are that much too small."""
-
-
 FEW = 3
 """Rows of a tile that has all of a panel's vectors in registers, or most of them."""
 
@@ -184,16 +182,12 @@ def _emit_integers(builder: Any, vector: Vector, rows: int, vecs: int, weights: 
 def few_rows_product(weights: str, vecs: int, most: int) -> Any:
     """An intrinsic that writes out[r] = bias + sum over k of a[r, k] w[k], of weights in this format.
 
-    All arguments but `like` are integers, as `tile.product`'s: `rows` is 1 .. `most`. Pairs of the
-    panel's vectors lie `apart` numbers apart. With int8, `a`
-    are rows of int16 and `a_row` counts those, a row times its number at `a_scales` being what it stands for; `scales`
-    are those of the panel's weights, of which there are `vecs` vectors; of an odd k the number after the last one is
-    multiplied with 0. Else neither scale is looked at.
+    All arguments but `like` are integers, as `tile.product`'s: `rows` is 1 .. `most`. Pairs of the panel's vectors lie
+    `apart` numbers apart. With int8, `a` are rows of int16 and `a_row` counts those, a row times its number at
+    `a_scales` being what it stands for; `scales` are those of the panel's weights, of which there are `vecs` vectors;
+    of an odd k the number after the last one is multiplied with 0. Else neither scale is looked at.
     """
     emit = _emit_integers if weights == INT8 else _emit_floats
-
-    def emit_rows(builder: Any, vector: Vector, rows: int, vecs: int, arguments: Any) -> None:
-        emit(builder, vector, rows, vecs, weights, arguments)
 
     @intrinsic
     def tile(
@@ -212,8 +206,11 @@ def few_rows_product(weights: str, vecs: int, most: int) -> Any:
         scales: Any,
     ) -> Any:
         def emit_call(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            def emit_rows(builder: Any, rows: int, arguments: Any) -> None:
+                emit(builder, like, rows, vecs, weights, arguments)
+
             name = f"few_{weights}_{like.name}_{vecs}_{most}"
-            function = emitted_function(builder.module, name, most, 11, lambda b, r, a: emit_rows(b, like, r, vecs, a))
+            function = emitted_function(builder.module, name, most, 11, emit_rows)
             builder.call(function, args[1:])
             return context.get_dummy_value()
 
@@ -227,10 +224,9 @@ def product_of_rows(weights: str, vecs: int) -> Any:
 
     More than a few rows go over the panel pair by pair, so that a pair stays in the first-level cache for all of them.
     """
-    few, pair = few_rows_product(weights, vecs, FEW), few_rows_product(weights, _BESIDE, _most(weights))
-    few_most, pair_most, pairs = FEW, _most(weights), vecs // _BESIDE
-    if vecs % _BESIDE:
-        few, few_most, pairs = few_rows_product(weights, vecs, pair_most), pair_most, 0
+    few = few_rows_product(weights, vecs, FEW)
+    most, vecs_each = _most(weights), vecs if vecs % _BESIDE else _BESIDE
+    tile, parts = few_rows_product(weights, vecs_each, most), vecs // vecs_each
     number, weight = (2, 1) if weights == INT8 else (4, 2 if weights == FLOAT16 else 4)
 
     @njit(error_model="numpy")
@@ -248,22 +244,17 @@ def product_of_rows(weights: str, vecs: int) -> Any:
         a_scales: int,
         scales: int,
     ) -> None:
-        if rows <= few_most:
+        if rows <= FEW:
             few(like, rows, bias, a, a_row, w, apart, k, out, out_row, a_scales, scales)
             return
-        most = pair_most if pairs > 0 else few_most
         blocks = (rows + most - 1) // most
-        for part in range(max(1, pairs)):
-            at = part * 2 * lanes(like)
+        for part in range(parts):
+            at, panel = part * vecs_each * lanes(like), w + part * apart * weight
+            own_bias, own_scales = address(like, bias, at), address(like, scales, at)
             for block in range(blocks):
                 first, count = share(rows, blocks, block)
                 numbers, to = a + first * a_row * number, address(like, out, first * out_row + at)
                 of_row = address(like, a_scales, first)
-                own_bias, own_scales = address(like, bias, at), address(like, scales, at)
-                panel = w + part * apart * weight
-                if pairs > 0:
-                    pair(like, count, own_bias, numbers, a_row, panel, apart, k, to, out_row, of_row, own_scales)
-                else:
-                    few(like, count, own_bias, numbers, a_row, panel, apart, k, to, out_row, of_row, own_scales)
+                tile(like, count, own_bias, numbers, a_row, panel, apart, k, to, out_row, of_row, own_scales)
 
     return product

@@ -156,22 +156,19 @@ _define(operator.truediv, lambda builder, x, y: builder.fdiv(x, y))
 _define(operator.neg, lambda builder, x: builder.fneg(x), operands=1)
 
 
-@intrinsic
-def zeros(typing: Any, dtype: Any) -> Any:
-    """A vector of zeros, from which everything else learns its type: `zeros(float32)`."""
-    vector = Vector(dtype.instance_type)
-    return vector(dtype), lambda context, builder, sig, args: ir.Constant(vector.ir, [0.0] * vector.lanes)
-
-
 def zeros_in(registers: int) -> Any:
-    """As `zeros`, of a vector in so many registers: two chains of operations at a time."""
+    """An intrinsic: `dtype` -> a vector of zeros in so many registers, of which two hold two chains of operations."""
 
     @intrinsic
-    def wide_zeros(typing: Any, dtype: Any) -> Any:
+    def zeros(typing: Any, dtype: Any) -> Any:
         vector = Vector(dtype.instance_type, registers)
         return vector(dtype), lambda context, builder, sig, args: ir.Constant(vector.ir, [0.0] * vector.lanes)
 
-    return wide_zeros
+    return zeros
+
+
+zeros = zeros_in(1)
+"""A vector of zeros, from which everything else learns its type: `zeros(float32)`."""
 
 
 @intrinsic

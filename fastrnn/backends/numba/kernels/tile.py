@@ -10,7 +10,6 @@ results are bitwise the same however rows are split among tiles and threads.
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -152,13 +151,11 @@ def emitted_function(module: Any, name: str, most: int, arguments: int, emit_row
 
 def _tile_function(module: Any, vector: Vector, vecs: int, kind: str, emit_rows: Any, arguments: int) -> Any:
     """A tile's function: see `emitted_function`."""
-    name = f"{kind}_{vector.name}_{vecs}"
-    emit = partial(_in_order, emit_rows, vector, vecs)
-    return emitted_function(module, name, tile_rows(vecs), arguments, emit)
 
+    def emit(builder: Any, rows: int, numbers: Any) -> None:
+        emit_rows(builder, vector, rows, vecs, numbers)
 
-def _in_order(emit_rows: Any, vector: Vector, vecs: int, builder: Any, rows: int, arguments: Any) -> None:
-    emit_rows(builder, vector, rows, vecs, arguments)
+    return emitted_function(module, f"{kind}_{vector.name}_{vecs}", tile_rows(vecs), arguments, emit)
 
 
 def product(vecs: int) -> Any:
