@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,12 @@ from fastrnn import watched_weights
 from fastrnn.backends import module
 from fastrnn.backends.numba import panels, unpacked
 from fastrnn.backends.numba.layer_forward import ForwardLaunch
-from fastrnn.binding.streamed import MOST_ROWS, Streamed
-from fastrnn.prepacking import FORMATS
+from fastrnn.binding.streamed import Streamed
+from tests.layers.prepacked import KINDS, B, H, I, T, all_at_once, flat, pair, repeat
 from tests.plans import prepacked_plans_of
 
 pytestmark = pytest.mark.skipif(bool(module("numba").ready()), reason="no Numba")
 
-KINDS = ("RNN", "GRU", "LSTM")
-T, B, I, H = 5, 4, 6, 20
 assert not unpacked.pays(T, B, H)  # so that both lay them out, and results are equal to the last bit
 
 
@@ -50,24 +47,6 @@ def laid_out(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(panels.PanelsLaunch, "run", run)
     return places
-
-
-def pair(kind: str, **options: Any) -> tuple[nn.Module, nn.Module]:
-    """A module that is not prepacked, and one with equal parameters that is."""
-    plain = getattr(fastrnn, kind)(I, H, backend="numba", **options)
-    return plain, copy.deepcopy(plain).prepack()
-
-
-def flat(results: Any) -> list[Tensor]:
-    return [results] if isinstance(results, Tensor) else [tensor for result in results for tensor in flat(result)]
-
-
-def repeat(net: nn.Module, *arguments: Any) -> list[Tensor]:
-    """The results of a call that comes after others like it."""
-    with torch.no_grad():
-        for _ in range(3):
-            results = net(*arguments)
-    return flat(results)
 
 
 @pytest.mark.parametrize(
@@ -358,94 +337,6 @@ def test_calls_at_the_same_time_do_not_share_the_memory(monkeypatch: pytest.Monk
     assert all(map(torch.equal, found, expected[0]))
     assert all(map(torch.equal, again, expected[1]))
     all_at_once(prepacked, inputs, expected)
-
-
-def all_at_once(net: nn.Module, inputs: list[Tensor], expected: list[list[Tensor]]) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        for results, wanted in zip(pool.map(lambda x: repeat(net, x), inputs), expected, strict=True):
-            assert all(map(torch.equal, results, wanted))
-
-
-def test_streamed_calls_at_the_same_time_share_weights_alone() -> None:
-    plain, prepacked = (net.prepack(weights="float16") for net in pair("LSTM"))
-    inputs = [torch.randn(T, B, I) for _ in range(8)]
-    expected = [repeat(plain, x) for x in inputs]
-    repeat(prepacked, inputs[0])
-    (plan,) = prepacked_plans_of(prepacked)
-    assert isinstance(plan, Streamed)
-    memory = plan.free.pop()  # another call has it
-    assert all(map(torch.equal, repeat(prepacked, inputs[1]), expected[1]))
-    assert plan.free[0] is not memory
-    assert plan.free[0].weights is memory.weights
-    all_at_once(prepacked, inputs, expected)
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        *product(KINDS, [{}, {"num_layers": 2, "batch_first": True}, {"num_heads": 2, "bias": False}]),
-        ("LSTM", {"proj_size": 7, "num_layers": 2}),
-    ],
-)
-def test_weights_in_fewer_bits_are_those_of_streams(kind: str, options: dict[str, Any]) -> None:
-    plain, prepacked = pair(kind, **options)
-    x = torch.randn(T, B, I)
-    for weights in FORMATS[1:]:
-        prepacked.prepack(weights=weights)
-        with fastrnn.stream(plain, batch=B, steps=T, weights=weights) as stream:
-            order = (1, 0, 2) if plain.batch_first else (0, 1, 2)
-            laid = x.permute(order).contiguous()
-            expected = [stream(laid).clone(), *flat(stream.state)]
-            with torch.no_grad():
-                first = flat(prepacked(laid))  # before weights are kept, too
-            for found in (first, repeat(prepacked, laid)):
-                assert all(map(torch.equal, found, expected))
-            states = stream.state
-            if kind == "LSTM":
-                states = tuple(state.transpose(0, 1).contiguous().transpose(0, 1) for state in states)
-            expected = [stream(laid).clone(), *flat(stream.state)]
-            assert all(map(torch.equal, repeat(prepacked, laid, states), expected))
-
-
-@pytest.mark.parametrize("sizes", [(1000, 1, 17), (40, 1, 90), (60, 16, 33)], ids=str)
-def test_streamed_calls_are_as_without(sizes: tuple[int, int, int]) -> None:
-    steps, batch, hidden = sizes
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        plain = fastrnn.LSTM(I, hidden, num_layers=2, backend="numba")
-        prepacked, x = copy.deepcopy(plain).prepack(), torch.randn(steps, batch, I)
-        assert all(map(torch.equal, repeat(prepacked, x), repeat(plain, x)))
-        (plan,) = prepacked_plans_of(prepacked)
-        assert isinstance(plan, Streamed)
-        assert plan.free
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_what_weights_in_fewer_bits_do_not_serve_is_computed_without() -> None:
-    plain, prepacked = pair("LSTM")
-    prepacked.prepack(weights="int8")
-    many = torch.randn(T, MOST_ROWS + 1, I)
-    assert all(map(torch.equal, repeat(prepacked, many), repeat(plain, many)))
-    with torch.no_grad():
-        (few, _), (one, _) = prepacked(many[:, :B], lengths=[T] * B), plain(many[:, :B], lengths=[T] * B)
-        assert torch.equal(few, one)
-    output, _ = prepacked(many)
-    output.sum().backward()
-    assert prepacked.weight_hh_l0.grad is not None
-    assert "prepacked in int8" in repr(prepacked)
-
-
-def test_formats_are_checked() -> None:
-    _, prepacked = pair("GRU")
-    with pytest.raises(ValueError, match="prepack: weights must be one of 'float32', 'float16', 'int8', got 'int4'"):
-        prepacked.prepack(weights="int4")
-    with torch.no_grad():
-        prepacked.weight_ih_l0[0, 0] = 1e5
-        prepacked.prepack(weights="float16")
-        with pytest.raises(ValueError, match="too large for float16"):
-            prepacked(torch.ones(T, B, I))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,19 +9,10 @@ import torch
 from torch import Tensor
 
 import fastrnn
+from tests.default_dtype import default_dtype
 from tests.streaming.streams import in_chunks, same
 
 INPUT, HIDDEN = 5, 9
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 MODES: dict[str, Any] = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.overrides import TorchFunctionMode
 
 import fastrnn
+from tests.default_dtype import default_dtype
 from tests.tolerances import DROP_IN
 from tests.torch.state_machine import oracle
 from tests.torch.state_machine.twins import Twins, Values
@@ -252,16 +253,6 @@ class Watching(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
 def _contexts(form: Form) -> list[AbstractContextManager[Any]]:
     modes = {"grad": torch.enable_grad, "no_grad": torch.no_grad, "inference": torch.inference_mode}
     contexts: list[AbstractContextManager[Any]] = [modes[form.mode]()]
@@ -274,7 +265,7 @@ def _contexts(form: Form) -> list[AbstractContextManager[Any]]:
     elif form.context == "saved":
         contexts.append(torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda tensor: tensor))
     elif form.context == "default dtype":
-        contexts.append(_default_dtype(torch.float64))
+        contexts.append(default_dtype(torch.float64))
     return contexts
 
 
