@@ -172,19 +172,25 @@ def test_nothing_is_kept(base: Any) -> None:
             with suppress(TypeError):
                 stream(x, wrong=x)
 
-    run(10)
-    gc.collect()
-    tracemalloc.start()
-    try:
+    def changes() -> tuple[int, list[int]]:
+        """What 500 rounds of calls add to the memory in use and to the references of each."""
+        gc.collect()
         before, counts = tracemalloc.get_traced_memory()[0], [sys.getrefcount(each) for each in held]
         run(500)
         gc.collect()
-        grown = tracemalloc.get_traced_memory()[0] - before
+        after = [sys.getrefcount(each) for each in held]
+        return tracemalloc.get_traced_memory()[0] - before, [b - a for a, b in zip(counts, after, strict=True)]
+
+    run(10)
+    tracemalloc.start()
+    try:
+        memory_grown, references = zip(*(changes() for _ in range(3)), strict=True)
     finally:
         tracemalloc.stop()
-    for each, count in zip(held, counts, strict=True):
-        assert abs(sys.getrefcount(each) - count) < 50, type(each)
-    assert grown < 50_000
+    # The least of three: what other tests left, whose references to None end some time, is no fault of these calls.
+    assert min(memory_grown) < 50_000
+    for each, grown in zip(held, zip(*references, strict=True), strict=True):
+        assert min(map(abs, grown)) < 50, (type(each), grown)
 
 
 class Forgetful(list[Any]):
