@@ -98,7 +98,9 @@ def write(axis: Any, x: float, y: float, text: str, size: float = 9, colour: str
 
 def code(axis: Any, x: float, y: float, text: str, size: float = 8, colour: str = INK) -> None:
     """Lines of code, from their top left corner on."""
-    write(axis, x, y, text, size, colour, ha="left", va="top", family="monospace")
+    # SVG makes one space of several, and matplotlib strips those that a line begins with.
+    kept = "\n".join(f"\N{ZERO WIDTH SPACE}{line}" for line in text.replace(" ", "\N{NO-BREAK SPACE}").split("\n"))
+    write(axis, x, y, kept, size, colour, ha="left", va="top", family="monospace")
 
 
 def arrow(axis: Any, start: tuple[float, float], end: tuple[float, float], colour: str = INK, **shape: Any) -> None:
