@@ -116,4 +116,4 @@ apart = (written_out(x) - rnn(x)[0]).detach().abs().max()
 least = after[np.arange(len(x)), targets].min()
 assert apart <= 1e-6
 assert args.steps < STEPS or (text == WORD and least > 0.9)
-print(f"From h it writes {text}, sure of each letter by {least:.0%} or more; loop and layer differ by {apart:.0e}.")
+print(f"From h it writes {text}, at least {least:.0%} sure of each letter; loop and layer differ by {apart:.0e}.")
