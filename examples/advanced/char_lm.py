@@ -1,10 +1,11 @@
 """Train a character language model on the text that ships inside Python, and let it write.
 
-    python examples/char_lm.py                      train (about two minutes on two cores), then sample
-    python examples/char_lm.py --resume             go on from char_lm.pt; of a finished run, only sample
-    python examples/char_lm.py --text book.txt --cell gru --layers 2
-    python examples/char_lm.py --compare            the same seed through fastrnn and torch.nn, side by side
-    torchrun --nproc-per-node 2 examples/char_lm.py two processes on the CPU, each with half of the streams
+    python examples/advanced/char_lm.py                    train (two minutes on two cores), then sample
+    python examples/advanced/char_lm.py --resume           go on from char_lm.pt; of a finished run, only sample
+    python examples/advanced/char_lm.py --text book.txt --cell gru --layers 2
+    python examples/advanced/char_lm.py --compare          the same seed through fastrnn and torch.nn, side by side
+    torchrun --nproc-per-node 2 examples/advanced/char_lm.py
+                                                           two processes on the CPU, each with half of the streams
 
 Training is truncated back-propagation through time: the text is laid out as `batch` parallel streams, a step reads the
 next `chunk` characters of each, and the state at the end of a chunk, detached, enters the next one. Ctrl-C saves the
@@ -12,6 +13,7 @@ checkpoint and samples; a resumed run is bit for bit the run that was never inte
 processes compute what one does, up to rounding, but draw other dropout; either goes on from the other's checkpoint.
 
 fastrnn's RNN, GRU and LSTM take the arguments of their namesakes in torch.nn, so the model below is built from either.
+The idea alone, in 90 lines, is `examples/char_lm.py`.
 """
 
 from __future__ import annotations

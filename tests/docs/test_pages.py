@@ -1,0 +1,147 @@
+"""The pages of the documentation and README: their Python blocks run as written, and their relative links lead somewhere.
+
+The blocks of a page run in order in one namespace, in an empty directory: `python` ones by themselves, `pycon` ones as
+doctests, whose errors may end in three dots.
+"""
+
+from __future__ import annotations
+
+import doctest
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from markdown_it import MarkdownIt
+from torch import Tensor, nn
+
+from benchmarks.checkout import ROOT
+
+DOCS = ROOT / "docs"
+ELSEWHERE = ("cells.md", "design.md", "equations.md", "history.md", "inside.md")
+"""Pages that another test runs, or whose Python stands for code that is elsewhere."""
+NEEDS = {"onnx-and-keras.md": ("onnx", "onnxscript", "onnxruntime", "keras")}
+"""Packages without which the blocks of a page are skipped."""
+PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)]
+PICTURES = sorted((DOCS / "pictures").glob("draw_*.py"))
+LARGEST = 100_000
+"""bytes of a picture"""
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    language: str
+    line: int
+    """of its fence, from 0"""
+    code: str
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """Python's, also those within colon fences, whose text is Markdown again."""
+    for token in MarkdownIt().parse(re.sub(r"^:{3,}.*$", "", page.read_text(), flags=re.MULTILINE)):
+        if token.type == "fence" and token.info in ("python", "pycon"):
+            assert token.map is not None
+            yield Block(token.info, token.map[0], token.content)
+
+
+class Tagger(nn.Module):
+    """The model that README and pages call `model` before they say what theirs is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(64, 32, num_layers=2, bidirectional=True, batch_first=True)
+        self.head = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, 64) -> (B, T, 5)"""
+        found: Tensor = self.head(self.lstm(x)[0])
+        return found
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def run(page: Path, block: Block, namespace: dict[str, Any]) -> None:
+    """Line numbers of errors are those of the page."""
+    if block.language == "python":
+        exec(compile("\n" * (block.line + 1) + block.code, named(page), "exec"), namespace)
+        return
+    test = doctest.DocTestParser().get_doctest(block.code, {}, named(page), str(page), block.line + 1)
+    test.globs = namespace
+    said: list[str] = []
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    doctest.DocTestRunner(verbose=False, optionflags=flags).run(test, out=said.append, clear_globs=False)
+    assert not said, "".join(said)
+
+
+PROGRAMS = [page for page in PAGES if page.name not in ELSEWHERE and any(blocks(page))]
+
+
+@pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
+@pytest.mark.parametrize("page", PROGRAMS, ids=named)
+def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_compiler: None) -> None:
+    missing = [name for name in NEEDS.get(page.name, ()) if find_spec(name) is None]
+    if missing:
+        pytest.skip(f"no {missing[0]}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    # Graphs are what pages are about; the code that inductor makes of them takes a compiler, and longer.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    namespace: dict[str, Any] = {"__name__": "__main__", "model": Tagger(), "x": torch.randn(8, 20, 64)}
+    for block in blocks(page):
+        run(page, block, namespace)
+
+
+@pytest.mark.parametrize(
+    ("code", "raises"),
+    [("1 / 0", ZeroDivisionError), ("assert y == 1", NameError), ("assert x == 2", AssertionError)],
+)
+def test_a_block_that_fails_is_found(code: str, raises: type[Exception], tmp_path: Path) -> None:
+    page = DOCS / "index.md"
+    with pytest.raises(raises):
+        run(page, Block("python", 0, code), {"x": 1})
+
+
+def test_a_doctest_that_fails_is_found() -> None:
+    page, namespace = DOCS / "index.md", {"x": 1}
+    run(page, Block("pycon", 0, ">>> x\n1\n>>> {}[x]\nTraceback (most recent call last):\nKeyError: ...\n"), namespace)
+    with pytest.raises(AssertionError, match="Expected"):
+        run(page, Block("pycon", 0, ">>> x\n2\n"), namespace)
+
+
+def test_blocks_within_directives_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A\n\n::::{grid} 2\n:::{card} B\n```python\nx = 1\n```\n:::\n::::\n\n```text\ny\n```\n")
+    assert [block.code for block in blocks(page)] == ["x = 1\n"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_pages_show_files_that_are_there(page: Path) -> None:
+    """Links to other pages are the business of the builder, which makes some of them."""
+    for target in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)|^:img-top: (\S+)", page.read_text(), flags=re.MULTILINE):
+        shown = next(filter(None, target))
+        assert "://" in shown or (page.parent / shown).is_file(), shown
+
+
+@pytest.mark.parametrize("program", PICTURES, ids=lambda program: program.stem)
+def test_pictures_are_drawn_by_their_programs(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import runpy
+
+    monkeypatch.syspath_prepend(str(DOCS / "pictures"))
+    canvas = pytest.importorskip("canvas")
+    drawn: list[str] = []
+    save: Callable[..., None] = canvas.save
+    monkeypatch.setattr(canvas, "FOLDER", tmp_path)
+    monkeypatch.setattr(canvas, "save", lambda axes, name: (save(axes, name), drawn.append(name)))
+    runpy.run_path(str(program))
+    for name in drawn:
+        committed = DOCS / "pictures" / f"{name}.svg"
+        assert 0 < committed.stat().st_size < LARGEST
+        assert 0 < (tmp_path / f"{name}.svg").stat().st_size < LARGEST
+    assert drawn
