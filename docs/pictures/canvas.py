@@ -10,6 +10,7 @@ mpl.use("svg")  # no window is needed
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
 HERE = Path(__file__).resolve().parent
@@ -35,10 +36,16 @@ def canvas(width: float, height: float) -> Axes:
     axes.set_xlim(0, width)
     axes.set_ylim(0, height)
     axes.axis("off")
-    ground = FancyBboxPatch((0.08, 0.08), width - 0.16, height - 0.16, boxstyle="round,pad=0.06,rounding_size=0.14")
-    ground.set(facecolor=GROUND, edgecolor="#d8d4c7", linewidth=0.8)
-    axes.add_patch(ground)
+    lay_ground(figure)
     return axes
+
+
+def lay_ground(figure: Figure) -> None:
+    """The rounded ground of a figure."""
+    width, height = figure.get_size_inches()
+    ground = FancyBboxPatch((0.08, 0.08), width - 0.16, height - 0.16, boxstyle="round,pad=0.06,rounding_size=0.14")
+    ground.set(facecolor=GROUND, edgecolor="#d8d4c7", linewidth=0.8, transform=figure.dpi_scale_trans, zorder=-1)
+    figure.add_artist(ground)
 
 
 def box(
