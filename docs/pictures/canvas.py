@@ -1,41 +1,25 @@
-"""What the drawings share: a light rounded ground of its own, so that a picture reads on light and on dark pages."""
+"""What drawings of nets are made of, on the ground that all pictures have: boxes, knots, arrows; y goes upwards."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import matplotlib as mpl
-
-mpl.use("svg")  # no window is needed
-
-from matplotlib import pyplot as plt
+import ground
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
-HERE = Path(__file__).resolve().parent
-GROUND, INK, PALE = "#fcfbf7", "#22303c", "#5f6e7a"
-BLUE, ORANGE, GREEN, RED = "#cfe3f6", "#fbdcb4", "#d3ecd0", "#f6cfcf"
+HERE, INK, PALE, pyplot = ground.HERE, ground.INK, ground.MUTED, ground.pyplot
+BLUE, ORANGE, GREEN = "#cfe3f6", "#fbdcb4", "#d3ecd0"
 STRONG_BLUE, STRONG_ORANGE, STRONG_GREEN, STRONG_RED = "#2f74b5", "#c9761a", "#3c8a40", "#b53c3c"
 
-mpl.rcParams.update({
-    "svg.hashsalt": "fastrnn",  # the same drawing gives the same file
-    "svg.fonttype": "path",  # and looks the same whatever fonts a reader has
-    "font.family": "DejaVu Sans",
-    "mathtext.fontset": "dejavusans",
-    "text.color": INK,
-})  # fmt: skip
+# Formulas are made of parts that have to stay where they are, whatever fonts a reader has.
+pyplot.rcParams.update({"svg.fonttype": "path", "mathtext.fontset": "dejavusans"})
 
 
 def canvas(width: float, height: float) -> Axes:
-    """Axes of width x height inches, one unit an inch, on a rounded ground; y goes upwards."""
-    figure = plt.figure(figsize=(width, height))
-    axes = figure.add_axes((0, 0, 1, 1))
+    """Axes of width x height inches, one unit an inch."""
+    axes = pyplot.figure(figsize=(width, height)).add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
     axes.set_ylim(0, height)
     axes.axis("off")
-    ground = FancyBboxPatch((0.08, 0.08), width - 0.16, height - 0.16, boxstyle="round,pad=0.06,rounding_size=0.14")
-    ground.set(facecolor=GROUND, edgecolor="#d8d4c7", linewidth=0.8)
-    axes.add_patch(ground)
     return axes
 
 
@@ -75,5 +59,4 @@ def line(axes: Axes, *points: tuple[float, float], color: str = INK) -> None:
 
 def save(axes: Axes, name: str) -> None:
     """Writes `name`.svg beside the programs."""
-    axes.figure.savefig(HERE / f"{name}.svg", transparent=True, metadata={"Date": None, "Creator": None})
-    plt.close(axes.figure)
+    ground.save(axes.figure, f"{name}.svg")
