@@ -1,4 +1,4 @@
-"""The pages of the documentation and README: their Python blocks run as written, and their relative links lead somewhere.
+"""The pages of the documentation and README: their Python blocks run as written, and their pictures are there.
 
 The blocks of a page run in order in one namespace, in an empty directory: `python` ones by themselves, `pycon` ones as
 doctests, whose errors may end in three dots.
@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import doctest
 import re
-from collections.abc import Callable, Iterator
+import runpy
+import shutil
+import sys
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib as mpl
 import pytest
 import torch
 from markdown_it import MarkdownIt
@@ -27,7 +31,8 @@ ELSEWHERE = ("cells.md", "design.md", "equations.md", "history.md", "inside.md")
 NEEDS = {"onnx-and-keras.md": ("onnx", "onnxscript", "onnxruntime", "keras")}
 """Packages without which the blocks of a page are skipped."""
 PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)]
-PICTURES = sorted((DOCS / "pictures").glob("draw_*.py"))
+PICTURES = DOCS / "pictures"
+DRAWING = sorted(PICTURES.glob("draw_*.py"))
 LARGEST = 100_000
 """bytes of a picture"""
 
@@ -129,19 +134,23 @@ def test_pages_show_files_that_are_there(page: Path) -> None:
         assert "://" in shown or (page.parent / shown).is_file(), shown
 
 
-@pytest.mark.parametrize("program", PICTURES, ids=lambda program: program.stem)
+@pytest.mark.parametrize("program", DRAWING, ids=lambda program: program.stem)
 def test_pictures_are_drawn_by_their_programs(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import runpy
-
-    monkeypatch.syspath_prepend(str(DOCS / "pictures"))
-    canvas = pytest.importorskip("canvas")
-    drawn: list[str] = []
-    save: Callable[..., None] = canvas.save
-    monkeypatch.setattr(canvas, "FOLDER", tmp_path)
-    monkeypatch.setattr(canvas, "save", lambda axes, name: (save(axes, name), drawn.append(name)))
-    runpy.run_path(str(program))
-    for name in drawn:
-        committed = DOCS / "pictures" / f"{name}.svg"
-        assert 0 < committed.stat().st_size < LARGEST
-        assert 0 < (tmp_path / f"{name}.svg").stat().st_size < LARGEST
+    """In a copy of the folder, to which they write."""
+    folder = tmp_path / "docs" / "pictures"
+    shutil.copytree(PICTURES, folder, ignore=shutil.ignore_patterns("*.svg", "*.png", "__pycache__", "gallery"))
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(str(folder))
+    loaded = set(sys.modules)
+    try:
+        with mpl.rc_context():
+            runpy.run_path(str(folder / program.name), run_name="__main__")
+    finally:
+        for helper in folder.glob("*.py"):
+            if helper.stem not in loaded:
+                sys.modules.pop(helper.stem, None)
+    drawn = [path for path in folder.iterdir() if path.suffix in (".svg", ".png")]
     assert drawn
+    for path in drawn:
+        assert 0 < path.stat().st_size < LARGEST
+        assert 0 < (PICTURES / path.name).stat().st_size < LARGEST
