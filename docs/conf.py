@@ -41,6 +41,7 @@ myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist
 myst_heading_anchors = 4
 
 autodoc_default_options = {"member-order": "bysource"}
+autodoc_mock_imports = ["opacus"]  # large, and asked for nothing but its decorators
 autodoc_typehints = "none"  # docstrings tell what each argument is, in words and shapes
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
