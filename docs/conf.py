@@ -23,13 +23,14 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "docstrings",
     "mathml",
     "programs",
     "repository_links",
 ]
 exclude_patterns = ["_build"]
+highlight_language = "text"  # of blocks that name none: equations
 default_role = "py:obj"  # `fastrnn.LSTM` in a docstring is a link, what names nothing is code
-python_maximum_signature_line_length = 90
 
 html_theme = "furo"
 html_title = "fastrnn"
