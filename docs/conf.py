@@ -23,13 +23,14 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "docstrings",
     "mathml",
     "programs",
     "repository_links",
 ]
 exclude_patterns = ["_build"]
+highlight_language = "text"  # of blocks that name none: equations
 default_role = "py:obj"  # `fastrnn.LSTM` in a docstring is a link, what names nothing is code
-python_maximum_signature_line_length = 90
 
 html_theme = "furo"
 html_title = "fastrnn"
@@ -41,6 +42,7 @@ myst_enable_extensions = ["attrs_block", "attrs_inline", "colon_fence", "deflist
 myst_heading_anchors = 4
 
 autodoc_default_options = {"member-order": "bysource"}
+autodoc_mock_imports = ["opacus"]  # large, and asked for nothing but its decorators
 autodoc_typehints = "none"  # docstrings tell what each argument is, in words and shapes
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -64,7 +64,7 @@ def accelerate(model: Model, report: Report | None = None) -> Model:
     """Makes every torch.nn.RNN, GRU, LSTM, RNNCell, GRUCell and LSTMCell in `model` fastrnn's, in place.
 
     The layers stay the same objects with the same Parameters, so that optimizers, hooks, parametrizations, pruning,
-    tied weights, buffers, attributes and `state_dict`s are what they were. Results are torch's, but for two
+    tied weights, buffers, attributes and what `state_dict` gives are what they were. Results are torch's, but for two
     differences: under autocast GRUs and cells compute in the autocast dtype on the CPU too, and an output must not be
     changed in place before backward, which autograd reports.
 

@@ -3,18 +3,21 @@
 Weights travel as NumPy arrays, so that Keras may run on any of its backends. Keras itself is imported only to build its
 layers. What is the same on both sides:
 
-| Keras | fastrnn, `output, hn = module(x)` or `output, (hn, cn) = module(x)` |
-|---|---|
-| `SimpleRNN`, activation tanh or relu | `RNN` |
-| `GRU(reset_after=True)`, the default | `GRU` |
-| `LSTM` | `LSTM` |
-| `Bidirectional(layer)`, merged by concatenation, the default | `bidirectional=True` |
-| a sequence of layers of one size | `num_layers` |
-| `return_sequences=True` | `output` |
-| `return_sequences=False` | `hn[-1]`, of `Bidirectional` `torch.cat((hn[-2], hn[-1]), -1)` |
-| `return_state=True` | `hn` and `cn`, a direction after the other |
-| `initial_state=[h, c]` | `hx=(h[None], c[None])` |
-| a mask that ends each sequence | `lengths=`; output is zero at masked steps, where Keras may repeat the one before |
+====================================  ==========================================================================
+Keras                                 fastrnn, `output, hn = module(x)`
+====================================  ==========================================================================
+`SimpleRNN`, activation tanh or relu  `RNN`
+`GRU(reset_after=True)`, the default  `GRU`
+`LSTM`                                `LSTM`, `output, (hn, cn) = module(x)`
+`Bidirectional(layer)`                `bidirectional=True`; merged by concatenation, the default
+a sequence of layers of one size      `num_layers`
+`return_sequences=True`               `output`
+`return_sequences=False`              `hn[-1]`, of `Bidirectional` `torch.cat((hn[-2], hn[-1]), -1)`
+`return_state=True`                   `hn` and `cn`, a direction after the other
+`initial_state=[h, c]`                `hx=(h[None], c[None])`
+a mask that ends each sequence        `lengths=`; output is zero at masked steps, where Keras may repeat the one
+                                      before
+====================================  ==========================================================================
 
 What acts in training only is not carried over: initializers, regularizers, constraints, and dropout, of which a warning
 tells. `recurrent_dropout` has the same place on both sides, but where modules draw one mask for all gates, as Keras'

@@ -57,7 +57,9 @@ class RNN(Layers):
         num_heads, recurrent_dropout, backend, recompute: see `LSTM`.
 
     Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)` it returns `output, hn`, and h as
-    a third with `return_states`; everything else is as in `LSTM`.
+    a third with `return_states`: input (T, B, I), hx and hn (layers·directions, B, H), output (T, B, directions·H), h
+    (layers·directions, T, B, H). Everything else is as in `LSTM`, its parameters, too: `weight_ih_l{k}` (H, I) and
+    `weight_hh_l{k}` (H, H).
 
     Source: Elman, "Finding structure in time" (1990); the documentation of torch.nn.RNN.
 
@@ -141,16 +143,24 @@ class RNN(Layers):
 class GRU(Layers):
     """A stack of gated recurrent units, as `torch.nn.GRU`: the reset gate is applied after the product.
 
+    A step computes, for each unit, with x.r for the gate r's share of W_ih x + b_ih and u.r for that of W_hh h + b_hh::
+
+        r, z = sigmoid(x.r + u.r), sigmoid(x.z + u.z)
+        n = tanh(x.n + r u.n)
+        h' = (1 - z) n + z h
+
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype:
             as `torch.nn.GRU`, in the same order.
         num_heads, recurrent_dropout, backend, recompute: see `LSTM`.
 
     Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)` it returns `output, hn`, and h as
-    a third with `return_states`; everything else is as in `LSTM`.
+    a third with `return_states`: input (T, B, I), hx and hn (layers·directions, B, H), output (T, B, directions·H), h
+    (layers·directions, T, B, H). Everything else is as in `LSTM`, its parameters, too: three gates in the order r, z, n
+    make `weight_ih_l{k}` (3H, I) and `weight_hh_l{k}` (3H, H).
 
     Source: Cho et al., "Learning phrase representations using RNN encoder-decoder" (2014), in the variant of cuDNN;
-    the documentation of torch.nn.GRU. `docs/equations.md` has the equations and their derivatives.
+    the documentation of torch.nn.GRU. `docs/equations.md` has what surrounds the step, and the derivatives.
 
     Example::
 
@@ -214,6 +224,13 @@ class GRU(Layers):
 class LSTM(Layers):
     """A stack of long short-term memories, as `torch.nn.LSTM`, with projections if `proj_size` is given.
 
+    A step computes, for each unit, with x.i for the gate i's share of W_ih x + b_ih and u.i for that of W_hh h + b_hh::
+
+        i, f, o = sigmoid(x.i + u.i), sigmoid(x.f + u.f), sigmoid(x.o + u.o)
+        g = tanh(x.g + u.g)
+        c' = f c + i g
+        h' = o tanh(c'), with projections W_hr (o tanh(c'))
+
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype:
             as `torch.nn.LSTM`, in the same order.
@@ -231,7 +248,9 @@ class LSTM(Layers):
         recompute: whether backward computes the gates again, from the input and the states, instead of keeping them
             from the forward pass: less memory for one more product of the forward's size.
 
-    Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)`:
+    Called with `(input, hx=None, *, lengths=None, resets=None, return_states=False)`.
+
+    Inputs:
         input: (T, B, I), (B, T, I) with `batch_first`, (T, I) unbatched, or a PackedSequence.
         hx: (h0, c0), (layers·directions, B, P or H) and (layers·directions, B, H), or without B; zeros if None.
         lengths: (B,) integers in [0, T], in any order; () or an int unbatched. A tensor on the input's device or on the
@@ -243,7 +262,7 @@ class LSTM(Layers):
             reverse, it is zero between steps t and t - 1.
         return_states: whether the states of every step, layer and direction are returned, with gradients.
 
-    Returns `output, (hn, cn)`: the output as the input was laid out, (T, B, directions·P or directions·H), and the
+    It returns `output, (hn, cn)`: the output as the input was laid out, (T, B, directions·P or directions·H), and the
     states after each sequence's last step. T = 0 gives empty output and hx back, where torch raises. Under autocast
     everything is computed from, and returned in, the autocast dtype; states and sums are kept in float32.
 
@@ -265,7 +284,7 @@ class LSTM(Layers):
     Sak et al., "Long short-term memory recurrent neural network architectures" (2014) for projections; Beck et al.,
     "xLSTM: extended long short-term memory" (2024) for heads; Gal and Ghahramani, "A theoretically grounded application
     of dropout in recurrent neural networks" (2016) for recurrent dropout; the documentation of torch.nn.LSTM.
-    `docs/equations.md` has the equations and their derivatives.
+    `docs/equations.md` has what surrounds the step, and the derivatives.
 
     Example::
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -72,7 +71,9 @@ def _give_thumbnails(app: Sphinx) -> None:
         shutil.copy(picture, images / f"sphx_glr_{picture.stem}_001.png")
 
 
-_BLOCK = re.compile(r"^\.\. GENERATED FROM PYTHON SOURCE LINES", re.MULTILINE)
+_CODE = re.compile(r"^\.\. GENERATED FROM PYTHON SOURCE LINES", re.MULTILINE)
+_WITHOUT_CONTENTS = ":hide-toc:\n\n"
+"""of the page beside it: code is wide"""
 _END = re.compile(r"^\.\. _sphx_glr_download_", re.MULTILINE)
 
 
@@ -85,12 +86,11 @@ def _add_results(app: Sphinx, docname: str, source: list[str]) -> None:
     if result is None:
         return
     text = source[0]
-    blocks, end = [found.start() for found in _BLOCK.finditer(text)], _END.search(text)
-    assert blocks, docname
+    code, end = _CODE.search(text), _END.search(text)
+    assert code is not None, docname
     assert end is not None, docname
-    after_title = blocks[1] if len(blocks) > 1 else end.start()
-    title, code, downloads = text[:after_title], text[after_title : end.start()], text[end.start() :]
-    source[0] = title + _picture(name, result) + code + _printed(result) + downloads
+    about, blocks, downloads = text[: code.start()], text[code.start() : end.start()], text[end.start() :]
+    source[0] = _WITHOUT_CONTENTS + about + _picture(name, result) + blocks + _printed(result) + downloads
 
 
 def _picture(name: str, result: dict[str, Any]) -> str:
@@ -100,7 +100,7 @@ def _picture(name: str, result: dict[str, Any]) -> str:
 
 def _printed(result: dict[str, Any]) -> str:
     lines = "".join(f"   {line}\n" for line in result["printed"])
-    took = f"{result['seconds']:.0f} s, {result['cpu_seconds']:.0f} s of the processors'"
+    took = f"{result['seconds']:.0f} s by the clock and {result['cpu_seconds']:.0f} s of processor time"
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     said = f"It took {took}: {result['processor']}, {versions}."
     return f"**What it printed**\n\n.. code-block:: text\n\n{lines}\n{said}\n\n"
@@ -134,24 +134,15 @@ class GalleryTable(SphinxDirective):
     def _cells(self, row: dict[str, Any], result: dict[str, Any] | None) -> list[nodes.Element]:
         name = row["program"]
         title = title_of(EXAMPLES / f"{name}.py")
-        link = nodes.paragraph("", row["topic"] + ": ", self._link(name, nodes.inline("", title)))
+        link = nodes.paragraph("", "", nodes.Text(f"{row['topic']}: "), self._link(name, nodes.Text(title)))
         if result is None:
             return [nodes.paragraph(), link, nodes.paragraph(), nodes.paragraph()]
-        image = nodes.image(uri=f"/{PICTURES}/{name}.png", alt=title)
-        shown = nodes.paragraph("", "", self._link(name, image))
+        shown = nodes.paragraph("", "", self._link(name, nodes.image(uri=f"/{PICTURES}/{name}.png", alt=title)))
         return [shown, link, nodes.paragraph("", result["line"]), nodes.paragraph("", f"{result['seconds']:.0f} s")]
 
-    def _link(self, name: str, content: nodes.Node) -> pending_xref:
-        return pending_xref(
-            "",
-            content,
-            refdomain="std",
-            reftype="doc",
-            reftarget=f"/{PAGES}/{name}",
-            refdoc=self.env.docname,
-            refexplicit=True,
-            refwarn=True,
-        )
+    def _link(self, name: str, content: nodes.Node) -> nodes.reference:
+        page = self.env.app.builder.get_relative_uri(self.env.docname, f"{PAGES}/{name}")
+        return nodes.reference("", "", content, internal=True, refuri=page)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def cell(function: Callable[..., Any] | None = None, *, gates: Sequence[str] | N
     The function tells what one step computes of one unit of one sequence: `x.i` is the gate i's share of the input's
     product, `u.i` that of the state's, both with their bias; then come the states before the step, the output first. It
     returns the states after the step. Keyword arguments are parameters, one value for each unit, or, annotated with
-    `fastrnn.cells.Step`, inputs of each step. It is made of +, -, *, /, numbers, and the functions of `fastrnn.cells`.
+    `fastrnn.cells.Step`, inputs of each step. It is made of `+`, `-`, `*`, `/`, numbers, and the functions of
+    `fastrnn.cells`.
 
     Args:
         function: of x, u if the state is multiplied by weights at all, and the states.

@@ -31,7 +31,7 @@ class Difference(NamedTuple):
     late: float
     """the same over the last tenth of the steps, where differences have added up"""
     largest: float
-    """of all |y - y₃₂|"""
+    """of all `|y - y₃₂|`"""
     steps: int
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from fastrnn.cells.symbol import Shares, Symbol, mix, relu, sigmoid, tanh
 def mgu(x: Shares, u: Shares, h: Symbol) -> Symbol:
     """The minimal gated unit: Zhou et al. (2016), with the gate after the product.
 
-    "Minimal gated unit for recurrent neural networks", arXiv 1603.09420. One gate f forgets and updates:
+    "Minimal gated unit for recurrent neural networks", arXiv 1603.09420. One gate f forgets and updates::
 
         f = sigmoid(x.f + u.f)
         n = tanh(x.n + f u.n)
@@ -37,7 +37,7 @@ def mgu(x: Shares, u: Shares, h: Symbol) -> Symbol:
 def ligru(x: Shares, u: Shares, h: Symbol) -> Symbol:
     """The light GRU: Ravanelli et al. (2018).
 
-    "Light gated recurrent units for speech recognition", arXiv 1803.10225. No reset gate, and relu for tanh:
+    "Light gated recurrent units for speech recognition", arXiv 1803.10225. No reset gate, and relu for tanh::
 
         z = sigmoid(x.z + u.z)
         n = relu(x.n + u.n)
@@ -66,7 +66,7 @@ def star(x: Shares, u: Shares, h: Symbol) -> Symbol:
     """The stackable recurrent cell: Turkoglu et al. (2021).
 
     "Gating revisited: deep multi-layer RNNs that can be trained", arXiv 1911.11033. Made for many layers: gradients
-    neither vanish nor explode from layer to layer.
+    neither vanish nor explode from layer to layer::
 
         k = sigmoid(x.k + u.k)
         z = tanh(x.z)

@@ -24,7 +24,7 @@ def peephole_lstm(
     """An LSTM whose gates see the memory: Gers and Schmidhuber (2000).
 
     "Recurrent nets that time and count", in the form that Greff et al. (arXiv 1503.04069) call vanilla. The output gate
-    sees the memory after the step:
+    sees the memory after the step::
 
         i = sigmoid(x.i + u.i + p_i c)
         f = sigmoid(x.f + u.f + p_f c)
@@ -55,7 +55,7 @@ def peephole_lstm(
 def cifg(x: Shares, u: Shares, h: Symbol, c: Symbol) -> tuple[Symbol, Symbol]:
     """An LSTM with one gate for input and forgetting: Greff et al. (2017).
 
-    "LSTM: a search space odyssey", arXiv 1503.04069: coupled input and forget gate, here without the peepholes.
+    "LSTM: a search space odyssey", arXiv 1503.04069: coupled input and forget gate, here without the peepholes::
 
         f = sigmoid(x.f + u.f)
         g = tanh(x.g + u.g)
@@ -63,7 +63,7 @@ def cifg(x: Shares, u: Shares, h: Symbol, c: Symbol) -> tuple[Symbol, Symbol]:
         c' = f c + (1 - f) g
         h' = o tanh(c')
 
-    Gates of x and u: f, g, o; three quarters of torch.nn.LSTM's weights. From zeros |c| stays below 1.
+    Gates of x and u: f, g, o; three quarters of torch.nn.LSTM's weights. From zeros `|c|` stays below 1.
     States: h, c.
 
     Example:
@@ -89,7 +89,7 @@ def slstm(x: Shares, u: Shares, h: Symbol, c: Symbol, n: Symbol, m: Symbol) -> t
     """xLSTM's scalar memory, stabilised: Beck et al. (2024).
 
     "xLSTM: extended long short-term memory", arXiv 2405.04517, with the forget gate as sigmoid. The input gate is an
-    exponential. What c and n hold is to be multiplied by exp(m):
+    exponential. What c and n hold is to be multiplied by exp(m)::
 
         log_f = log sigmoid(x.f + u.f) + m
         log_i = x.i + u.i

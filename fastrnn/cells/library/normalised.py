@@ -104,7 +104,7 @@ layer_norm_lstm = _lstm(
     "layer_norm_lstm",
     """An LSTM with layer normalisation: Ba et al. (2016).
 
-    "Layer normalization", arXiv 1607.06450. LN is (a - μ) / √(σ² + 1e-5), over all four gates of a product together:
+    "Layer normalization", arXiv 1607.06450. LN is (a - μ) / √(σ² + 1e-5), over all four gates of a product together::
 
         x.i, x.f, x.g, x.o = gain_x LN(x.i, x.f, x.g, x.o)
         u.i, u.f, u.g, u.o = gain_u LN(u.i, u.f, u.g, u.o)
@@ -149,7 +149,7 @@ layer_norm_gru = _gru(
     "layer_norm_gru",
     """A GRU with layer normalisation: Ba et al. (2016), over all three gates of a product.
 
-    "Layer normalization", arXiv 1607.06450, in haste's form. LN is (a - μ) / √(σ² + 1e-5), over all gates of a product:
+    "Layer normalization", arXiv 1607.06450, in haste's form. LN is (a - μ) / √(σ² + 1e-5), of all gates of a product::
 
         x.r, x.z, x.n = gain_x LN(x.r, x.z, x.n)
         u.r, u.z, u.n = gain_u LN(u.r, u.z, u.n)

@@ -10,12 +10,12 @@ from fastrnn.cells.symbol import Shares, Symbol, log_sigmoid, mix, relu, sigmoid
 def indrnn(x: Shares, h: Symbol, *, w: Symbol) -> Symbol:
     """The independently recurrent network: Li et al. (2018).
 
-    "Independently recurrent neural network (IndRNN): building a longer and deeper RNN", arXiv 1803.04831.
+    "Independently recurrent neural network (IndRNN): building a longer and deeper RNN", arXiv 1803.04831::
 
         h' = relu(x.a + w h)
 
     A unit's state after T steps is up to w to the power of T times what it was. So the authors begin with w uniform
-    within 0 and 1, in a last layer of which only the last output is used with w near 1, and keep |w| at or below
+    within 0 and 1, in a last layer of which only the last output is used with w near 1, and keep `|w|` at or below
     2^(1/T) while they train, for long sequences at or below 1: clamp it after each of the optimiser's steps.
 
     Gates of x: a. Of u: none, there are no recurrent weights and no b_hh.
@@ -40,7 +40,7 @@ def mingru(x: Shares, h: Symbol) -> Symbol:
     """The minimal GRU: Feng et al. (2024).
 
     "Were RNNs all we needed?", arXiv 2410.01201, in the plain form: there, training computes in logarithms, which asks
-    for a positive n.
+    for a positive n::
 
         z = sigmoid(x.z)
         n = x.n
@@ -63,7 +63,7 @@ def mingru(x: Shares, h: Symbol) -> Symbol:
 def minlstm(x: Shares, h: Symbol) -> Symbol:
     """The minimal LSTM, its gates normalised: Feng et al. (2024).
 
-    "Were RNNs all we needed?", arXiv 2410.01201, in the plain form, as `mingru`.
+    "Were RNNs all we needed?", arXiv 2410.01201, in the plain form, as `mingru`::
 
         f = sigmoid(x.f)
         i = sigmoid(x.i)

@@ -14,7 +14,7 @@ from fastrnn.cells.symbol import Shares, Symbol, mix, sigmoid, tanh
 def zoneout_lstm(x: Shares, u: Shares, h: Symbol, c: Symbol, *, keep_h: Step, keep_c: Step) -> tuple[Symbol, Symbol]:
     """An LSTM with zoneout: Krueger et al. (2017).
 
-    "Zoneout: regularizing RNNs by randomly preserving hidden activations", arXiv 1606.01305.
+    "Zoneout: regularizing RNNs by randomly preserving hidden activations", arXiv 1606.01305::
 
         i = sigmoid(x.i + u.i)
         f = sigmoid(x.f + u.f)
@@ -49,7 +49,7 @@ def zoneout_gru(x: Shares, u: Shares, h: Symbol, *, keep_h: Step) -> Symbol:
     """A GRU with zoneout: Krueger et al. (2017).
 
     "Zoneout: regularizing RNNs by randomly preserving hidden activations", arXiv 1606.01305. The GRU is torch.nn.GRU's,
-    with the reset gate after the product.
+    with the reset gate after the product::
 
         r = sigmoid(x.r + u.r)
         z = sigmoid(x.z + u.z)
