@@ -46,5 +46,5 @@ def saved_tensors(ctx: Any) -> tuple[Any, ...]:
     except RuntimeError as error:
         message = str(error)
         if any(words in message for words in _OF_A_CARRIED_STATE):
-            error.args = (f"{message.rstrip('. ')}. {_CARRIED}.",)
+            error.args = (f"{message} {_CARRIED}",)
         raise
