@@ -1,9 +1,9 @@
 """Every check of what users pass, and its message.
 
-Where torch.nn raises, these raise the same type with the same message; fastrnn's own arguments follow the pattern
-"operator: argument must be what, got what". Shapes and dtypes are checked before anything is computed, in eager mode
-and while tracing alike; the range of `lengths`, which is data, is checked inside the operators. Whether there is memory
-behind a tensor is looked at in eager mode only, where there is any.
+Where torch.nn raises, these raise the same type with the same message, to which `hints` may add; fastrnn's own
+arguments follow the pattern "operator: argument must be what, got what". Shapes and dtypes are checked before anything
+is computed, in eager mode and while tracing alike; the range of `lengths`, which is data, is checked inside the
+operators. Whether there is memory behind a tensor is looked at in eager mode only, where there is any.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastrnn import hints
 from fastrnn.cells import Cell
 from fastrnn.cells.weights import heads, parted
 
@@ -105,7 +106,8 @@ def layer_input(label: str, input: Tensor) -> None:
     """input (T, B, I), (B, T, I) or (T, I) of the module called `label`."""
     if input.dim() not in (2, 3):
         noun = " tensor" if label == "RNN" else ""
-        raise ValueError(f"{label}: Expected input to be 2D or 3D, got {input.dim()}D{noun} instead")
+        hint = hints.integer_input(input.dtype, ids=True) if input.dim() < 2 else ""
+        raise ValueError(f"{label}: Expected input to be 2D or 3D, got {input.dim()}D{noun} instead{hint}")
 
 
 def packed(operator: str, sequence: PackedSequence) -> None:
@@ -120,7 +122,8 @@ def packed(operator: str, sequence: PackedSequence) -> None:
         if not isinstance(value, Tensor) and not (value is None and field.endswith("indices")):
             raise TypeError(f"{operator}: {field} of a PackedSequence must be a tensor, got {type(value).__name__}")
     if data.dim() != 2:
-        raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
+        hint = hints.integer_input(data.dtype, ids=True) if data.dim() < 2 else ""
+        raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}{hint}")
     if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64 or batch_sizes.device.type != "cpu":
         got = f"{batch_sizes.dim()}D {batch_sizes.device.type} {_name(batch_sizes.dtype)}"
         raise RuntimeError(f"{operator}: batch_sizes of a PackedSequence must be a 1D cpu int64 tensor, got {got}")
@@ -197,12 +200,13 @@ def count_of_states(label: str, hx: object, names: tuple[str, ...]) -> None:
 
 def dtype_and_size(input: Tensor, weight_ih: Tensor) -> None:
     """The input's dtype (unless autocast converts it) and its last size against weight_ih (Gx·H, I)."""
+    expected = weight_ih.shape[1]
     if input.dtype != weight_ih.dtype and autocast_dtype(input) is None:
+        hint = hints.integer_input(input.dtype, weight_ih.dtype, ids=input.shape[-1] != expected)
         raise ValueError(
             f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
-            f"Convert input: input.to({weight_ih.dtype}), or convert model: model.to({input.dtype})"
+            f"Convert input: input.to({weight_ih.dtype}), or convert model: model.to({input.dtype}){hint}"
         )
-    expected = weight_ih.shape[1]
     if input.shape[-1] != expected:
         raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {expected}, got {input.shape[-1]}")
 
@@ -245,11 +249,12 @@ def same_device_and_dtype(
     for what, tensors in (("parameter", weights), ("hidden", hx)):
         for tensor in tensors:
             if tensor.dtype != dtype and not (converted and autocast_dtype(tensor) is not None):
+                hint = hints.integer_input(dtype, tensor.dtype)
                 raise RuntimeError(
-                    f"input and {what} tensors must have the same dtype, but got {dtype} and {tensor.dtype}"
+                    f"input and {what} tensors must have the same dtype, but got {dtype} and {tensor.dtype}{hint}"
                 )
     if dtype not in _FLOATING:
-        raise TypeError(f"input must be floating point and real, got {dtype}")
+        raise TypeError(f"input must be floating point and real, got {dtype}{hints.integer_input(dtype)}")
 
 
 def weight_counts(operator: str, weights: Sequence[Sequence[Tensor]], directions: int, projection: bool) -> None:
@@ -372,7 +377,8 @@ def out_of_range(operator: str, steps: int, length: int, index: int) -> ValueErr
 def cell_input(label: str, input: Tensor, hx: Sequence[Tensor] | None) -> None:
     """input (B, I) or (I,) and states (B, H) or (H,) of the cell module called `label`."""
     if input.dim() not in (1, 2):
-        raise ValueError(f"{label}: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        hint = hints.integer_input(input.dtype, ids=True) if input.dim() < 1 else ""
+        raise ValueError(f"{label}: Expected input to be 1D or 2D, got {input.dim()}D instead{hint}")
     for index, state in enumerate(hx or ()):
         if state.dim() not in (1, 2):
             name = "hidden" if len(hx or ()) == 1 else f"hx[{index}]"
@@ -382,7 +388,8 @@ def cell_input(label: str, input: Tensor, hx: Sequence[Tensor] | None) -> None:
 def cell_sizes(input: Tensor, hx: Sequence[Tensor], input_size: int, hidden_size: int) -> None:
     """Sizes of batched input (B, I) and states (B, H)."""
     if input.shape[1] != input_size:
-        raise RuntimeError(f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}")
+        hint = hints.integer_input(input.dtype, ids=True)
+        raise RuntimeError(f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}{hint}")
     for index, state in enumerate(hx):
         if state.dim() != 2:
             raise RuntimeError(f"Expected 2D hidden{index} (batch x hidden_size), but got {state.dim()}D tensor")

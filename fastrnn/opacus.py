@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.rnn import PackedSequence
 
+from fastrnn import hints
 from fastrnn.binding.bind import results
 from fastrnn.binding.configuration import Configuration
 from fastrnn.module import opacus_objection
@@ -154,7 +155,7 @@ class _Recurrence(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         call: _Call = ctx.call
-        x, lengths, resets, *tensors = ctx.saved_tensors
+        x, lengths, resets, *tensors = hints.saved_tensors(ctx)
         if not x.shape[1]:
             weights = [weight.new_zeros(0, *weight.shape) for weight in tensors[call.states :]]
             return None, torch.zeros_like(x), None, None, *map(torch.zeros_like, tensors[: call.states]), *weights

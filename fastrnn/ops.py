@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrnn import checks, flops, operator_checks
+from fastrnn import checks, flops, hints, operator_checks
 from fastrnn.backends import module, operator_backend, reference
 from fastrnn.backends.layer import (
     ARGUMENTS,
@@ -207,7 +207,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        outline, (states, finals, _), tensors = ctx.outline, ctx.counts, ctx.saved_tensors
+        outline, (states, finals, _), tensors = ctx.outline, ctx.counts, hints.saved_tensors(ctx)
         layer, first = outline.layer(tensors), len(outline.rows)
         asked = ctx.needs_input_grad[-first:]
         kept = Residuals([*tensors[first : first + states]], [*tensors[first + states :]])

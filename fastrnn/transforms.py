@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch._C._functorch import TransformType
 
-from fastrnn import batching, checks, ops
+from fastrnn import batching, checks, hints, ops
 from fastrnn.backends import products, reference
 from fastrnn.backends.layer import (
     INPUT,
@@ -194,7 +194,7 @@ class _Forward(torch.autograd.Function):
         options, asked = ctx.options, ctx.needs_input_grad[1:]
         needs = (options.outline.needs(kind, asked) for kind in (INPUT, WEIGHTS))
         arriving = grads[: sum(options.counts[:2])]
-        return (None, *_gradients(_BackwardOptions(options, *needs), arriving, ctx.saved_tensors))
+        return (None, *_gradients(_BackwardOptions(options, *needs), arriving, hints.saved_tensors(ctx)))
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], options: _ForwardOptions, *tensors: Tensor) -> Any:
@@ -297,7 +297,7 @@ class _Backward(torch.autograd.Function):
         """Through the reference: as a function of what arrives and of the layer alone, from which all else follows."""
         options = ctx.options
         states, finals, kept_states, kept_gates = options.counts
-        tensors, arriving = ctx.saved_tensors, states + finals
+        tensors, arriving = hints.saved_tensors(ctx), states + finals
         places = [place for place, tensor in enumerate(tensors) if tensor is not None and tensor.is_floating_point()]
 
         def function(*floating: Tensor) -> tuple[Tensor, ...]:

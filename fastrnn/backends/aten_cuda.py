@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import _VF, Tensor
 
-from fastrnn import checks
+from fastrnn import checks, hints
 from fastrnn.backends import reference
 from fastrnn.backends.stack import Stack
 
@@ -112,7 +112,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def _gradients(ctx: Any, grads: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-        tensors = ctx.saved_tensors
+        tensors = hints.saved_tensors(ctx)
         create_graph = torch.is_grad_enabled()
         if create_graph:
             # Under names of their own: where one argument was computed from another, only its direct share is wanted.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastrnn import checks, ops
+from fastrnn import checks, hints, ops
 from fastrnn.backends import outside, products
 from fastrnn.backends.layer import Gradients, Layer, grouped
 from fastrnn.backends.numba import step, unpacked
@@ -223,7 +223,7 @@ class _Step(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        x, *kept = ctx.saved_tensors
+        x, *kept = hints.saved_tensors(ctx)
         plan = ctx.loop.plan
         if all(grad is None for grad in grads):
             return (None,) * len(ctx.needs_input_grad)

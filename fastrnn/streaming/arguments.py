@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastrnn import hints
 from fastrnn.checks import not_allocated
 
 
@@ -47,7 +48,9 @@ def tensor(name: str, value: Any, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def _wrong_dtype(name: str, wanted: torch.dtype, got: str) -> ValueError:
-    return ValueError(f"stream: {name} must be {str(wanted).removeprefix('torch.')}, got {got}")
+    integers = getattr(torch, got, None) if name == "x" else None  # NumPy's names are torch's
+    hint = hints.integer_input(integers, wanted) if isinstance(integers, torch.dtype) else ""
+    return ValueError(f"stream: {name} must be {str(wanted).removeprefix('torch.')}, got {got}{hint}")
 
 
 def rows_and_steps(x: Tensor, features: int, batch_first: bool) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Every mistake in a call raises what torch.nn raises for it, the same type with the same message.
 
 Where torch has no message of its own, because the mistake surfaces by accident somewhere below or not at all, fastrnn's
-message is given instead, with the reason. `test_own_arguments.py` has the mistakes in what torch does not take.
+message is given instead, with the reason. `test_own_arguments.py` has the mistakes in what torch does not take,
+`test_hints.py` those of which fastrnn says more than torch.
 """
 
 from __future__ import annotations
@@ -56,8 +57,6 @@ LAYER_MISTAKES: dict[str, Mistake] = {
     "input size": lambda module, x, hx: module(x[..., :2]),
     "unbatched input size": lambda module, x, hx: module(x[:, 0, :2]),
     "float32 input": lambda module, x, hx: module(x.float()),
-    "integer input": lambda module, x, hx: module(x.long()),
-    "bool input": lambda module, x, hx: module(x > 0),
     "complex input": lambda module, x, hx: module(x.to(torch.complex128)),
     "input on meta": lambda module, x, hx: module(x.to("meta")),
     "input and hx on meta": lambda module, x, hx: module(x.to("meta"), each(hx, lambda h: h.to("meta"))),
@@ -76,7 +75,6 @@ LAYER_MISTAKES: dict[str, Mistake] = {
 PACKED_MISTAKES: dict[str, Mistake] = {
     "packed input size": lambda module, x, hx: module(packed(x[..., :2])),
     "packed float32": lambda module, x, hx: module(packed(x.float())),
-    "packed integers": lambda module, x, hx: module(packed(x.long())),
     "packed 1-D rows": lambda module, x, hx: module(packed(x[..., 0])),
     "packed 3-D rows": lambda module, x, hx: module(packed(x[..., None])),
     "packed, 2-D hx": lambda module, x, hx: module(sorted_packed(x), each(hx, lambda h: h[0])),
@@ -217,7 +215,6 @@ CELLS_CLEARER: list[Clearer] = [
 PACKED_LSTM_MESSAGES = {
     "packed input size": (RuntimeError, r"input.size(-1) must be equal to input_size. Expected 4, got 2"),
     "packed float32": (ValueError, "RNN input dtype (torch.float32) does not match weight dtype (torch.float64)"),
-    "packed integers": (ValueError, "RNN input dtype (torch.int64) does not match weight dtype (torch.float64)"),
     "packed 1-D rows": (RuntimeError, "input must have 2 dimensions, got 1"),
     "packed 3-D rows": (RuntimeError, "input must have 2 dimensions, got 3"),
     "packed, 2-D hx": (RuntimeError, "Expected hidden[0] size (1, 3, 6), got [3, 6]"),

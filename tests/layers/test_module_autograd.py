@@ -14,9 +14,9 @@ from tests.torch_parity import (
     INPUT,
     TIME,
     assert_close,
-    assert_same_error,
     backends,
     cells,
+    error_of,
     gradients,
     initial_state,
     layers,
@@ -221,7 +221,9 @@ def test_second_backward_over_a_freed_graph_raises_as_torch(backend: str, kind: 
     losses = [module(x, hx)[0].sum() for module in (ours, theirs)]
     for loss in losses:
         loss.backward()
-    assert_same_error(losses[0].backward, losses[1].backward)
+    expected, got = error_of(losses[1].backward), error_of(losses[0].backward)
+    assert type(got) is type(expected)
+    assert str(got).startswith(str(expected))  # fastrnn's nodes add to it, see test_hints.py
 
 
 @operator_backends
