@@ -1,4 +1,4 @@
-"""The pages of the documentation and README: their Python blocks run as written, and their relative links lead somewhere.
+"""The pages of the documentation and README: their Python blocks run as written, and what they show is there.
 
 The blocks of a page run in order in one namespace, in an empty directory: `python` ones by themselves, `pycon` ones as
 doctests, whose errors may end in three dots.
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks.checkout import ROOT
 
 DOCS = ROOT / "docs"
-ELSEWHERE = ("cells.md", "design.md", "equations.md", "history.md", "inside.md")
+ELSEWHERE = ("cells.md", "design.md", "equations.md", "history.md")
 """Pages that another test runs, or whose Python stands for code that is elsewhere."""
 NEEDS = {"onnx-and-keras.md": ("onnx", "onnxscript", "onnxruntime", "keras")}
 """Packages without which the blocks of a page are skipped."""
