@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from benchmarks.checkout import ROOT
 
 DOCS = ROOT / "docs"
-ELSEWHERE = ("cells.md", "design.md", "equations.md", "history.md", "inside.md")
+ELSEWHERE = ("cells.md", "design.md", "equations.md", "history.md")
 """Pages that another test runs, or whose Python stands for code that is elsewhere."""
 NEEDS = {"onnx-and-keras.md": ("onnx", "onnxscript", "onnxruntime", "keras")}
 """Packages without which the blocks of a page are skipped."""
