@@ -1,7 +1,7 @@
 """Train a recurrent WGAN-GP: a generator that learns to draw sine waves, and a critic whose slope is kept near one.
 
-    python examples/wgan_gp.py                       train (under a minute on two cores), then show some waves
-    python examples/wgan_gp.py --cell lstm --hidden 48 --steps 600
+    python examples/advanced/wgan_gp.py                       train (under a minute on two cores), then show some waves
+    python examples/advanced/wgan_gp.py --cell lstm --hidden 48 --steps 600
 
 The critic looks for the largest difference between its mean scores of real and of generated waves. Held to a slope of
 one, that difference is the Wasserstein distance between the two, and the generator learns to make it small (Arjovsky et

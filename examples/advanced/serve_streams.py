@@ -1,8 +1,8 @@
 """Many clients of one `fastrnn.stream`: a server that hears whether somebody speaks, and what its clients measure.
 
-    python examples/serve_streams.py                          trains a detector, then 200 clients for 5 seconds
-    python examples/serve_streams.py --misbehave 20           beside clients that vanish, send rubbish or never read
-    python examples/serve_streams.py --clients 400 --seconds 20 --weights int8 --plot serving.png
+    python examples/advanced/serve_streams.py                  trains a detector, then 200 clients for 5 seconds
+    python examples/advanced/serve_streams.py --misbehave 20   beside clients that vanish, send rubbish or never read
+    python examples/advanced/serve_streams.py --clients 400 --seconds 20 --weights int8 --plot serving.png
 
 The server, in speech_server.py, is one process, its clients are others, and they meet at a socket in a temporary
 directory. Each client makes calls of half a second to two seconds, one after the other, and sends a frame every 10 ms;
@@ -312,7 +312,7 @@ def watch(started: list[Connection], reports: Reports, view: View) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> None:
     if args.plot and not importlib.util.find_spec("matplotlib"):
-        raise Mistake("--plot needs matplotlib")
+        raise Mistake('--plot needs matplotlib: pip install ".[plot]"')
     torch.set_num_threads(1)  # the model is small, and processes are several
     begin = time.perf_counter()
     model, right, chance = train(args.hidden, args.training_steps, args.seed)

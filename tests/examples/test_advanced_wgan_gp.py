@@ -1,4 +1,4 @@
-"""examples/wgan_gp.py: what it learns, its penalty against finite differences, and what it prints."""
+"""examples/advanced/wgan_gp.py: what it learns, its penalty against finite differences, and what it prints."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import fastrnn
-from tests.tools.examples import FOLDER, load_script
+from tests.examples.programs import FOLDER, load_script
 
-SCRIPT = FOLDER / "wgan_gp.py"
+SCRIPT = FOLDER / "advanced" / "wgan_gp.py"
 SMALL = ["--hidden", "8", "--length", "6", "--batch", "8"]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import fastrnn
-from tests.tools.examples import FOLDER, load_script
+from tests.examples.programs import FOLDER, load_script
 
 SCRIPT = FOLDER / "accelerate.py"
 SMALL = ["--hidden", "8", "--batch", "3", "--length", "11", "--steps", "4", "--threads", "1"]

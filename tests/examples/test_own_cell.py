@@ -10,7 +10,7 @@ import torch
 
 import fastrnn
 from fastrnn.cells.library import peephole_lstm
-from tests.tools.examples import FOLDER, load_script
+from tests.examples.programs import FOLDER, load_script
 
 own_cell = load_script(FOLDER / "own_cell.py")
 SMALL = ["--hidden", "5", "--batch", "3", "--length", "7", "--steps", "4", "--threads", "1"]

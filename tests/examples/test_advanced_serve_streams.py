@@ -1,4 +1,4 @@
-"""examples/serve_streams.py: its server beside clients that misbehave, what it compares and prints, and Ctrl-C."""
+"""examples/advanced/serve_streams.py: its server, clients that misbehave, what it compares and prints, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 import fastrnn
+from tests.examples.programs import FOLDER, load_script
 from tests.tolerances import assert_accurate
-from tests.tools.examples import FOLDER, load_script
 
-SCRIPT = FOLDER / "serve_streams.py"
+SCRIPT = FOLDER / "advanced" / "serve_streams.py"
 SMALL = ["--clients", "9", "--seconds", "0.6", "--hidden", "8", "--training-steps", "2"]
 
 program = load_script(SCRIPT)
