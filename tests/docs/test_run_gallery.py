@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.checkout import ROOT
-from tests.tools.examples import load_script
+from tests.examples.programs import load_script
 
 run_gallery = load_script(ROOT / "docs" / "run_gallery.py")
 DRAWS = """

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.tools.examples import FOLDER
+from tests.examples.programs import FOLDER
 
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib import pyplot as plt  # noqa: E402
