@@ -116,4 +116,4 @@ assert apart <= 1e-6
 assert norms[16][: T - 16].max() == 0
 assert costs[0][0] < costs[-1][0] / 8
 assert args.steps < STEPS or all(loss > 0.6 if chunk < LAG else loss < 0.2 for chunk, loss in ends.items())
-print(f"By hand and autograd differ by {apart:.0e}; lag {LAG}: loss {ends[16]:.2f} in chunks of 16, {ends[8]:.2f} of 8.")
+print(f"By hand and autograd differ by {apart:.0e}; a lag of {LAG}: loss {ends[16]:.2f} in 16s, {ends[8]:.2f} in 8s.")
