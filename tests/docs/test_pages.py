@@ -21,7 +21,6 @@ import matplotlib as mpl
 import pytest
 import torch
 from markdown_it import MarkdownIt
-from torch import Tensor, nn
 
 from benchmarks.checkout import ROOT
 
@@ -54,20 +53,6 @@ def blocks(page: Path) -> Iterator[Block]:
             yield Block(token.info, token.map[0], token.content)
 
 
-class Tagger(nn.Module):
-    """The model that README and pages call `model` before they say what theirs is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(64, 32, num_layers=2, bidirectional=True, batch_first=True)
-        self.head = nn.Linear(64, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, 64) -> (B, T, 5)"""
-        found: Tensor = self.head(self.lstm(x)[0])
-        return found
-
-
 def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
@@ -88,7 +73,6 @@ def run(page: Path, block: Block, namespace: dict[str, Any]) -> None:
 PROGRAMS = [page for page in PAGES if page.name not in ELSEWHERE and any(blocks(page))]
 
 
-@pytest.mark.filterwarnings("ignore:dropout option adds dropout:UserWarning")
 @pytest.mark.parametrize("page", PROGRAMS, ids=named)
 def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_compiler: None) -> None:
     missing = [name for name in NEEDS.get(page.name, ()) if find_spec(name) is None]
@@ -98,7 +82,7 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     # Graphs are what pages are about; the code that inductor makes of them takes a compiler, and longer.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    namespace: dict[str, Any] = {"__name__": "__main__", "model": Tagger(), "x": torch.randn(8, 20, 64)}
+    namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
         run(page, block, namespace)
 
