@@ -29,6 +29,8 @@ extensions = [
     "repository_links",
 ]
 exclude_patterns = ["_build"]
+# It means programs of one name here and in examples/advanced, which gets no pages.
+suppress_warnings = ["sphinx_gallery.duplicate_filename"]
 highlight_language = "text"  # of blocks that name none: equations
 default_role = "py:obj"  # `fastrnn.LSTM` in a docstring is a link, what names nothing is code
 
