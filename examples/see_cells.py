@@ -89,15 +89,15 @@ for name, truth in facts.items():
 NEAREST = {"aspect": "auto", "interpolation": "nearest"}
 figure, axes = plt.subplot_mosaic("ab;cd", figsize=(8, 5.2), layout="constrained")
 for axis, (name, unit) in zip("ab", units.items(), strict=True):
-    grid, start = torch.zeros(6, WIDTH), cut
+    grid, start = torch.zeros(5, WIDTH), cut
     for row, line in enumerate(text[cut:].splitlines()[: len(grid)]):
         grid[row, : len(line)], start = memory[start : start + len(line), unit], start + len(line) + 1
         for column, letter in enumerate(line):
             axes[axis].text(column, row, letter, family="monospace", fontsize=8, ha="center", va="center")
     axes[axis].imshow(grid, plt.get_cmap("RdBu_r", 9), vmin=-1, vmax=1, alpha=0.7, **NEAREST)
     axes[axis].set(title=f"unit {unit}: {name}", xticks=[], yticks=[])
-shown = axes["c"].imshow(gates["f"][:60].T, plt.get_cmap("viridis", 9), vmin=0, vmax=1, **NEAREST)
-axes["c"].plot((1 - gates["f"][:60].mean(1)) * (UNITS - 1), color="white")
+shown = axes["c"].imshow(gates["f"][:50].T, plt.get_cmap("viridis", 9), vmin=0, vmax=1, **NEAREST)
+axes["c"].plot((1 - gates["f"][:50].mean(1)) * (UNITS - 1), color="white")
 axes["c"].set(title="forget gates (white: their mean)", xlabel="letter of the text", ylabel="unit")
 figure.colorbar(shown, ax=axes["c"], label="shut 0 … open 1")
 for name, label, colour in (("i", "input", "#0072B2"), ("f", "forget", "#D55E00"), ("o", "output", "#009E73")):
@@ -107,7 +107,6 @@ axes["d"].set(title="gates of every unit", xlabel="right-saturated (share of ste
 axes["d"].legend()
 figure.savefig(args.picture, dpi=100)
 
-# The page: blue below zero, red above, pale near it.
 page = "<!doctype html><meta charset='utf-8'><title>What each unit knows</title>"
 for unit, values in enumerate(memory[cut : cut + 400].T.tolist()):
     colours = [f"rgba({'214,96,77' if value > 0 else '67,147,195'},{abs(value):.2f})" for value in values]
