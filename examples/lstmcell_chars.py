@@ -60,7 +60,7 @@ def run(model: nn.ModuleList, ids: Tensor, state: tuple[Tensor, ...] | None) -> 
 
 
 @torch.no_grad()
-def written(model: nn.ModuleList, characters: int = 110) -> str:  # drawn one by one, at a temperature of 0.5
+def written(model: nn.ModuleList, characters: int = 100) -> str:  # drawn one by one, at a temperature of 0.5
     generator, found, state = torch.Generator().manual_seed(0), [vocabulary.index("T")], None
     while len(found) < characters:
         logits, state = run(model, torch.tensor([[found[-1]]]), state)
@@ -98,20 +98,20 @@ for step in track(range(args.steps), description="training"):
 # -----------------------------------
 apart = torch.tensor([abs(one - other) for one, other in zip(*losses.values(), strict=True)])
 times = {name: 1e3 * min(found) for name, found in seconds.items()}  # the step that others' work disturbed least
-figure, axes = plt.subplot_mosaic([["loss", "apart", "time"], ["text"] * 3], figsize=(8, 4), layout="constrained")
+mosaic, heights = [["loss", "apart", "time"], ["text"] * 3], (3, 1)
+figure, axes = plt.subplot_mosaic(mosaic, figsize=(8, 4), height_ratios=heights, layout="constrained")
 axes["loss"].plot(losses["LSTMCell"], linewidth=4, alpha=0.4, label="LSTMCell")
 axes["loss"].plot(losses["LSTM"], color="black", label="LSTM")
 axes["loss"].set(title="loss, nats a character", xlabel="step of training")
 axes["loss"].legend()
 axes["apart"].semilogy(apart.clamp_min(1e-8))  # a zero has no logarithm
 axes["apart"].set(title="difference of the losses", xlabel="step of training")
-axes["time"].set_title("time of a step, ms")
+axes["time"].set(title="time of a step, ms", ylim=(0, 1.15 * max(times.values())))
 axes["time"].bar_label(axes["time"].bar(times.keys(), times.values()), fmt="%.1f")
 texts = "\n\n".join(f"{name} writes:\n{written(model)}" for name, model in models.items())
-axes["text"].text(0, 1, texts, va="top", family="monospace", fontsize=8, parse_math=False)
+axes["text"].text(0, 1, texts, va="top", family="monospace", fontsize=8, in_layout=False)
 axes["text"].axis("off")
 figure.savefig(args.picture, dpi=100)
-
 assert apart[:100].max() <= 1e-4
 assert apart.max() <= 0.05  # rounding grows: sums in another order part in the end
 assert args.steps < STEPS or (sum(losses["LSTM"][-50:]) / 50 < 2 and times["LSTM"] < times["LSTMCell"])
