@@ -99,7 +99,7 @@ right = {cell: {layers: accuracy(cell, layers) for layers in DEPTHS} for cell in
 figure, axes = plt.subplot_mosaic("abc;ddd", figsize=(8, 6), layout="constrained")
 for axis, (cell, norms) in zip("abc", gradients.items(), strict=True):
     extent = (0.5, LENGTH + 0.5, 0.5, 12.5)
-    shown = axes[axis].imshow(norms.log10(), origin="lower", extent=extent, aspect="auto", vmin=-8, vmax=-1)
+    shown = axes[axis].imshow(norms.log10().numpy(), origin="lower", extent=extent, aspect="auto", vmin=-8, vmax=-1)
     axes[axis].set(title=cell, xlabel="time step", ylabel="layer", xticks=(1, 4, 8, 12), yticks=DEPTHS)
 figure.colorbar(shown, ax=[axes[axis] for axis in "abc"], label="log₁₀ of the gradient's norm")
 for (cell, shares), colour in zip(right.items(), ("#0072B2", "#D55E00", "#009E73"), strict=True):

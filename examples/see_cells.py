@@ -94,14 +94,14 @@ for axis, (name, unit) in zip("ab", units.items(), strict=True):
         grid[row, : len(line)], start = memory[start : start + len(line), unit], start + len(line) + 1
         for column, letter in enumerate(line):
             axes[axis].text(column, row, letter, family="monospace", fontsize=8, ha="center", va="center")
-    axes[axis].imshow(grid, plt.get_cmap("RdBu_r", 9), vmin=-1, vmax=1, alpha=0.7, **NEAREST)
+    axes[axis].imshow(grid.numpy(), plt.get_cmap("RdBu_r", 9), vmin=-1, vmax=1, alpha=0.7, **NEAREST)
     axes[axis].set(title=f"unit {unit}: {name}", xticks=[], yticks=[])
-shown = axes["c"].imshow(gates["f"][:50].T, plt.get_cmap("viridis", 9), vmin=0, vmax=1, **NEAREST)
-axes["c"].plot((1 - gates["f"][:50].mean(1)) * (UNITS - 1), color="white")
+shown = axes["c"].imshow(gates["f"][:50].T.numpy(), plt.get_cmap("viridis", 9), vmin=0, vmax=1, **NEAREST)
+axes["c"].plot(((1 - gates["f"][:50].mean(1)) * (UNITS - 1)).numpy(), color="white")
 axes["c"].set(title="forget gates (white: their mean)", xlabel="letter of the text", ylabel="unit")
 figure.colorbar(shown, ax=axes["c"], label="shut 0 … open 1")
 for name, label, colour in (("i", "input", "#0072B2"), ("f", "forget", "#D55E00"), ("o", "output", "#009E73")):
-    shut, opened = (gates[name] < 0.1).double().mean(0), (gates[name] > 0.9).double().mean(0)
+    shut, opened = (gates[name].numpy() < 0.1).mean(0), (gates[name].numpy() > 0.9).mean(0)
     axes["d"].scatter(opened, shut, s=10, color=colour, label=label)
 axes["d"].set(title="gates of every unit", xlabel="right-saturated (share of steps)", ylabel="left-saturated")
 axes["d"].legend()
