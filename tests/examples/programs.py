@@ -1,4 +1,4 @@
-"""The programs of examples/ as modules."""
+"""The programs of examples/advanced as modules. (Those of examples/ are read from top to bottom: test_gallery.py.)"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.checkout import ROOT
 
-FOLDER = ROOT / "examples"
+FOLDER = ROOT / "examples" / "advanced"
 
 
 def load_script(path: Path) -> Any:

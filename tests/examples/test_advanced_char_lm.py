@@ -24,7 +24,7 @@ from rich.text import Text
 import fastrnn
 from tests.examples.programs import FOLDER, load_script
 
-SCRIPT = FOLDER / "advanced" / "char_lm.py"
+SCRIPT = FOLDER / "char_lm.py"
 SMALL = ["--hidden", "12", "--embedding", "6", "--batch", "3", "--chunk", "7", "--length", "20", "--device", "cpu"]
 # 3 streams of 42 characters, 5 chunks each: the tests' 14 steps enter their third epoch.
 TEXT = "The quick brown fox jumps over the lazy dog. " * 3 + "Pack my box!"

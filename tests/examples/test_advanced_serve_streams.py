@@ -24,7 +24,7 @@ import fastrnn
 from tests.examples.programs import FOLDER, load_script
 from tests.tolerances import assert_accurate
 
-SCRIPT = FOLDER / "advanced" / "serve_streams.py"
+SCRIPT = FOLDER / "serve_streams.py"
 SMALL = ["--clients", "9", "--seconds", "0.6", "--hidden", "8", "--training-steps", "2"]
 
 program = load_script(SCRIPT)

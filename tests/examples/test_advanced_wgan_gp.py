@@ -14,7 +14,7 @@ import torch
 import fastrnn
 from tests.examples.programs import FOLDER, load_script
 
-SCRIPT = FOLDER / "advanced" / "wgan_gp.py"
+SCRIPT = FOLDER / "wgan_gp.py"
 SMALL = ["--hidden", "8", "--length", "6", "--batch", "8"]
 
 
