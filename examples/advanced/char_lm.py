@@ -1,6 +1,6 @@
 """Train a character language model on the text that ships inside Python, and let it write.
 
-    python examples/advanced/char_lm.py                    train (two minutes on two cores), then sample
+    python examples/advanced/char_lm.py                    train (minutes on two cores), then sample
     python examples/advanced/char_lm.py --resume           go on from char_lm.pt; of a finished run, only sample
     python examples/advanced/char_lm.py --text book.txt --cell gru --layers 2
     python examples/advanced/char_lm.py --compare          the same seed through fastrnn and torch.nn, side by side
@@ -13,7 +13,7 @@ checkpoint and samples; a resumed run is bit for bit the run that was never inte
 processes compute what one does, up to rounding, but draw other dropout; either goes on from the other's checkpoint.
 
 fastrnn's RNN, GRU and LSTM take the arguments of their namesakes in torch.nn, so the model below is built from either.
-The idea alone, in 90 lines, is `examples/char_lm.py`.
+The idea alone, to read in one sitting, is `examples/char_lm.py`.
 """
 
 from __future__ import annotations
