@@ -95,7 +95,7 @@ ends = {name: float(right[-40:].mean()) for name, right in recalled.items()}
 SETTINGS = {"not clipped": math.inf, "clipped to 0.2": 0.2}
 losses = {name: train(copy.deepcopy(wild), 0.5, clip, torch.optim.SGD)[0] for name, clip in SETTINGS.items()}
 wild_loss, clipped_loss = (float(values[-40:].mean()) for values in losses.values())
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 4), layout="constrained")
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8.4, 3.5), layout="constrained")
 for gain, flow in flows.items():
     left.plot(flow, label=f"gain {gain}")
 left.set(title="Gradient by step", xlabel="step t", ylabel="log10 of the norm of the gradient of $h_t$")
