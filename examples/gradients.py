@@ -107,7 +107,7 @@ for name, values in losses.items():
     right.plot(values, label=name)
 right.set(title="Clipping, gain 1.6", xlabel="updates", ylabel="loss (nats)")
 for axes in (left, middle, right):
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=7)
 figure.savefig(args.picture, dpi=100)
 vanished, kept, exploded = (float(flow[0]) for flow in flows.values())
 assert vanished < -15 < -2 < kept < 3 < exploded
