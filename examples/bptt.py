@@ -96,7 +96,7 @@ for chunk in track(CHUNKS, "training"):
         optimizer.step()
     costs.append((saved / 1e3, (time.perf_counter() - start) / args.steps * 1e3))  # kB, ms
 
-figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 4), layout="constrained")
+figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8.4, 3.5), layout="constrained")
 left.semilogy(norms[T], label="no cut", color="#0072B2")
 left.semilogy(range(T - 16, T), norms[16][T - 16 :], "o", markersize=4, label="chunks of 16", color="#D55E00")
 left.axvspan(0, T - 16, color="0.92")
