@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.examples.programs import FOLDER
+from benchmarks.checkout import ROOT
 
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib import pyplot as plt  # noqa: E402
 
+FOLDER = ROOT / "examples"
 PROGRAMS = sorted(FOLDER.glob("*.py"))
 LINES = 120
 PICTURE_BYTES = 100_000
