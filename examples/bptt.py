@@ -27,6 +27,7 @@ args = parser.parse_args([] if "ipykernel" in sys.modules else None)  # a notebo
 if args.steps < 1:
     parser.error(f"--steps must be at least 1, got {args.steps}")
 torch.manual_seed(0)
+torch.set_num_threads(1)  # for so small a network more of them only wait for one another
 
 # %%
 # The task has a known lag: of a stream of random bits, -1 or 1, the one of ten steps ago is asked for at every step.

@@ -8,7 +8,6 @@ On its way back a gradient is multiplied once a step, so that over a hundred ste
 
 import argparse
 import copy
-import math
 import sys
 
 import matplotlib.pyplot as plt
@@ -48,7 +47,7 @@ for gain in GAINS:
 # A memory over 100 steps
 # -----------------------
 # The first step shows one of eight symbols. 99 steps of noise follow, then the symbol is asked for; a guess is right in
-# 12.5 % of cases.
+# 12.5 % of cases. Each network is trained at three rates, and the best counts.
 def train(rnn, rate, clip=1.0, make_optimizer=torch.optim.Adam):
     torch.manual_seed(0)
     head, losses, right = nn.Linear(H, CLASSES), torch.zeros(args.steps), torch.zeros(args.steps)
@@ -78,21 +77,24 @@ def biased(rnn, gate, bias):
 orthogonal, wild = fastrnn.RNN(CLASSES, H), fastrnn.RNN(CLASSES, H)
 nn.init.orthogonal_(orthogonal.weight_hh_l0)
 nn.init.orthogonal_(wild.weight_hh_l0, 1.6)
-networks = {  # each with the rate at which it learns
-    "RNN": (fastrnn.RNN(CLASSES, H), 2e-3),
-    "RNN, orthogonal start": (biased(orthogonal, 0, 0.0), 2e-3),
-    "IndRNN, w = 1": (fastrnn.Recurrent(indrnn, CLASSES, H, init={"w": 1.0, "bias_ih": 0.0}), 2e-3),
-    "GRU, update bias 4": (biased(fastrnn.GRU(CLASSES, H), 1, 4.0), 1e-2),
-    "LSTM, forget bias 4": (biased(fastrnn.LSTM(CLASSES, H), 1, 4.0), 2e-3),
+networks = {
+    "RNN": fastrnn.RNN(CLASSES, H),
+    "RNN, orthogonal start": biased(orthogonal, 0, 0.0),
+    "IndRNN, w = 1": fastrnn.Recurrent(indrnn, CLASSES, H, init={"w": 1.0, "bias_ih": 0.0}),
+    "GRU, update bias 4": biased(fastrnn.GRU(CLASSES, H), 1, 4.0),
+    "LSTM, forget bias 4": biased(fastrnn.LSTM(CLASSES, H), 1, 4.0),
 }
-recalled = {name: train(rnn, rate)[1] for name, (rnn, rate) in track(networks.items(), "training")}
+recalled = {}
+for name, rnn in track(networks.items(), "training"):
+    tries = [train(copy.deepcopy(rnn), rate)[1] for rate in (2e-3, 1e-2, 3e-2)]
+    recalled[name] = max(tries, key=lambda right: right[-40:].mean())
 ends = {name: float(right[-40:].mean()) for name, right in recalled.items()}
 
 # %%
 # Clipping
 # --------
 # A gradient that explodes throws the weights far away. Clipped to a norm of 0.2 it keeps its direction.
-SETTINGS = {"not clipped": math.inf, "clipped to 0.2": 0.2}
+SETTINGS = {"not clipped": float("inf"), "clipped to 0.2": 0.2}
 losses = {name: train(copy.deepcopy(wild), 0.5, clip, torch.optim.SGD)[0] for name, clip in SETTINGS.items()}
 wild_loss, clipped_loss = (float(values[-40:].mean()) for values in losses.values())
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(8.4, 3.5), layout="constrained")
@@ -103,8 +105,7 @@ for name, share in recalled.items():
     middle.plot(share.unfold(0, min(20, args.steps), 1).mean(-1) * 100, label=f"{name}: {ends[name]:.0%}")
 middle.axhline(100 / CLASSES, color="0.4", linestyle=":", label="guessing")
 middle.set(title=f"Recall over {T} steps", xlabel="updates", ylabel="recalled (%)", ylim=(0, 105))
-for name, values in losses.items():
-    right.plot(values, label=name)
+right.plot(torch.stack([*losses.values()]).T.numpy(), label=[*losses])
 right.set(title="Clipping, gain 1.6", xlabel="updates", ylabel="loss (nats)")
 for axes in (left, middle, right):
     axes.legend(fontsize=7)
@@ -113,7 +114,7 @@ vanished, kept, exploded = (float(flow[0]) for flow in flows.values())
 assert vanished < -15 < -2 < kept < 3 < exploded
 plain, *cured = ends.values()
 if args.steps >= STEPS:
-    assert plain < 0.2 < 0.8 < min(cured)
+    assert min(cured) > max(0.9, plain + 0.2)
     assert clipped_loss < 0.9 * wild_loss
 flow = f"Gradients of 10^{vanished:.0f}, 10^{kept:.0f}, 10^{exploded:.0f} over {T} steps"
 print(f"{flow}; recall: RNN {plain:.0%}, cured {min(cured):.0%}; loss {wild_loss:.1f}, clipped {clipped_loss:.1f}.")

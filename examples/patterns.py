@@ -29,6 +29,7 @@ args = parser.parse_args([] if "ipykernel" in sys.modules else None)  # a notebo
 if args.steps < 1:
     parser.error(f"--steps must be at least 1, got {args.steps}")
 torch.manual_seed(0)
+torch.set_num_threads(1)  # for so small a network more of them only wait for one another
 
 # %%
 # The input of a step is a bit, and whether the answer is asked for. The target is 0 (even) or 1 (odd), and 2 (nothing)
