@@ -73,8 +73,8 @@ class Tagger(nn.Module):
 
 
 # %%
-# The line. It changes the model in place, whose parameters stay the same objects, and ``report`` hears what became of
-# each layer. (The copy is there to compare. ``fastrnn.to_torch`` undoes it.)
+# The line. It changes the model in place; its parameters stay the same objects. ``report`` is told what became of each
+# layer. (The copy is there to compare. ``fastrnn.to_torch`` undoes it.)
 
 plain = Tagger()
 fast = fastrnn.accelerate(copy.deepcopy(plain), report=print)
@@ -116,4 +116,4 @@ apart = max(abs(one - other) for one, other in zip(*losses.values(), strict=True
 to_train, to_tag = (theirs / ours for theirs, ours in zip(*times.values(), strict=True))
 assert apart <= 1e-4
 assert args.steps < STEPS or losses["fastrnn"][-1] < 0.6 * losses["fastrnn"][0]
-print(f"It trains {to_train:.2f} and tags {to_tag:.2f} times as fast as torch.nn, with the same losses to {apart:.0e}.")
+print(f"fastrnn trains {to_train:.2f} times, tags {to_tag:.2f} times as fast as torch.nn; losses within {apart:.0e}.")

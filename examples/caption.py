@@ -4,8 +4,8 @@ One to many: a drawing put into words
 
 One input, many outputs: an image of 16 by 16 pixels goes in once, and a recurrent network writes a sentence about it,
 a word a step. A small convolutional encoder turns the image into the *first state* of a GRU, the decoder, which from
-then on sees nothing but its own words: Show and Tell (Vinyals et al., 2015), made small. There are 216 things to draw,
-and of 20 no drawing is seen in training: their sentences must be put together from words that are known from others.
+then on sees nothing but its own words (after Show and Tell, Vinyals et al., 2015, where it is the first *input*). There
+are 216 things to draw; of 20 no drawing is seen in training, and their sentences must be put together from known words.
 """
 
 import argparse
@@ -102,7 +102,8 @@ for _ in track(range(args.steps), "training"):
 shares = []
 for things in known.repeat(5), unknown.repeat(5):
     images = draw(things)
-    right = ((wrote := model.write(images)) == IDS[things]).all(1)
+    wrote = model.write(images)
+    right = (wrote == IDS[things]).all(1)
     shares.append(100 * right.float().mean().item())
 
 figure, axes = plt.subplots(2, 4, figsize=(8, 4.8), layout="constrained")
@@ -116,4 +117,4 @@ figure.savefig(args.picture, dpi=100)
 
 if args.steps >= STEPS:
     assert min(shares) > 90
-print(f"{shares[0]:.1f} % of new drawings get the exact sentence, {shares[1]:.1f} % of those unlike any in training.")
+print(f"{shares[0]:.1f} % of new drawings get the exact sentence, {shares[1]:.1f} % of those of things not trained on.")

@@ -3,7 +3,7 @@ A network that learns to write
 ==============================
 
 It reads a text character by character and learns to say which comes next. Turned around, it writes: draw a character
-from what it expects, let it read that, draw again. One sees it pass what counting letters can reach, and what it writes
+from what it expects, let it read that, draw again. One sees it pass a table of letter triples, and what it writes
 on the way: noise, then words, then almost sentences. The idea is that of Sutskever, Martens and Hinton, "Generating
 Text with Recurrent Neural Networks" (2011); the text, Python's language reference, ships with Python.
 """
@@ -90,7 +90,7 @@ for step in track(range(1, args.steps + 1), "training"):
         print(f"step {step}: loss {mean:.3f} bits a character, mean over the last {min(50, step)} steps")
 
 # %%
-# It has learnt what counting cannot: a table of what follows each two characters needs more bits for unseen text.
+# It has learnt what a table of what follows each two characters cannot hold: that needs more bits for unseen text.
 
 with torch.inference_mode():
     bits = F.nll_loss(read(held_out[None, :-1])[0][0], held_out[1:]).item() / math.log(2)
@@ -116,4 +116,4 @@ if find_spec("matplotlib"):
 else:
     print('There is no picture without matplotlib: pip install ".[plot]"')
 assert args.steps < STEPS or bits < counted - 0.3
-print(f"{bits:.2f} bits a character of unseen text ({counted:.2f} by counting triples); {speed:,.0f} written a second.")
+print(f"{bits:.2f} bits a character of unseen text (by triples {counted:.2f}); one is written in {1e6 / speed:.0f} µs.")

@@ -7,8 +7,8 @@ hidden units feed back, and there is an output at each step; only the *output* f
 and there is one output, at the end. Here they learn parity: whether the number of ones so far is odd.
 
 The second design remembers nothing but its output, which is trained to be the target, and cannot carry what that does
-not tell. Where it tells the parity at each step, this design learns fastest. Where "nothing" is the right output until
-the answer is asked for, the count is lost.
+not tell. Where it tells the parity at each step, it learns fastest here. Where "nothing" is the right output until the
+answer is asked for, the count is lost.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class Net(torch.nn.Module):
         answers = torch.full((1, x.shape[1]), NOTHING)
         if targets is not None:
             answers = torch.cat([answers, targets[:-1]])
-        for rows in x.split(len(answers)):  # in training all steps; in use one, which waits for the answer before
+        for rows in x.split(len(answers)):  # one piece in training; T in use, each of which waits for the answer before
             logits = self.head(torch.tanh(self.hidden(torch.cat([rows, F.one_hot(answers, 3)], -1))))
             answers = logits.argmax(-1)
         return logits
@@ -116,5 +116,5 @@ if args.steps >= STEPS:
     assert min(right for key, right in final.items() if key != (SECOND, SELDOM)) > 0.9, final
 print(
     f"Parity asked at one step in four: {final[FIRST, SELDOM]:.0%} right where hidden units feed back, "
-    f"{final[SECOND, SELDOM]:.0%} where the output does (chance 50%); asked always, {final[SECOND, ALWAYS]:.0%}."
+    f"{final[SECOND, SELDOM]:.0%} where the output does (chance 50%), {final[SECOND, ALWAYS]:.0%} if always asked."
 )

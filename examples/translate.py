@@ -2,7 +2,7 @@
 Many to many, of unequal lengths: numbers into words
 ====================================================
 
-Six digits may be six words or ten, and no place of the one belongs to a place of the other. An *encoder* reads the
+Six digits may be three words or nine, and no place of the one belongs to a place of the other. An *encoder* reads the
 digits, a *decoder* writes words, and before each one looks for the digits that matter, by *attention* (Bahdanau et al.,
 2015; in the form of Luong et al., 2015). It is judged with the true words before each word (*teacher forcing*, as in
 training), and running freely on its own.
