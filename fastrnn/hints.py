@@ -15,11 +15,17 @@ _AS_NUMBERS = (
     "by torch.nn.Embedding(number_of_ids, input_size)(ids)"
 )
 _METHODS = {torch.float64: "double", torch.bfloat16: "bfloat16", torch.float16: "half"}
-_CARRIED = (
-    "Where a state is carried from one call to the next, its graph goes back through all calls before: detach it after "
-    "each backward, h = h.detach(), of an LSTM h, c = h.detach(), c.detach(). retain_graph=True does not help there"
-)
-_OF_A_CARRIED_STATE = ("backward through the graph a second time", "modified by an inplace operation")
+_DETACH = "Detach it after each backward: h = h.detach(), of an LSTM h, c = h.detach(), c.detach()"
+_AFTER_AUTOGRADS = {
+    "backward through the graph a second time": (
+        f"A state that is carried to the next call brings the graph of the call before. {_DETACH}. retain_graph=True "
+        "does not help there"
+    ),
+    "modified by an inplace operation": (
+        "Where an output was changed before backward, write output = output * 2, not output.mul_(2). Where a state was "
+        f"carried on, an optimizer has changed the weights of the call before. {_DETACH}"
+    ),
+}
 
 
 def integer_input(given: torch.dtype, wanted: torch.dtype = torch.float32, *, ids: bool = False) -> str:
@@ -38,13 +44,14 @@ def saved_tensors(ctx: Any) -> tuple[Any, ...]:
     """What a node of autograd's graph saved.
 
     Raises:
-        RuntimeError: as autograd: a backward went through the node before, or what it saved has changed. Mostly, the
-            state that a sequence ended with was carried on with its graph, which is said after autograd's message.
+        RuntimeError: as autograd: a backward went through the node before, or what it saved has changed. What that
+            mostly comes of is said after autograd's message.
     """
     try:
         return ctx.saved_tensors  # type: ignore[no-any-return]
     except RuntimeError as error:
         message = str(error)
-        if any(words in message for words in _OF_A_CARRIED_STATE):
-            error.args = (f"{message} {_CARRIED}",)
+        for words, hint in _AFTER_AUTOGRADS.items():
+            if words in message:
+                error.args = (f"{message} {hint}",)
         raise

@@ -7,7 +7,6 @@ from typing import Any
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
-from sphinx.util.math import get_node_equation_number
 
 
 def _inline(translator: Any, node: nodes.math) -> None:
@@ -17,10 +16,6 @@ def _inline(translator: Any, node: nodes.math) -> None:
 
 def _block(translator: Any, node: nodes.math_block) -> None:
     translator.body.append(translator.starttag(node, "div", CLASS="math"))
-    if node["number"]:
-        translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})')
-        translator.add_permalink_ref(node, "Link to this equation")
-        translator.body.append("</span>")
     translator.body.append(tex2mathml(node.astext(), as_block=True) + "</div>\n")
     raise nodes.SkipNode
 

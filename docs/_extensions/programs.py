@@ -31,7 +31,10 @@ PAGES = "programs"
 
 
 def topics() -> list[dict[str, Any]]:
-    """A row of the table each: `program`, `topic`, and the `item` of the list of topics, None of those beyond it."""
+    """A row of the table each: `program`, `topic`, and the `item` of the list of topics that the gallery is to show.
+
+    `item` is None of a program that the list does not ask for.
+    """
     return json.loads((DOCS / TOPICS).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 

@@ -14,8 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
 HERE = Path(__file__).resolve().parent
-FOLDER = HERE
-"""where pictures go"""
 GROUND, INK, PALE = "#fcfbf7", "#22303c", "#5f6e7a"
 BLUE, ORANGE, GREEN, RED = "#cfe3f6", "#fbdcb4", "#d3ecd0", "#f6cfcf"
 STRONG_BLUE, STRONG_ORANGE, STRONG_GREEN, STRONG_RED = "#2f74b5", "#c9761a", "#3c8a40", "#b53c3c"
@@ -84,5 +82,5 @@ def line(axes: Axes, *points: tuple[float, float], color: str = INK) -> None:
 
 def save(axes: Axes, name: str) -> None:
     """Writes `name`.svg beside the programs."""
-    axes.figure.savefig(FOLDER / f"{name}.svg", transparent=True, metadata={"Date": None, "Creator": None})
+    axes.figure.savefig(HERE / f"{name}.svg", transparent=True, metadata={"Date": None, "Creator": None})
     plt.close(axes.figure)

@@ -112,10 +112,21 @@ def test_blocks_within_directives_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_pages_show_files_that_are_there(page: Path) -> None:
-    """Links to other pages are the business of the builder, which makes some of them."""
+    """Links between pages of the site are `links.py`'s business."""
     for target in re.findall(r"!\[[^\]]*\]\(([^)\s]+)\)|^:img-top: (\S+)", page.read_text(), flags=re.MULTILINE):
         shown = next(filter(None, target))
         assert "://" in shown or (page.parent / shown).is_file(), shown
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=named)
+def test_links_of_pages_outside_the_site_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, place = target.partition("#")
+        file = page.parent / path if path else page
+        assert "://" in target or file.exists(), target
+        if place and file.suffix == ".md" and "://" not in target:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), flags=re.MULTILINE)
+            assert place in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], target
 
 
 @pytest.mark.parametrize("program", DRAWING, ids=lambda program: program.stem)
@@ -133,8 +144,20 @@ def test_pictures_are_drawn_by_their_programs(program: Path, tmp_path: Path, mon
         for helper in folder.glob("*.py"):
             if helper.stem not in loaded:
                 sys.modules.pop(helper.stem, None)
-    drawn = [path for path in folder.iterdir() if path.suffix in (".svg", ".png")]
+    drawn = [path for path in folder.iterdir() if path.suffix == ".svg"]
     assert drawn
     for path in drawn:
-        assert 0 < path.stat().st_size < LARGEST
-        assert 0 < (PICTURES / path.name).stat().st_size < LARGEST
+        committed = PICTURES / path.name
+        assert 0 < committed.stat().st_size < LARGEST
+        if f"matplotlib=={mpl.__version__}\n" in (ROOT / ".ci" / "constraints.txt").read_text():
+            assert coordinates(committed) == pytest.approx(coordinates(path), abs=0.01)
+
+
+def coordinates(picture: Path) -> list[float]:
+    return [float(number) for number in re.findall(r"-?\d+\.\d+", picture.read_text())]
+
+
+def test_every_picture_has_its_program() -> None:
+    text = "".join(program.read_text() for program in DRAWING)
+    for picture in PICTURES.glob("*.svg"):
+        assert f'"{picture.stem}"' in text, picture

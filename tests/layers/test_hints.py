@@ -123,7 +123,7 @@ def test_a_state_that_was_not_detached(kind: str, backend: str) -> None:
     x = random(*([BATCH] if kind in CELLS else [TIME, BATCH]), INPUT)
     expected, got = error_of(lambda: carried(theirs, x)), error_of(lambda: carried(ours, x))
     assert type(got) is type(expected) is RuntimeError
-    assert str(got).startswith(f"{expected} Where a state is carried")
+    assert str(got).startswith(f"{expected} A state that is carried")
     assert CARRIED in str(got)
     # What torch advises against that does not help: then the optimizer has changed the weights meanwhile.
     ours, _ = pair(kind, backend=backend)
@@ -131,6 +131,13 @@ def test_a_state_that_was_not_detached(kind: str, backend: str) -> None:
         carried(ours, x, retain_graph=True)
     ours, _ = pair(kind, backend=backend)
     carried(ours, x, retain_graph=True, train=False)
+
+
+def test_an_output_that_was_changed_in_place() -> None:
+    output, _ = fastrnn.LSTM(INPUT, HIDDEN, backend="numba")(torch.randn(TIME, BATCH, INPUT))
+    output.mul_(2)
+    with pytest.raises(RuntimeError, match=r"modified by an inplace operation: .* write output = output \* 2"):
+        output.sum().backward()
 
 
 def test_other_errors_of_saved_tensors_stay_as_they_are() -> None:
