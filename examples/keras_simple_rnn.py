@@ -107,12 +107,12 @@ for name, line in zip(GATES, ("-", "--", ":"), strict=True):
 middle.axhline(SAME, color="tab:red", label="allowed")
 middle.set(title="largest difference", xlabel="step", ylim=(1e-9, 1e-4))
 left.set(title="parameters", ylim=(0, 7000))
-right.set(title="time of a training step, ms", yscale="log", ylim=(1, 2 * max(map(max, times.values()))))
+right.set(title="forward and backward, ms", yscale="log", ylim=(1, 2 * max(map(max, times.values()))))
 left.legend(loc="upper left"), middle.legend(fontsize=8, loc="lower right")
 figure.savefig(args.picture, dpi=100)
 
 largest, faster = max(each.max() for each in apart.values()), [keras / own for keras, own in times.values()]
 print(
-    f"In {args.steps} steps outputs differ by {largest:.0e} at most; a training step of Keras on torch takes "
+    f"In {args.steps} steps outputs differ by {largest:.0e} at most; forward and backward by Keras on torch take "
     f"{faster[0]:.0f} times (SimpleRNN), {faster[1]:.0f} times (GRU) and {faster[2]:.0f} times (LSTM) as long."
 )

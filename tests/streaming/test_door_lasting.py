@@ -173,10 +173,10 @@ def test_nothing_is_kept(base: Any) -> None:
                 stream(x, wrong=x)
 
     def changes() -> tuple[int, list[int]]:
-        """What 500 rounds of calls add to the memory in use and to the references of each."""
+        """What 200 rounds of calls add to the memory in use and to the references of each."""
         gc.collect()
         before, counts = tracemalloc.get_traced_memory()[0], [sys.getrefcount(each) for each in held]
-        run(500)
+        run(200)
         gc.collect()
         after = [sys.getrefcount(each) for each in held]
         return tracemalloc.get_traced_memory()[0] - before, [b - a for a, b in zip(counts, after, strict=True)]
