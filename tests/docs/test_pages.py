@@ -25,6 +25,7 @@ from markdown_it import MarkdownIt
 
 import fastrnn
 from benchmarks.checkout import ROOT
+from tests.examples.programs import PICTURE_BYTES
 
 DOCS = ROOT / "docs"
 ELSEWHERE = ("cells.md", "design.md", "equations.md", "history.md")
@@ -36,8 +37,6 @@ OTHER_CELLS = ("README.md", "audio.md", "faq.md", "overfitting.md", "own-cells.m
 PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)]
 PICTURES = DOCS / "pictures"
 DRAWING = sorted(PICTURES.glob("draw_*.py"))
-LARGEST = 100_000
-"""bytes of a picture"""
 
 
 class Block(NamedTuple):
@@ -153,7 +152,7 @@ def test_pictures_are_drawn_by_their_programs(program: Path, tmp_path: Path, mon
     assert drawn
     for path in drawn:
         committed = PICTURES / path.name
-        assert 0 < committed.stat().st_size < LARGEST
+        assert 0 < committed.stat().st_size < PICTURE_BYTES
         if f"matplotlib=={mpl.__version__}\n" in (ROOT / ".ci" / "constraints.txt").read_text():
             assert coordinates(committed) == pytest.approx(coordinates(path), abs=0.01)
 

@@ -10,13 +10,13 @@ import pytest
 
 from benchmarks.checkout import ROOT
 from fastrnn.cells import library
+from tests.examples.programs import PICTURE_BYTES
 
 DOCS = ROOT / "docs"
 PROGRAMS = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 TOPICS = json.loads((DOCS / "gallery" / "topics.json").read_text(encoding="utf-8"))
 ITEMS = range(1, 11)
 """of the list of topics that the gallery is to show"""
-PICTURE_BYTES = 100_000
 
 
 def test_no_topic_is_missing() -> None:

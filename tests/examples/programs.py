@@ -10,6 +10,8 @@ from typing import Any
 from benchmarks.checkout import ROOT
 
 FOLDER = ROOT / "examples" / "advanced"
+PICTURE_BYTES = 100_000
+"""which no picture of the documentation has"""
 
 
 def load_script(path: Path) -> Any:

@@ -19,6 +19,7 @@ import torch
 
 import fastrnn
 from benchmarks.checkout import ROOT
+from tests.examples.programs import PICTURE_BYTES
 
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -26,7 +27,6 @@ from matplotlib import pyplot as plt  # noqa: E402
 FOLDER = ROOT / "examples"
 PROGRAMS = sorted(FOLDER.glob("*.py"))
 LINES = 120
-PICTURE_BYTES = 100_000
 every_program = pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
 
 
