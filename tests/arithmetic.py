@@ -14,6 +14,7 @@ from torch import Tensor
 import fastrnn
 from fastrnn.backends import products, reference
 from fastrnn.backends.layer import Gradients, Layer, Residuals
+from fastrnn.cells import CELLS
 from tests.devices import without_cudnn
 from tests.random_layers import cast, compute, parameters
 from tests.tolerances import DRAWS, ROUNDS_PRODUCTS, relative_error
@@ -34,7 +35,7 @@ def torchs_own(layer: Layer, dtype: torch.dtype, grads: Cotangents) -> dict[str,
 
     On a GPU those are torch's loops over steps: cuDNN's backward wants a forward in training and weights side by side.
     """
-    beyond = layer.reverse or layer.heads > 1 or layer.x.shape[0] == 0
+    beyond = layer.reverse or layer.heads > 1 or layer.x.shape[0] == 0 or layer.cell_name not in CELLS
     if beyond or any(mask is not None for mask in (layer.lengths, layer.resets, layer.recurrent_mask)):
         return compute(layer, dtype, "reference", grads)
     layer = cast(layer, dtype)

@@ -108,10 +108,7 @@ def cases(device: str = "cuda", dry: bool = False) -> Iterator[tuple[str, Callab
 def run(point: Point, racers: Sequence[race.Racer]) -> dict[str, Any]:
     """The point and, for each racer, its times in µs as `race.run` has them."""
     told: dict[str, dict[str, Any]] = {racer.name: {} for racer in racers}
-    T, B, I, H = point.shape
-    dtype = getattr(torch, point.dtype)
-    x, dy = (torch.randn(T, B, size, device=point.device, dtype=dtype) for size in (I, H))
-    problem = Problem(point, x, dy)
+    problem = problem_of(point)
     with precision.products(point.dtype):
         standard = standard_of(problem)
         runs = race.checked(problem, standard, racers, told)
@@ -124,6 +121,12 @@ def run(point: Point, racers: Sequence[race.Racer]) -> dict[str, Any]:
     if point.device == "cuda":
         torch.cuda.empty_cache()
     return {"point": point._asdict(), "times": told}
+
+
+def problem_of(point: Point) -> Problem:
+    T, B, I, H = point.shape
+    x, dy = (torch.randn(T, B, size, device=point.device, dtype=getattr(torch, point.dtype)) for size in (I, H))
+    return Problem(point, x, dy)
 
 
 def standard_of(problem: Problem) -> parity.Standard:

@@ -19,10 +19,11 @@ from benchmarks.gpu.build import HOST_FOLDER
 from fastrnn import extension
 from fastrnn.backends import CannotServe, module
 from fastrnn.backends.layer import Layer
-from fastrnn.cells import CELLS
+from fastrnn.cells import CELLS, Cell, library
+from fastrnn.cells.known import known
 from tests.arithmetic import judged, randomly_rounded, yardsticks
 from tests.backends import cuda_host
-from tests.random_layers import Shape, compute, cotangents, random_layer, rounded
+from tests.random_layers import Shape, any_layer, compute, cotangents, random_layer, rounded
 from tests.tolerances import DRAWS, FACTOR, FLOOR, TF32_EPSILON
 
 PRECISIONS = ("bfloat16", "float16", "tf32", "float32")
@@ -41,6 +42,18 @@ VARIANTS = {
 }
 LARGE_UNITS = 512
 """From here on the reference on the CPU takes seconds with every variant: the plain and the masked one are tried."""
+FEATURES = {
+    "heads": Shape(steps=5, batch=9, inputs=24, heads=2, directions=2),
+    "dropped": Shape(steps=5, batch=9, inputs=24, resets=True, dropped=True),
+}
+"""More variants, of layers of as many units as `FEATURED` says: each takes kernels of its own, which take seconds."""
+FEATURED = {"triton": 128, "cuda block": 128, "cuda cluster": 200, "cuda grid": 300}
+OTHERS = ("peephole_lstm", "slstm", "zoneout_lstm", "layer_norm_lstm", "indrnn", "mingru")
+"""Cells that are not built in: with parameters, with four states, with inputs of steps, with means over units, and two
+without a product."""
+OTHER_UNITS = {"triton": (33, 128), "cuda block": (40,), "cuda cluster": (40, 200), "cuda grid": (40, 300)}
+OTHER_VARIANTS = {"masked": VARIANTS["masked"], "long": Shape(steps=130, batch=3, inputs=5)}
+"""The long one of cells without a product: of fewer steps Triton makes no scan."""
 SMALL = Shape(steps=3, batch=3, inputs=4)
 WORST = 5
 """Places of a wrong result that are named."""
@@ -63,14 +76,26 @@ class Smoke:
 
 
 def smokes(backend: str, cells: Sequence[str], precisions: Sequence[str], small: bool) -> Iterator[Smoke]:
-    """What a job tries, the smallest layers first; with `small` only those."""
-    for units in UNITS[backend][: 1 if small else None]:
-        for cell in cells:
+    """What a job tries, of each cell the smallest layers first; with `small` only those."""
+    for cell in cells:
+        for units in (UNITS if cell in CELLS else OTHER_UNITS)[backend][: 1 if small else None]:
             for kind in precisions:
-                for name, variant in ({"small": SMALL} if small else VARIANTS).items():
-                    if units < LARGE_UNITS or name in ("plain", "masked"):
-                        shape = replace(variant, hidden=units)
-                        yield Smoke(backend, cell, kind, shape, recompute=name == "both" and bool(CELLS[cell].saved))
+                for name, variant in {"small": SMALL}.items() if small else variants(backend, cell, units):
+                    shape = replace(variant, hidden=units)
+                    yield Smoke(backend, cell, kind, shape, recompute=name == "both" and bool(cell_of(cell).saved))
+
+
+def variants(backend: str, cell: str, units: int) -> list[tuple[str, Shape]]:
+    """By name, what is tried of a layer of that many units."""
+    if cell not in CELLS:
+        return [row for row in OTHER_VARIANTS.items() if row[0] != "long" or not cell_of(cell).u_gates]
+    found = [row for row in VARIANTS.items() if units < LARGE_UNITS or row[0] in ("plain", "masked")]
+    return [*found, *FEATURES.items()] if units == FEATURED[backend] else found
+
+
+def cell_of(name: str) -> Cell:
+    """A built-in cell, or the library's."""
+    return CELLS[name] if name in CELLS else known(getattr(library, name))
 
 
 def cases(
@@ -90,7 +115,8 @@ def run(smoke: Smoke, device: str) -> dict[str, Any]:
     torch.manual_seed(len(str(smoke)))
     name = smoke.backend.split()[0]
     dtype = torch.float32 if smoke.precision in ("tf32", "float32") else getattr(torch, smoke.precision)
-    layer = rounded(random_layer(smoke.cell, smoke.shape), dtype)
+    made = random_layer(smoke.cell, smoke.shape) if smoke.cell in CELLS else any_layer(cell_of(smoke.cell), smoke.shape)
+    layer = rounded(made, dtype)
     d_states, d_finals = grads = tuple([d.to(dtype).double() for d in group] for group in cotangents(layer))
     with precision.products("tf32" if smoke.precision == "tf32" else "float32"):
         there = on(device, layer)

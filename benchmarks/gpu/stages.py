@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.gpu.smoke import PRECISIONS
+from benchmarks.gpu.smoke import OTHERS, PRECISIONS
 from benchmarks.gpu.workers import Job
 from fastrnn.cells import CELLS
 
@@ -13,6 +13,8 @@ HALVES = (PRECISIONS[:2], PRECISIONS[2:])
 """Of the dtypes: Triton's kernels take seconds each to compile, so that its jobs are twice as many."""
 WAYS = ("block", "cluster", "grid")
 """Of the CUDA kernels, as FASTRNN_CUDA_WAY names them."""
+RUN_TIME = ("peephole_lstm", "slstm")
+"""Whose CUDA kernels NVRTC compiles."""
 WARMERS = 6
 """Processes that compile what the race will run."""
 
@@ -38,30 +40,29 @@ def _build(dry: bool) -> list[Job]:
 
 def _smoke(dry: bool) -> list[Job]:
     """The CUDA kernels in each way, Triton's, and the processes that compile for the race meanwhile."""
-    options = {"device": "cpu", "small": True} if dry else {}
-    interpreted = {"TRITON_INTERPRET": "1"} if dry else {}
-    jobs = []
-    for cell in ("lstm",) if dry else CELLS:
-        jobs += [
-            Job(
-                f"cuda {way} {cell}",
-                "benchmarks.gpu.smoke",
-                {"backend": f"cuda {way}", "cells": [cell], "precisions": PRECISIONS[:3], **options},
-                {"FASTRNN_CUDA_WAY": way},
-            )
-            for way in WAYS
-        ]
-        jobs += [
-            Job(
-                f"triton {cell} {' '.join(half)}",
-                "benchmarks.gpu.smoke",
-                {"backend": "triton", "cells": [cell], "precisions": half, **options},
-                interpreted,
-            )
-            for half in HALVES
-        ]
-    warmers = [Job(f"warm {part}", "benchmarks.gpu.warm", {"part": part, "parts": WARMERS}) for part in range(WARMERS)]
-    return jobs if dry else jobs + warmers
+    if dry:
+        return [*(_cuda(way, ("lstm",), dry) for way in WAYS), _triton(("lstm", *OTHERS), PRECISIONS, dry)]
+    jobs = [_cuda(way, (cell,)) for cell in CELLS for way in WAYS] + [_cuda(way, RUN_TIME) for way in WAYS]
+    jobs += [_triton((cell,), half) for cell in CELLS for half in HALVES]
+    jobs += [_triton((cell,), ("bfloat16", "float32")) for cell in OTHERS]
+    options = [{"part": part, "parts": WARMERS} for part in range(WARMERS)]
+    return jobs + [Job(f"warm {part}", "benchmarks.gpu.warm", given) for part, given in enumerate(options)]
+
+
+def _cuda(way: str, cells: Sequence[str], dry: bool = False) -> Job:
+    return _smokes(f"cuda {way}", cells, PRECISIONS[:3], {"FASTRNN_CUDA_WAY": way}, dry)
+
+
+def _triton(cells: Sequence[str], precisions: Sequence[str], dry: bool = False) -> Job:
+    return _smokes("triton", cells, precisions, {"TRITON_INTERPRET": "1"} if dry else {}, dry)
+
+
+def _smokes(
+    backend: str, cells: Sequence[str], precisions: Sequence[str], environment: dict[str, str], dry: bool
+) -> Job:
+    options = {"backend": backend, "cells": cells, "precisions": precisions}
+    options |= {"device": "cpu", "small": True} if dry else {}
+    return Job(" ".join((backend, *cells, *precisions)), "benchmarks.gpu.smoke", options, environment)
 
 
 def _race(dry: bool) -> list[Job]:
