@@ -15,6 +15,7 @@ from benchmarks.checkout import ROOT
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "gpu": ("test_gpu",),
     "cuda kernels": ("test_cuda_host", "test_cuda_grid", "test_cuda_modules"),
+    "other cells": ("test_triton_other_cells", "test_triton_over_units", "test_triton_pointwise"),
     "triton kernels": ("test_triton_ways", "test_triton_recurrent_dropout", "test_backends", "test_triton_activations"),
     "modules": (
         "test_module_values",
@@ -31,6 +32,8 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
     "compilers": ("test_compile", "test_errors", "test_random_configurations", "test_benchmarks_cuda"),
 }
 """By name, files in the folders of tests/; of each what is marked `gpu`."""
+SHORT = ("other cells",)
+"""Of these not the exhaustive cases, whose kernels would take a minute to compile."""
 DRY = {"cells": ("test_cells",)}
 PARALLEL = ("-n", str(max(1, (os.cpu_count() or 1) - 2)), "--dist", "worksteal")
 """Most of the time goes into Triton's compilation."""
@@ -43,7 +46,8 @@ KEPT_LINES = 60
 def cases(dry: bool = False) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """See `work`."""
     for name, files in (DRY if dry else SELECTIONS).items():
-        yield f"pytest {name}", partial(run, files, [] if dry else ["-m", "gpu", "--exhaustive", *PARALLEL])
+        options = ["-m", "gpu", *PARALLEL, *([] if name in SHORT else ["--exhaustive"])]
+        yield f"pytest {name}", partial(run, files, [] if dry else options)
 
 
 def run(files: Sequence[str], options: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 import fastrnn
 from fastrnn import backends, extension
-from fastrnn.backends.triton import configurations
+from fastrnn.backends.triton import configurations, scan
+from fastrnn.cells import library
+from fastrnn.cells.compiler import linearity
+from fastrnn.cells.known import known
 from tests.backends.cuda_results import in_dtype
 from tests.devices import extension_is_for_gpus
 from tests.random_layers import Shape, random_layer
@@ -40,17 +43,33 @@ kinds = pytest.mark.parametrize("kind", CELLS)
 both = pytest.mark.parametrize("backend", [of_backend("triton"), of_backend("cuda")])
 triton = pytest.mark.parametrize("backend", [of_backend("triton")])
 cuda = pytest.mark.parametrize("backend", [of_backend("cuda")])
-ways = pytest.mark.parametrize(
-    ("backend", "hidden"),
+WAYS = {
+    "triton-persistent": ("triton", 64),
+    "triton-steps": ("triton", 640),
+    "cuda-block and cluster of 8": ("cuda", 64),
+    "cuda-cluster of 8": ("cuda", 256),
+    "cuda-cluster of 16": ("cuda", 512),
+    "cuda-grid": ("cuda", 1024),
+}
+ways = pytest.mark.parametrize(("backend", "hidden"), [of_backend(*way, id=name) for name, way in WAYS.items()])
+OTHERS = {
+    "triton-persistent": ("triton", 64, "peephole_lstm"),
+    "triton-steps of several warps": ("triton", 640, "layer_norm_lstm"),
+    "triton-scan": ("triton", 64, "mingru"),
+    "triton-pointwise": ("triton", 64, "indrnn"),
+    "cuda-cluster": ("cuda", 256, "peephole_lstm"),
+    "cuda-grid": ("cuda", 1024, "peephole_lstm"),
+}
+"""Of the library's cells, which NVRTC compiles for the CUDA backend."""
+layers = pytest.mark.parametrize(
+    ("backend", "hidden", "kind"),
     [
-        of_backend("triton", 64, id="triton-persistent"),
-        of_backend("triton", 640, id="triton-steps"),
-        of_backend("cuda", 64, id="cuda-block and cluster of 8"),
-        of_backend("cuda", 256, id="cuda-cluster of 8"),
-        of_backend("cuda", 512, id="cuda-cluster of 16"),
-        of_backend("cuda", 1024, id="cuda-grid"),
+        *(of_backend(*way, kind, id=f"{name}-{kind}") for name, way in WAYS.items() for kind in CELLS),
+        *(of_backend(*other, id=f"{name}-{other[2]}") for name, other in OTHERS.items()),
     ],
 )
+STEPS = 130
+"""So many are a scan, where Triton makes one."""
 CUDA_WAYS = {64: ("cluster", (1, 8)), 256: ("cluster", (8, 8)), 512: ("cluster", (16, 16)), 1024: ("grid", None)}
 """By units, of which way the kernels are, and of how many blocks a cluster, forward and backward in a small batch."""
 forced = pytest.mark.parametrize(
@@ -68,7 +87,10 @@ Step = tuple[Tensor, list[Tensor]]
 
 
 def make(kind: str, hidden: int, backend: str, dtype: torch.dtype = torch.bfloat16, **options: Any) -> Any:
-    return getattr(fastrnn, kind)(48, hidden, backend=backend, dtype=dtype, **options)
+    options |= {"backend": backend, "dtype": dtype}
+    if kind in CELLS:
+        return getattr(fastrnn, kind)(48, hidden, **options)
+    return fastrnn.Recurrent(getattr(library, kind), 48, hidden, **options)
 
 
 def training_step(module: Any, x: Tensor, dy: Tensor, **arguments: Tensor) -> Step:
@@ -109,6 +131,13 @@ def test_sizes_reach_their_ways(kind: str, backend: str, hidden: int) -> None:
         assert blocks is None or plan["blocks"] == blocks[index]
 
 
+@triton
+def test_a_long_layer_is_a_scan(backend: str) -> None:
+    layer = random_layer(known(library.mingru).key, Shape(steps=STEPS, batch=9, hidden=64, directions=2))
+    assert layer.cell.program is not None
+    assert scan.chunk_steps(layer, linearity.forward(layer.cell.program), moved=32) is not None
+
+
 @cuda
 def test_a_device_of_capability_9_runs_clusters_of_16_blocks(backend: str) -> None:
     if torch.cuda.get_device_capability() != (9, 0):
@@ -116,11 +145,10 @@ def test_a_device_of_capability_9_runs_clusters_of_16_blocks(backend: str) -> No
     assert extension.load().limits(0)["cluster"] == 16
 
 
-@kinds
-@ways
+@layers
 def test_a_training_step_in_a_cuda_graph(kind: str, hidden: int, backend: str) -> None:
     module = make(kind, hidden, backend, bidirectional=True)
-    x, dy, masks = given(module, 20, 9)
+    x, dy, masks = given(module, STEPS, 9)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -138,12 +166,11 @@ def test_a_training_step_in_a_cuda_graph(kind: str, hidden: int, backend: str) -
         assert_same_bits(captured, expected)
 
 
-@kinds
-@ways
+@layers
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # torch's, at its first use
 def test_nothing_synchronises(kind: str, hidden: int, backend: str) -> None:
     module = make(kind, hidden, backend)
-    x, dy, masks = given(module, 7, 5)
+    x, dy, masks = given(module, STEPS, 5)
     training_step(module, x, dy, **masks)  # compiles
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -169,19 +196,17 @@ def test_lengths_from_the_host(backend: str) -> None:
     assert all(torch.equal(one, expected) for one in got)
 
 
-@kinds
-@ways
+@layers
 def test_results_repeat_bitwise(kind: str, hidden: int, backend: str) -> None:
     module = make(kind, hidden, backend)
-    x, dy, masks = given(module, 50, 70)
+    x, dy, masks = given(module, STEPS, 70)
     assert_same_bits(training_step(module, x, dy, **masks), training_step(module, x, dy, **masks))
 
 
-@kinds
-@ways
+@layers
 def test_another_stream(kind: str, hidden: int, backend: str) -> None:
     module = make(kind, hidden, backend)
-    x, dy, masks = given(module, 20, 9)
+    x, dy, masks = given(module, STEPS, 9)
     expected = training_step(module, x, dy, **masks)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
