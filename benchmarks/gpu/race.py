@@ -69,7 +69,7 @@ class Persistent(FastRNN):
 
     def build(self, problem: Problem) -> Run:
         kind, units = configurations.precision(problem.x.dtype), configurations.padded(problem.case.shape.H)
-        if not any(row.serves(problem.case.cell, kind, units) for row in configurations.ROWS):
+        if configurations.row_of(problem.case.cell, kind, units) is None:
             raise NotServed("it would be launched for each step")
         return super().build(problem)
 

@@ -44,7 +44,7 @@ def _smoke(dry: bool) -> list[Job]:
         return [*(_cuda(way, ("lstm",), dry) for way in WAYS), _triton(("lstm", *OTHERS), PRECISIONS, dry)]
     jobs = [_cuda(way, (cell,)) for cell in CELLS for way in WAYS] + [_cuda(way, RUN_TIME) for way in WAYS]
     jobs += [_triton((cell,), half) for cell in CELLS for half in HALVES]
-    jobs += [_triton((cell,), ("bfloat16", "float32")) for cell in OTHERS]
+    jobs += [_triton((cell,), (precision,)) for cell in OTHERS for precision in ("bfloat16", "float32")]
     options = [{"part": part, "parts": WARMERS} for part in range(WARMERS)]
     return jobs + [Job(f"warm {part}", "benchmarks.gpu.warm", given) for part, given in enumerate(options)]
 
@@ -62,7 +62,7 @@ def _smokes(
 ) -> Job:
     options = {"backend": backend, "cells": cells, "precisions": precisions}
     options |= {"device": "cpu", "small": True} if dry else {}
-    return Job(" ".join((backend, *cells, *precisions)), "benchmarks.gpu.smoke", options, environment)
+    return Job(" ".join((backend, *cells, *precisions)), "benchmarks.gpu.smoke", options, environment, silence=60)
 
 
 def _race(dry: bool) -> list[Job]:
@@ -88,7 +88,7 @@ def _sanitize(dry: bool) -> list[Job]:
 STAGES = (
     Stage("machine", 20, _machine),
     Stage("build", 90, _build),
-    Stage("smoke", 80, _smoke),
+    Stage("smoke", 120, _smoke),
     Stage("race", 150, _race),
     Stage("cells", 40, _cells),
     Stage("ceilings", 25, _ceilings),

@@ -116,12 +116,16 @@ def _in_short_run(name: str, shape: Shape, kept: bool, steps: bool) -> bool:
 def test_a_layer(
     name: str, shape: Shape, kept: bool, steps: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From what forward kept, and from recomputed pre-activations and saved values."""
+    """From what forward kept, and from recomputed pre-activations and saved values. On a GPU persistent kernels have no
+    float64, and are judged in bfloat16."""
     layer = any_layer(ALL[name], shape)
     if steps:
         test_triton_ways.force(monkeypatch, None)
     elif configurations.INTERPRETED:
         assert configurations.forward_tile(layer) is not None
+    elif name != "dividing_product":  # which in fewer bits is beyond any tolerance
+        test_triton_ways.assert_as_reference(layer, torch.bfloat16, recompute=not kept)
+        return
     assert_exact(layer, kept)
 
 
@@ -143,15 +147,15 @@ def test_a_layer_in_storage_dtypes(name: str, dtype: torch.dtype, backend: str) 
 def test_a_kernel_that_is_too_large_is_not_launched(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The per-step kernels take its place, which is said once. Of built-in cells the table knows."""
     said = test_triton_ways.refuse_large(monkeypatch)
-    for kept in (True, True):
-        assert_exact(any_layer(ALL["mgu"], Shape(steps=2)), kept)
+    for _ in range(2):
+        test_triton_ways.assert_as_reference(any_layer(ALL["mgu"], Shape(steps=2)))
     of_cell, _, why = said[0].partition(": ")
     assert of_cell == "mgu, 6 units, forward"
     assert why.startswith("a launch for each step")
     assert why.endswith("planted")
     assert len(said) == 2, "and backward"
     monkeypatch.setattr(ways, "steps", None)
-    assert_exact(any_layer(CELLS["gru"], Shape(steps=2)), kept=True)
+    test_triton_ways.assert_as_reference(any_layer(CELLS["gru"], Shape(steps=2)))
 
 
 @needs_a_device
@@ -204,7 +208,8 @@ def test_kernels_compile_for_a_gpu_that_need_not_be_there(names: tuple[str, ...]
     ]
     for kernel, found in zip(kernels, triton_compile.compile_all(kernels, 1), strict=True):
         assert not isinstance(found, str), f"{kernel}: {found}"
-        assert (found.assembly.spills, found.stack, found.assembly.barriers) == (0, 0, 0), kernel
+        assert (found.assembly.spills, found.stack) == (0, 0), kernel
+        assert found.assembly.barriers == 1, "threads wait for each other once, before what is stored"
 
 
 @pytest.mark.parametrize("name", ALL)

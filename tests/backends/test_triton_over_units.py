@@ -12,12 +12,12 @@ from benchmarks import triton_compile
 from benchmarks.triton_compile import MASKED, MASKED_LEAN, Kernel
 from fastrnn import backends
 from fastrnn.backends import triton as backend_module
-from fastrnn.backends.triton import configurations, steps
+from fastrnn.backends.triton import configurations, pointwise, steps
 from fastrnn.backends.triton.configurations import Tile
 from fastrnn.cells import layer_norm, mean, mix, rms_norm, sigmoid, tanh
 from fastrnn.cells.emit.backends import EMITTERS
 from fastrnn.cells.known import known
-from fastrnn.cells.library import layer_norm_lstm
+from fastrnn.cells.library import indrnn, layer_norm_lstm
 from tests.backends import test_triton_ways
 from tests.backends.test_triton_other_cells import EVERYTHING, assert_exact
 from tests.random_layers import Shape, any_layer
@@ -66,7 +66,7 @@ SHORT = (
     ("layer_norm_lstm", EVERYTHING, True, False),
     ("shared", EVERYTHING, False, False),
     ("normed_state", EVERYTHING, False, True),
-    ("centred", EVERYTHING, False, True),
+    ("centred", SHAPES[3], False, True),
 )
 """The cases of the short run."""
 TILES = (Tile(configurations.FORWARD_BATCH, 4, 0), Tile(configurations.BACKWARD_BATCH, 4, 0))
@@ -92,7 +92,8 @@ TILES = (Tile(configurations.FORWARD_BATCH, 4, 0), Tile(configurations.BACKWARD_
 def test_a_layer(
     name: str, shape: Shape, kept: bool, by_steps: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In float64; where 150 units are a program of two warps, these are padded to 256."""
+    """In float64, by persistent kernels of a GPU in bfloat16; where 150 units are a program of two warps, these are
+    padded to 256."""
     layer = any_layer(CELLS[name], shape)
     assert layer.cell.over_units
     if by_steps:
@@ -100,6 +101,9 @@ def test_a_layer(
     elif configurations.INTERPRETED:
         monkeypatch.setattr("fastrnn.backends.triton.ways.forward_tile", lambda layer: TILES[0])
         monkeypatch.setattr("fastrnn.backends.triton.ways.backward_tile", lambda layer: TILES[1])
+    else:
+        test_triton_ways.assert_as_reference(layer, torch.bfloat16, recompute=not kept)
+        return
     assert_exact(layer, kept)
 
 
@@ -112,6 +116,31 @@ def test_a_layer_in_storage_dtypes(name: str, dtype: torch.dtype, backend: str) 
     """As the built-in cells are judged."""
     for recompute in (False, True):
         test_triton_ways.assert_as_reference(any_layer(CELLS[name], EVERYTHING), dtype, recompute)
+
+
+@interpreted
+@on_triton
+def test_rows_that_shared_memory_has_no_room_for_are_not_fetched_ahead(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cell without a product: of others a launch is one step. No program of a cell without means is so large."""
+    asked: list[int] = []
+
+    class Planted(pointwise.Launcher):
+        def __init__(self, kernel: Any, arguments: Any, constants: dict[str, Any], warps: int, stages: int) -> None:
+            super().__init__(kernel, arguments, constants, warps, stages)
+            assert constants["STAGES"] == stages
+            asked.append(stages)
+
+        def too_large(self) -> str | None:
+            return "planted" if asked[-1] > 1 else None
+
+    monkeypatch.setattr(pointwise, "Launcher", Planted)
+    assert_exact(any_layer(CELLS["centred"], EVERYTHING), kept=False)
+    assert asked == [configurations.STAGES, 1] * 2
+    asked.clear()
+    assert_exact(any_layer(known(indrnn), EVERYTHING), kept=False)
+    assert asked == [configurations.STAGES] * 2
 
 
 @needs_a_device

@@ -54,7 +54,7 @@ SHAPES = (
 )
 ONE_LAUNCH, CHUNKS_OF_3 = "one launch", "chunks of 3"
 SHORT_RUN = {
-    ("mingru", EVERYTHING, ONE_LAUNCH): True,
+    ("mingru", EVERYTHING, ONE_LAUNCH): False,
     ("indrnn", EVERYTHING, CHUNKS_OF_3): True,
     ("sru", EVERYTHING, CHUNKS_OF_3): True,
     ("dividing", EVERYTHING, ONE_LAUNCH): True,

@@ -36,6 +36,8 @@ def test_reasons() -> None:
     assert backend.supports(random_layer("lstm", Shape(projection=2))) == "it has no projections (proj_size) yet"
     endless = layer.x[:1, :1, :1].expand(2**31, 1, 1)
     assert "it takes sizes up to 2147483647" in str(backend.supports(replace(layer, x=endless)))
+    many = random_layer("rnn_tanh", Shape(steps=1, batch=1, inputs=1, hidden=65536, heads=65536))
+    assert backend.supports(many) == "it takes up to 65535 heads, got 65536"
 
 
 def test_cpu_tensors_are_for_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,14 +11,19 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cases import Shape
+from benchmarks.cases import Case, Shape
+from benchmarks.contenders import FastRNN, NotServed
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import cells, race
+from benchmarks.gpu import cells, race, smoke
 from benchmarks.gpu.figures import BASELINE
 from benchmarks.gpu.stages import NAMES, Stage
 from benchmarks.gpu.summary import read, summary
 from benchmarks.gpu.workers import Job, run, run_together
+from fastrnn import backends
+from fastrnn.backends.triton import configurations, scan, steps
+from fastrnn.cells.compiler import linearity
 from tests.backends import cuda_host
+from tests.random_layers import any_layer
 from tests.tools.benchmark_fakes import PNG_SIGNATURE
 
 SECONDS = 60.0
@@ -118,6 +123,45 @@ def test_the_command_line_is_checked(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert command.main(["--out", str(tmp_path), "--stages", "rase"]) == 2
     assert "unknown stage 'rase'" in capsys.readouterr().err
     assert command.main(["report", str(tmp_path / "none")]) == 2
+
+
+@pytest.mark.parametrize(("cell", "units", "serves"), [("lstm", 64, True), ("lstm", 640, False), ("gru", 128, True)])
+def test_triton_races_where_one_launch_computes_all_steps(
+    cell: str, units: int, serves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FastRNN, "build", lambda racer, problem: racer.backend)
+    problem = race.make_problem(Case(cell, "training", Shape(2, 2, 4, units), "bfloat16"))
+    if serves:
+        assert race.Persistent().build(problem) == "triton"
+    else:
+        with pytest.raises(NotServed, match="launched for each step"):
+            race.Persistent().build(problem)
+
+
+def test_a_layer_that_should_be_served_and_is_not_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(smoke.smokes("cuda block", ["lstm"], ["bfloat16"], small=True))
+    for reason, fine in (("it has no recurrent dropout yet", True), ("CUDA: out of memory", False)):
+        monkeypatch.setattr(backends.module("cuda"), "supports", lambda layer, reason=reason: reason)
+        row = smoke.run(case, "cpu")
+        assert row == ({"ok": None, "reason": reason} if fine else {"failed": f"not served: {reason}"})
+        assert summary({"smoke": [{"case": str(case), **row}]})[1] is fine
+
+
+def test_the_other_cells_reach_their_kernels() -> None:
+    """By the layers that stage smoke tries: a scan, one launch with means, and several warps."""
+    tried = {cell: list(smoke.smokes("triton", [cell], ["bfloat16"], small=False)) for cell in smoke.OTHERS}
+    scanned = [one for one in tried["mingru"] if one.shape.steps > 100]
+    assert scanned
+    for one in scanned:
+        layer = any_layer(smoke.cell_of("mingru"), one.shape)
+        assert layer.cell.program is not None
+        assert scan.chunk_steps(layer, linearity.forward(layer.cell.program), moved=32) is not None
+    with_means = [any_layer(smoke.cell_of("layer_norm_lstm"), one.shape) for one in tried["layer_norm_lstm"]]
+    widths = {configurations.padded(layer.hidden_size) for layer in with_means}
+    rows = [configurations.row_of(with_means[0].cell_name, "16 bit", width) for width in widths]
+    assert any(row is not None and row.backward is not None for row in rows)
+    assert max(steps.tile_of(layer)[2] for layer in with_means) > 1
+    assert any(one.recompute for one in tried["slstm"])
 
 
 @pytest.mark.exhaustive

@@ -37,6 +37,8 @@ NEWEST_INTERPRETER = (3, 8)
 MOST_STEPS = 2**31 - 1
 """Sizes are passed as 32-bit integers; offsets are 64 bits wide."""
 
+MOST_HEADS = 2**16 - 1
+"""Programs along that axis of a launch, by CUDA."""
 MOST_OF_A_MEAN = 2048
 """Units: four for each thread of a program of 16 warps. With twice as many, most of a step's values would be moved to
 memory and back, of an LSTM with layer normalisation."""
@@ -107,6 +109,8 @@ def supports(layer: Layer) -> str | None:
         return reason
     if max(layer.x.shape) > MOST_STEPS:
         return f"it takes sizes up to {MOST_STEPS}, got {tuple(layer.x.shape)}"
+    if layer.heads > MOST_HEADS:
+        return f"it takes up to {MOST_HEADS} heads, got {layer.heads}"
     reason = ready()
     if reason is None and device.type == "cuda" and torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
         major, minor = torch.cuda.get_device_capability(device)

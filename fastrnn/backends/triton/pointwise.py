@@ -103,11 +103,17 @@ def _launch(
     rows, across, warps = tile_of(layer)
     tiles = -(-batch // rows) * -(-layer.hidden_size // across)
     constants = cell_constants(layer) | scan.constants(linear) | flags
-    constants |= {"D": layer.hidden_size, "ROWS": rows, "UNITS": across, "STAGES": STAGES}
+    constants |= {"D": layer.hidden_size, "ROWS": rows, "UNITS": across}
 
     def launch(summaries: Tensor | None, chunks: int, summarizes: bool) -> None:
         given = (*arguments(summaries), steps, batch, int(layer.reverse), chunk or steps)
-        launcher = Launcher(kernel, given, constants | {"SUMMARIZES": summarizes}, warps, STAGES)
+
+        def compiled(stages: int) -> Launcher:
+            return Launcher(kernel, given, constants | {"STAGES": stages, "SUMMARIZES": summarizes}, warps, stages)
+
+        launcher = compiled(STAGES)
+        if layer.cell.over_units and launcher.too_large():
+            launcher = compiled(1)  # of whole rows shared memory may not hold what is fetched ahead
         launcher((tiles, chunks, layer.directions), *given)
 
     if chunk is None or linear is None:

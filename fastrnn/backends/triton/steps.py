@@ -160,7 +160,7 @@ def _compiled_for(layer: Layer) -> tuple[dict[str, Any], Grid, int]:
     """The compile-time arguments of a launch, its programs, and the warps of each."""
     units = layer.hidden_size // layer.heads
     rows, across, warps = tile_of(layer)
-    constants = cell_constants(layer) | {"D": units, "ROWS": rows, "UNITS": across, "ONE_WARP": warps == 1}
+    constants = cell_constants(layer) | {"D": units, "ROWS": rows, "UNITS": across}
     return constants, (-(-layer.x.shape[1] // rows) * -(-units // across), layer.heads, layer.directions), warps
 
 

@@ -22,10 +22,11 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
 
     Recomputed preactivations make room for their gradients. No program reads what another one writes. Within a program
     of `persistent`, all threads wait for each other between reading a step's values and storing what replaces them:
-    w_hh's product, whose operand they share, lies between (`kernels/backward.py`). A program of `steps` or `pointwise`
-    is one warp, in which each thread reads all that it stores before it stores; where it is several, of a cell that
-    takes means over units, those of `steps` wait for each other, and `pointwise` lets nothing be replaced. What is
-    fetched ahead belongs to steps whose gradients are stored later.
+    w_hh's product, whose operand they share, lies between (`kernels/backward.py`). In `steps` they wait because of this
+    alone, even those of one warp: a thread may store where another one has read. In `pointwise` waiting would keep
+    Triton from fetching ahead; there nothing is replaced but by programs of one warp, which asks for all that a step
+    reads before its threads exchange anything. What is fetched ahead belongs to steps whose gradients are
+    stored later.
     """
     buffers.replaces_preactivations = True
     tile = backward_tile(layer)

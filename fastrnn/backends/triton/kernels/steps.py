@@ -54,7 +54,6 @@ def forward_step_kernel(
     D: tl.constexpr,
     ROWS: tl.constexpr,  # sequences of a program
     UNITS: tl.constexpr,  # units of a program: all, where the cell takes means over them
-    ONE_WARP: tl.constexpr,  # whether a program is one warp
     APPROXIMATE: tl.constexpr,
     STATE: tl.constexpr,  # the dtype of states and sums
 ):
@@ -98,8 +97,7 @@ def forward_step_kernel(
         after = select(live, after, entering)
         if not FINITE:
             saved = select(live, saved, zeros_like(saved))
-    if not ONE_WARP:
-        tl.debug_barrier()  # no thread stores what enters the next step before all have read what enters this one
+    tl.debug_barrier()  # no thread stores what enters the next step before all have read what enters this one
     tl.store(histories[0] + ys_at + ys_tile, y.to(histories[0].dtype.element_ty), mask=inside)
     for k in tl.static_range(1, len(histories)):
         tl.store(histories[k] + ys_at + ys_tile, after[k], mask=inside)
@@ -152,7 +150,6 @@ def backward_step_kernel(
     D: tl.constexpr,
     ROWS: tl.constexpr,  # sequences of a program
     UNITS: tl.constexpr,  # units of a program: all, where the cell takes means over them
-    ONE_WARP: tl.constexpr,  # whether a program is one warp
     APPROXIMATE: tl.constexpr,
     STATE: tl.constexpr,  # the dtype of states and sums
     GIVEN: tl.constexpr,  # which of d_histories are looked at: the others are zero
@@ -230,8 +227,7 @@ def backward_step_kernel(
     if lengths is not None:
         d = select(live, d, zeros_like(d))
         flowing = select(live, flowing, carried)
-    if not ONE_WARP:
-        tl.debug_barrier()  # as in `forward_step_kernel`; gradients may take the place of preactivations, too
+    tl.debug_barrier()  # as in `forward_step_kernel`; gradients may take the place of preactivations, too
     dgates_at = dgates + step_at * (W * H) + head * D
     for k in tl.static_range(W):
         tl.store(dgates_at + k * H + (row * (W * H) + unit), d[k].to(dgates.dtype.element_ty), mask=inside)
