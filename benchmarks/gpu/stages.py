@@ -15,6 +15,7 @@ WAYS = ("block", "cluster", "grid")
 """Of the CUDA kernels, as FASTRNN_CUDA_WAY names them."""
 RUN_TIME = ("peephole_lstm", "slstm")
 """Whose CUDA kernels NVRTC compiles."""
+INTERPRETED = {"TRITON_INTERPRET": "1"}
 WARMERS = 6
 """Processes that compile what the race will run."""
 
@@ -54,7 +55,7 @@ def _cuda(way: str, cells: Sequence[str], dry: bool = False) -> Job:
 
 
 def _triton(cells: Sequence[str], precisions: Sequence[str], dry: bool = False) -> Job:
-    return _smokes("triton", cells, precisions, {"TRITON_INTERPRET": "1"} if dry else {}, dry)
+    return _smokes("triton", cells, precisions, INTERPRETED if dry else {}, dry)
 
 
 def _smokes(
@@ -66,11 +67,16 @@ def _smokes(
 
 
 def _race(dry: bool) -> list[Job]:
-    return [Job("race", "benchmarks.gpu.race", {"device": "cpu", "dry": True} if dry else {})]
+    return [_timed("race", dry)]
 
 
 def _cells(dry: bool) -> list[Job]:
-    return [Job("cells", "benchmarks.gpu.cells", {"device": "cpu", "dry": True} if dry else {})]
+    return [_timed("cells", dry)]
+
+
+def _timed(name: str, dry: bool) -> Job:
+    options, environment = ({"device": "cpu", "dry": True}, INTERPRETED) if dry else ({}, {})
+    return Job(name, f"benchmarks.gpu.{name}", options, environment)
 
 
 def _ceilings(dry: bool) -> list[Job]:

@@ -34,7 +34,7 @@ def summary(records: Records) -> tuple[str, bool]:
     lines: list[str] = []
     failures = 0
     for stage, rows in records.items():
-        failed = [row for row in rows if "failed" in row or row.get("ok") is False]
+        failed = [row for row in rows if _failure(row)]
         failures += len(failed)
         lines.append(
             f"{stage}: {len(rows)} cases, {len(failed)} failed, {sum(r.get('seconds', 0) for r in rows):.0f} s"
@@ -56,8 +56,14 @@ def machine_text(records: Records) -> str:
     return ", ".join(str(part) for part in parts if part)
 
 
+def _failure(row: dict[str, Any]) -> Any:
+    """What went wrong in a case, or with one that raced there; None if nothing did."""
+    of_racers = {name: times["failed"] for name, times in row.get("times", {}).items() if "failed" in times}
+    return row.get("failed") or (row.get("wrong") if row.get("ok") is False else of_racers) or None
+
+
 def _short(row: dict[str, Any]) -> str:
-    told = row.get("failed") or row.get("wrong")
+    told = _failure(row)
     log = f" | {' / '.join(row['log'][-3:])}" if row.get("log") else ""
     return f"{row.get('case')}: {told}{log}"[:600]
 
