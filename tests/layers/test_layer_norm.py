@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, vmap
 
 import fastrnn
 from fastrnn.cells.library.normalised import first_values, layer_norm_gru, layer_norm_lstm
+from tests.selection import exhaustive
 from tests.torch_parity import BATCH, HIDDEN, INPUT, TIME, assert_close, gradients, random, tensors
 
 OPTIONS: dict[str, Any] = {"dtype": torch.float64, "backend": "reference"}
@@ -144,7 +145,7 @@ def test_all_that_recurrent_can_do(variant: str) -> None:
         assert_close(called(one), called(plain))
 
 
-@pytest.mark.parametrize("backend", ["reference", "auto"])
+@pytest.mark.parametrize("backend", ["reference", *exhaustive("auto")])
 def test_gradients_of_each_sample(backend: str) -> None:
     module = fastrnn.LayerNormLSTM(INPUT, HIDDEN, dtype=torch.float64, backend=backend)
     weights = {key: value.detach() for key, value in module.named_parameters()}

@@ -16,9 +16,10 @@ from fastrnn.cells.emit.writer import ATOM, WIDTH, Form, Language, Writer
 
 KERNELS = "fastrnn.backends.numba.kernels"
 IMPORTED = {
-    "activations": ("forced", "sigmoid", "tanh"),
+    "activations": ("sigmoid", "tanh"),
     "cell_kernel": ("CellKernel", "DerivativeAt", "StepAt"),
     "functions": ("exp", "log", "maximum", "minimum", "softplus", "squared_distance"),
+    "inner": ("forced",),
     "simd": (
         *("at_least", "fma", "lanes", "load", "load_some", "magnitude"),
         *("sqrt", "store", "store_some", "where_le", "where_lt"),

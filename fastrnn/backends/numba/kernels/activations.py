@@ -10,12 +10,9 @@ from __future__ import annotations
 from math import factorial
 from typing import Any
 
-from numba import njit
-
+from fastrnn.backends.numba.kernels.inner import forced
 from fastrnn.backends.numba.kernels.series import ROUNDER, constant, polynomial, power_of_two
 from fastrnn.backends.numba.kernels.simd import at_least, at_most, fma, magnitude, reciprocal, where_le, with_sign_of
-
-forced = njit(forceinline=True, error_model="numpy")
 
 _LOG2_E = constant({32: 1.4426950408889634, 64: 1.4426950408889634})
 rounder = constant(ROUNDER)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import carray, njit
+from numba import carray
 
-from fastrnn.backends.numba.kernels.activations import forced
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt
 from fastrnn.backends.numba.kernels.dots import dots, stack_memory
 from fastrnn.backends.numba.kernels.extents import extent
+from fastrnn.backends.numba.kernels.inner import forced, inner
 from fastrnn.backends.numba.kernels.masks import cut, live, starts
 from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, fetch_row, multiply_row
 from fastrnn.backends.numba.kernels.simd import (
@@ -100,7 +100,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
             d_parameters_apart=row_of_units(a, like),
         )
 
-    @njit(error_model="numpy")
+    @inner
     def differentiate(a: Any, like: Any, dh: Any, t: int, b: int, row: int, unit: int, base: int) -> Any:
         """The cell's derivative for one vector of units at a live step -> the gradient of the h before it, directly."""
         if a.dhistory != 0:
@@ -119,7 +119,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
         carry = of_row[5]
         store(carry, unit, dh)
 
-    @njit(error_model="numpy")
+    @inner
     def row_derivatives(a: Any, like: Any, t: int, first: int, rows: int, base: int) -> None:
         """The cell's derivative for whole rows, those that are alive at step t, once all that reaches h has come."""
         width = units * lanes(like)
@@ -136,14 +136,14 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                 of_row = a, t, b, row, base, carry, before, after
                 derivative(like, row_places, row_finish, of_row, a.hidden, base + a.kept_at)
 
-    @njit(error_model="numpy")
+    @inner
     def add_up(like: Any, out: int, size: int, segments: int) -> None:
         """Adds to the results of a product's first segment those of the others, `size` numbers each: from the last one
         on, each to those before it."""
         for at in range(size * segments - lanes(like), size - 1, -lanes(like)):
             store(out, at - size, load(like, out, at - size) + load(like, out, at))
 
-    @njit(error_model="numpy")
+    @inner
     def arrive(
         a: Any, like: Any, t: int, later: int, first: int, rows: int, member: int, members: int, base: int
     ) -> None:
@@ -211,7 +211,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
         if over_units and t >= 0:
             row_derivatives(a, like, t, first, rows, base)
 
-    @njit(error_model="numpy")
+    @inner
     def input_gradient(a: Any, like: Any, t: int, steps: int, first: int, rows: int, base: int, out: int) -> None:
         """dx = dgx w_ih for steps from t on. Tiles run as the forward's."""
         k, step_d = x_gates * a.hidden, a.batch * a.gates_row
@@ -244,7 +244,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                     for r in range(count):
                         copy_row(like, address(like, out, r * width), address(like, to, r * inner_x), a.inputs - column)
 
-    @njit(error_model="numpy")
+    @inner
     def unproject(a: Any, like: Any, t: int, first: int, rows: int, base: int) -> None:
         """The gradient of o tanh(c), dh w_hr, and on through the cell, for the rows that are alive at step t."""
         lane_count = lanes(like)
@@ -271,7 +271,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                             dm = load(like, out, r * width + u * lane_count)
                             differentiate(a, like, dm, t, first + row, row, unit, base)
 
-    @njit(error_model="numpy")
+    @inner
     def run(
         a: Any, like: Any, row_slice: int, member: int, members: int, base: int, counter: int, decides: bool
     ) -> None:
@@ -335,7 +335,7 @@ def backward_kernel(cell: CellKernel, units: int, projects: bool, dtype: Any) ->
                 to = address(like, a.d_parameters, (b * parameters + parameter) * a.hidden + own)
                 copy_row(like, d_parameters_at(a, like, row, parameter, own, base), to, own_hidden)
 
-    @njit(error_model="numpy")
+    @inner
     def run_part(a: Any, like: Any, row_slice: int, part: int, base: int) -> None:
         """One part of the input's gradient for all steps."""
         first, rows = share(a.batch, a.slices, row_slice)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastrnn.backends.numba.kernels.activations import forced, sigmoid, tanh
+from fastrnn.backends.numba.kernels.activations import sigmoid, tanh
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt, StepAt
+from fastrnn.backends.numba.kernels.inner import forced
 from fastrnn.backends.numba.kernels.simd import at_least, fma, lanes, load, load_some, store, store_some, where_le
 
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from fastrnn.backends.numba.arguments import LINE_WORDS
+from fastrnn.backends.numba.kernels.inner import inner
 from fastrnn.backends.numba.kernels.simd import INDEX, is_arm, is_x86
 
 CLAIM, DONE, PHASE, ASLEEP, STOP, EXPECTED, FIRST_WORK = (line * LINE_WORDS for line in range(7))
@@ -109,13 +110,13 @@ def call_with(typing: Any, function: Any, argument: Any) -> Any:
     return types.int64(types.intp, types.intp), emit
 
 
-@njit(error_model="numpy")
+@inner
 def word(claims: int, number: int) -> Any:
     """Where one of the shared numbers is."""
     return claims + 8 * number
 
 
-@njit(error_model="numpy")
+@inner
 def take(claims: int, phase: int, blocks: int, one: int) -> Any:
     """Claims a block of this phase, the next first one (`_ONE_FIRST`) or last one -> its number; -1 without any."""
     place = word(claims, CLAIM)
@@ -128,29 +129,29 @@ def take(claims: int, phase: int, blocks: int, one: int) -> Any:
             return first if one == _ONE_FIRST else blocks - 1 - last
 
 
-@njit(error_model="numpy")
+@inner
 def take_first(claims: int, phase: int, blocks: int) -> Any:
     return take(claims, phase, blocks, _ONE_FIRST)
 
 
-@njit(error_model="numpy")
+@inner
 def take_last(claims: int, phase: int, blocks: int) -> Any:
     return take(claims, phase, blocks, _ONE_LAST)
 
 
-@njit(error_model="numpy")
+@inner
 def next_phase(claims: int) -> Any:
     """The number of the phase that the caller is about to begin, of 31 bits."""
     return (read(word(claims, PHASE)) + 1) & 0x7FFFFFFF
 
 
-@njit(error_model="numpy")
+@inner
 def work_at(claims: int, phase: int) -> Any:
     """Where a phase's work stands."""
     return word(claims, FIRST_WORK + (phase & 1) * WORK_WORDS)
 
 
-@njit(error_model="numpy")
+@inner
 def begin(claims: int, phase: int, semaphore: int, post: int) -> None:
     """The work of the phase has been written: helpers may take blocks; those that sleep are woken."""
     write(word(claims, CLAIM), phase << (2 * _BITS))
@@ -164,13 +165,13 @@ def begin(claims: int, phase: int, semaphore: int, post: int) -> None:
             call_with(post, semaphore)
 
 
-@njit(error_model="numpy")
+@inner
 def done(claims: int) -> None:
     """A helper has done a block."""
     add(word(claims, DONE), 1)
 
 
-@njit(error_model="numpy")
+@inner
 def finish(claims: int, helped: int) -> None:
     """Waits until the helpers have done so many blocks of this phase."""
     expected = word(claims, EXPECTED)
@@ -180,7 +181,7 @@ def finish(claims: int, helped: int) -> None:
         pause()
 
 
-@njit(error_model="numpy")
+@inner
 def wait(claims: int, seen: int, semaphore: int, sleep: int) -> Any:
     """A helper waits for a phase other than the one it has seen -> its number; -1 where it is to stop."""
     place, asleep, spins = word(claims, PHASE), word(claims, ASLEEP), 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastrnn.backends.numba.kernels.activations import forced
+from fastrnn.backends.numba.kernels.inner import forced
 from fastrnn.backends.numba.kernels.simd import load_int
 
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastrnn.backends.numba.geometry import divide_up
+from fastrnn.backends.numba.kernels.inner import inner
 from fastrnn.backends.numba.kernels.series import everywhere
 from fastrnn.backends.numba.kernels.simd import (
     INDEX,
@@ -229,7 +230,7 @@ def product_of_rows(weights: str, vecs: int) -> Any:
     tile, parts = few_rows_product(weights, vecs_each, most), vecs // vecs_each
     number, weight = (2, 1) if weights == INT8 else (4, 2 if weights == FLOAT16 else 4)
 
-    @njit(error_model="numpy")
+    @inner
     def product(
         like: Any,
         rows: int,

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import carray, njit
+from numba import carray
 
-from fastrnn.backends.numba.kernels.activations import forced
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
 from fastrnn.backends.numba.kernels.extents import extent
+from fastrnn.backends.numba.kernels.inner import forced, inner
 from fastrnn.backends.numba.kernels.masks import cut, live
 from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, multiply_row
 from fastrnn.backends.numba.kernels.simd import (
@@ -49,7 +49,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
     over_units, by_unit = cell.over_units, not cell.over_units
     plain_tile, plain_most = product(plain_units), tile_rows(plain_units)
 
-    @njit(error_model="numpy")
+    @inner
     def input_products(
         a: Any, like: Any, t: int, steps: int, first: int, rows: int, first_panel: int, panels: int, gx: int
     ) -> None:
@@ -90,7 +90,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         """How many units of h that are."""
         return a.outputs if meets else own_units
 
-    @njit(error_model="numpy")
+    @inner
     def put_output(a: Any, like: Any, h: Any, h_new: int, t: int, row: int, unit: int) -> None:
         """h, a vector of what the layer gives at step t, into the state and the output."""
         store(h_new, 0, h)
@@ -129,7 +129,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
             put(like, at.others, c_apart, a.history, number * a.history_row + unit, a.hidden - unit)
         put_output(a, like, h, address(like, h_new, unit), t, b, unit)
 
-    @njit(error_model="numpy")
+    @inner
     def row_steps(
         a: Any, like: Any, t: int, first: int, rows: int, gx: int, h: int, h_new: int, h_row: int, base: int
     ) -> None:
@@ -152,7 +152,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                 )
                 step(like, row_places, row_finish, of_row, a.hidden, base + a.kept_at)
 
-    @njit(error_model="numpy")
+    @inner
     def state_step(
         a: Any,
         like: Any,
@@ -225,7 +225,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         if over_units:
             row_steps(a, like, t, first, rows, gx, h, h_new, h_row, base)
 
-    @njit(error_model="numpy")
+    @inner
     def project(a: Any, like: Any, t: int, first: int, rows: int, h_new: int, h_row: int, base: int) -> None:
         """h_new = w_hr m for the rows that are alive at step t."""
         lane_count = lanes(like)
@@ -252,7 +252,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
                             at = address(like, h_new, (begin + r) * h_row + unit)
                             put_output(a, like, new, at, t, first + begin + r, unit)
 
-    @njit(error_model="numpy")
+    @inner
     def rest(a: Any, like: Any, t: int, b: int, h: int, h_new: int, own_units: int) -> None:
         """Step t of a row that is over or has not begun: the state stays, outputs are zero."""
         copy_row(like, h, h_new, kept_units(a, own_units))
@@ -263,7 +263,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
         if saves > 0 and a.saved != 0:
             clear_row(like, address(like, a.saved, at * saves * a.hidden), saves * a.hidden)
 
-    @njit(error_model="numpy")
+    @inner
     def run(
         a: Any, like: Any, row_slice: int, member: int, members: int, base: int, counter: int, decides: bool
     ) -> None:
@@ -337,7 +337,7 @@ def forward_kernel(cell: CellKernel, units: int, plain_units: int, projects: boo
             copy_row(like, address(like, h, row * h_row + kept(own)), to, kept_units(a, own_units))
             give(like, address(like, c, row * c_row + own), c_apart, a.c_last, b * a.hidden + own, own_units)
 
-    @njit(error_model="numpy")
+    @inner
     def run_part(a: Any, like: Any, row_slice: int, part: int, base: int) -> None:
         """One part of the input's product for all steps."""
         first, rows = share(a.batch, a.slices, row_slice)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from math import inf, nan
 from typing import Any
 
-from fastrnn.backends.numba.kernels.activations import exp_parts, forced, rounder
+from fastrnn.backends.numba.kernels.activations import exp_parts, rounder
+from fastrnn.backends.numba.kernels.inner import forced
 from fastrnn.backends.numba.kernels.series import by_exponent, constant, polynomial, power_of_two
 from fastrnn.backends.numba.kernels.simd import at_least, at_most, fma, magnitude, where_le, where_lt
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import carray, njit
+from numba import carray
 
 from fastrnn.backends.numba.kernels.extents import extent
+from fastrnn.backends.numba.kernels.inner import inner
 from fastrnn.backends.numba.kernels.rows import clear_row
 from fastrnn.backends.numba.kernels.simd import (
     address,
@@ -20,7 +21,7 @@ from fastrnn.backends.numba.kernels.simd import (
 from fastrnn.backends.numba.kernels.transpose import transpose, transpose_some
 
 
-@njit(error_model="numpy")
+@inner
 def _pack_rows(like: Any, a: Any, matrix: int, first: int, target: int) -> None:
     """target[k, u, g, lane] = matrix[g rows + first + u lanes + lane, k], 0 past the gate's rows."""
     width = lanes(like)
@@ -35,7 +36,7 @@ def _pack_rows(like: Any, a: Any, matrix: int, first: int, target: int) -> None:
                 transpose(like, at, a.source_row, a.rows - unit, columns, address(like, to, k * step), step)
 
 
-@njit(error_model="numpy")
+@inner
 def _pack_columns(like: Any, a: Any, first: int, target: int) -> None:
     """target[k, u, lane] = source[k, first + u lanes + lane], 0 past the columns."""
     width = lanes(like)
@@ -47,7 +48,7 @@ def _pack_columns(like: Any, a: Any, first: int, target: int) -> None:
             store(address(like, target, k * step + u * width), 0, value)
 
 
-@njit(error_model="numpy")
+@inner
 def _pack_heads(like: Any, a: Any, panel: int, target: int) -> None:
     """A panel of several heads' matrices, of square gates: the units of any other head are zeros to each.
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from numba import carray
 
-from fastrnn.backends.numba.kernels.activations import forced
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, DerivativeAt, StepAt
 from fastrnn.backends.numba.kernels.dots import stack_memory
+from fastrnn.backends.numba.kernels.inner import forced
 from fastrnn.backends.numba.kernels.simd import address, lanes, load_some, store, store_some, zeros
 from fastrnn.backends.numba.kernels.states import other_states
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from fastrnn.backends.numba.kernels.few_rows import SHORT, typed
+from fastrnn.backends.numba.kernels.inner import inner
 from fastrnn.backends.numba.kernels.series import ROUNDER
 from fastrnn.backends.numba.kernels.simd import call, lanes, load_some, magnitude, suffix
 
@@ -62,7 +63,7 @@ def _put_number(typing: Any, base: Any, index: Any, number: Any) -> Any:
     return types.void(types.intp, types.intp, types.float32), emit
 
 
-@njit(error_model="numpy")
+@inner
 def quantise(like: Any, source: int, count: int, target: int, scale_at: int, row: int, limit: int) -> None:
     """A row of float32 as int16 -limit .. limit, padded to whole vectors, and its scale as number `row` at `scale_at`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fastrnn.backends.numba.kernels.activations import forced
+from fastrnn.backends.numba.kernels.inner import forced
 from fastrnn.backends.numba.kernels.rows import clear_row, copy_row, fetch_row
 from fastrnn.backends.numba.kernels.simd import address, lanes, load, load_int, load_some, store, store_some
 

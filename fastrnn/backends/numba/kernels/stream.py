@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import carray, njit
+from numba import carray
 
-from fastrnn.backends.numba.kernels.activations import forced
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
 from fastrnn.backends.numba.kernels.claims import begin, done, finish, next_phase, take_first, take_last, wait, work_at
 from fastrnn.backends.numba.kernels.extents import extent
@@ -22,6 +21,7 @@ from fastrnn.backends.numba.kernels.few_rows import (
     INT8,
     product_of_rows,
 )
+from fastrnn.backends.numba.kernels.inner import forced, inner
 from fastrnn.backends.numba.kernels.quantise import quantise
 from fastrnn.backends.numba.kernels.rows import copy_row
 from fastrnn.backends.numba.kernels.simd import (
@@ -48,7 +48,7 @@ def stream_registers() -> int:
     return 1 if register_bits() == 512 else 2
 
 
-@njit(error_model="numpy")
+@inner
 def accepts(a: Any) -> bool:
     """Whether each slot of a call is one of the states, and none comes twice; from now on `taken` has them."""
     good = True
@@ -96,7 +96,7 @@ def stream_kernel(
         apart = whole * 2 * lanes(like)
         return w + panel * ((vecs + 1) // 2) * apart * item, apart
 
-    @njit(error_model="numpy")
+    @inner
     def x_products(a: Any, like: Any, panel: int, rows: int, gx: int) -> None:
         """gx (rows, panels, x_vecs, lanes) of one panel."""
         width = x_vecs * lanes(like)
@@ -132,7 +132,7 @@ def stream_kernel(
             store(h_new, row * a.h_row + unit, h)
             store_some(ys, row * ys_row + unit, h, a.hidden - unit)
 
-    @njit(error_model="numpy")
+    @inner
     def state_step(a: Any, like: Any, panel: int, rows: int, gx: int, h: int, h_new: int, ys: int, ys_row: int) -> None:
         """One panel's share of a step: the state's product, and the cell's step but of a cell over units."""
         width = u_vecs * lanes(like)
@@ -162,7 +162,7 @@ def stream_kernel(
         a, _, row, _, _, h_new, ys, ys_row = of_row
         put(a, like, row, unit, h, h_new, ys, ys_row)
 
-    @njit(error_model="numpy")
+    @inner
     def project(a: Any, like: Any, panel: int, rows: int, h_new: int, ys: int, ys_row: int) -> None:
         """A panel of h = w_hr m."""
         width = plain_units * lanes(like)
@@ -175,7 +175,7 @@ def stream_kernel(
             for unit in range(panel * width, min(a.outputs, (panel + 1) * width), lanes(like)):
                 store_some(ys, r * ys_row + unit, load(like, h_new, r * a.h_row + unit), a.outputs - unit)
 
-    @njit(error_model="numpy")
+    @inner
     def do_panel(
         a: Any, like: Any, stage: int, panel: int, xs: int, rows: int, gx: int, h: int, h_new: int, ys: int, ys_row: int
     ) -> None:
@@ -186,7 +186,7 @@ def stream_kernel(
         if projects and stage & PROJECTION:
             project(a, like, panel, rows, h_new, ys, ys_row)
 
-    @njit(error_model="numpy")
+    @inner
     def phase(
         blocks: Any,
         like: Any,
@@ -221,7 +221,7 @@ def stream_kernel(
         if own < panels:
             finish(claims, panels - own)
 
-    @njit(error_model="numpy")
+    @inner
     def help_out(blocks: Any, like: Any) -> None:
         """What a helper does until it is told to stop."""
         claims, seen = blocks[0].claims, 0
@@ -239,7 +239,7 @@ def stream_kernel(
                 done(claims)
                 panel = take_last(claims, seen, panels)
 
-    @njit(error_model="numpy")
+    @inner
     def layer_steps(blocks: Any, like: Any, layer: int, steps: int, out: int, out_step: int, out_row: int) -> None:
         """A chunk's steps of one layer, whose rows are there; its outputs go to `out`."""
         a, rows = blocks[layer], blocks[0].rows
@@ -273,7 +273,7 @@ def stream_kernel(
                 phase(blocks, like, layer, PROJECTION, plain_panels, xs, rows, gx, h, h_new, ys, out_row)
             a.current = 1 - a.current
 
-    @njit(error_model="numpy")
+    @inner
     def take_states(blocks: Any, like: Any) -> None:
         """The states of the call's rows come to scratch memory."""
         for layer in range(blocks[0].layers):
@@ -287,7 +287,7 @@ def stream_kernel(
                     there = address(like, a.others_from, other * a.others_home_apart + state * a.others_home_row)
                     copy_row(like, there, address(like, a.others, (other * rows + row) * a.others_row), a.hidden)
 
-    @njit(error_model="numpy")
+    @inner
     def give_states(blocks: Any, like: Any) -> None:
         """And go where they belong."""
         for layer in range(blocks[0].layers):
@@ -300,7 +300,7 @@ def stream_kernel(
                     there = address(like, a.others_to, other * a.others_home_apart + state * a.others_home_row)
                     copy_row(like, address(like, a.others, (other * rows + row) * a.others_row), there, a.hidden)
 
-    @njit(error_model="numpy")
+    @inner
     def run(blocks: Any, like: Any) -> None:
         call, last = blocks[0], blocks[0].layers - 1
         steps, rows, features, outputs = call.steps, call.rows, call.inputs, blocks[last].outputs

@@ -12,10 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from fastrnn.backends.numba.arguments import ALONE
+from fastrnn.backends.numba.kernels.inner import inner
 from fastrnn.backends.numba.kernels.simd import INDEX
 
 PATIENCE = 1e-3
@@ -83,7 +84,7 @@ def tell(typing: Any, place: Any, value: Any) -> Any:
     return types.void(types.intp, types.int64), emit
 
 
-@njit(error_model="numpy")
+@inner
 def team_members(a: Any, owners: int) -> Any:
     """How many threads share the units of each of the owners: as was planned, if all threads that this takes are here.
 
@@ -95,7 +96,7 @@ def team_members(a: Any, owners: int) -> Any:
     return a.team if team_size(a.thread_count) == owners * a.team else 1
 
 
-@njit(error_model="numpy")
+@inner
 def stay(a: Any, counter: int, step: int, products: int, decides: bool, since: float, waited: float) -> Any:
     """Meets all others after a step, the first being 0 -> whether the teams stay together, seconds waited until now.
 

@@ -14,11 +14,12 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastrnn.backends.numba.geometry import divide_up
+from fastrnn.backends.numba.kernels.inner import forced
 from fastrnn.backends.numba.kernels.simd import (
     INDEX,
     SECOND_LEVEL,
@@ -206,20 +207,20 @@ def outer_product(vecs: int) -> Any:
     return tile
 
 
-@njit(error_model="numpy", forceinline=True)
+@forced
 def share(total: int, parts: int, part: int) -> tuple[int, int]:
     """Part number `part` of `total` things split evenly -> its first and how many: 32 in 6 is 6, 6, 5, 5, 5, 5."""
     size, larger = total // parts, total % parts
     return part * size + min(part, larger), size + (1 if part < larger else 0)
 
 
-@njit(error_model="numpy", forceinline=True)
+@forced
 def next_panel(like: Any, first: int, panel: int, panels: int, k: int, width: int) -> Any:
     """The address of the panel that follows number `panel` of those from `first` on, the last one's being the first."""
     return address(like, first, (panel + 1 if panel + 1 < panels else 0) * k * width)
 
 
-@njit(error_model="numpy", forceinline=True)
+@forced
 def part_of_panel(like: Any, panel: int, k: int, width: int, tiles: int, tile: int) -> tuple[int, int]:
     """What tile number `tile` of `tiles` over one panel asks for of the panel at this address -> `soon`, `soon_step`.
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import carray, njit
+from numba import carray
 
 from fastrnn.backends.numba.kernels.cell_kernel import CellKernel, StepAt
 from fastrnn.backends.numba.kernels.dots import dots, stack_memory
+from fastrnn.backends.numba.kernels.inner import inner
 from fastrnn.backends.numba.kernels.simd import (
     address,
     lanes,
@@ -40,7 +41,7 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
     states_memory, values_memory = stack_memory(cell.states), stack_memory(parameters + inputs)
     meets = u_gates > 0
 
-    @njit(error_model="numpy")
+    @inner
     def products(
         like: Any,
         some: int,
@@ -67,7 +68,7 @@ def unpacked_kernel(cell: CellKernel, dtype: Any) -> Any:
                 if bias != 0:
                     store(out, at, load(like, out, at) + load_some(like, bias, gate * hidden, some))
 
-    @njit(error_model="numpy")
+    @inner
     def run(a: Any, like: Any, member: int, members: int) -> None:
         gx, gh, states, of_units = x_memory(like), u_memory(like), states_memory(like), values_memory(like)
         width = lanes(like)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import carray, njit
+from numba import carray
 
 from fastrnn.backends.numba.kernels.extents import extent
+from fastrnn.backends.numba.kernels.inner import inner
 from fastrnn.backends.numba.kernels.rows import clear_row
 from fastrnn.backends.numba.kernels.simd import (
     address,
@@ -38,7 +39,7 @@ def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
     """
     tile, tile_most = outer_product(vecs), tile_rows(vecs)
 
-    @njit(error_model="numpy")
+    @inner
     def copy_panel(like: Any, source: int, row: int, rows: int, columns: int, panel: int, sums: int) -> None:
         """panel (rows, vecs, lanes) from a matrix whose rows are `row` apart; adds each column's sum to `sums`.
 
@@ -55,7 +56,7 @@ def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
                 total = total + value
             store(sums, v * lane_count, load(like, sums, v * lane_count) + total)
 
-    @njit(error_model="numpy")
+    @inner
     def copy_rows(like: Any, source: int, row: int, rows: int, inputs: int, blocks: int, target: int) -> None:
         """target: for each block of numbers, those of the first row, those of the second, and so on.
 
@@ -68,7 +69,7 @@ def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
                     value = load_some(like, source, r * row + begin + i, inputs - begin - i)
                     store(target, begin * chunk + r * numbers + i, value)
 
-    @njit(error_model="numpy")
+    @inner
     def add_products(
         a: Any, like: Any, x: int, x_row: int, d: int, rows: int, first: int, panels: int, base: int
     ) -> None:
@@ -93,7 +94,7 @@ def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
                     to = address(like, results, (p * a.depth + begin) * width)
                     tile(like, numbers, at, numbers, panel_at, count, to, width)
 
-    @njit(error_model="numpy")
+    @inner
     def put(a: Any, like: Any, first: int, panels: int, base: int) -> None:
         """A task's results, (panels, depth, vecs, lanes), into the gradients, (head, inputs) of each and (columns,).
 
@@ -121,7 +122,7 @@ def weights_kernel(vecs: int, chunk: int, dtype: Any) -> Any:
                         transpose_some(like, source, width, a.inputs - i, count, to, a.inputs)
                     own += count
 
-    @njit(error_model="numpy")
+    @inner
     def run(a: Any, like: Any, task: int, base: int) -> None:
         width = vecs * lanes(like)
         first, panels = share(a.panels, a.tasks, task)
