@@ -301,7 +301,7 @@ def test_a_per_step_kernel(kernel: Kernel, compiled: dict[Kernel, Compiled | str
     found = result(compiled, kernel)
     assert found.assembly.spills == 0
     assert found.stack == 0
-    assert found.assembly.barriers == 0, "threads share nothing"
+    assert found.assembly.barriers == 1, "threads share nothing, and wait once before they store"
 
 
 @pytest.mark.parametrize("kernel", [parameter(kernel) for kernel in with_dropout()])
@@ -309,7 +309,7 @@ def test_a_kernel_with_recurrent_dropout(kernel: Kernel, compiled: dict[Kernel, 
     """The backend looks at the stack when it compiles one: persistent kernels stay within what is tolerated there."""
     found = result(compiled, kernel)
     if kernel.tile is None:
-        assert (found.assembly.spills, found.stack, found.assembly.barriers) == (0, 0, 0)
+        assert (found.assembly.spills, found.stack, found.assembly.barriers) == (0, 0, 1)
         return
     is_alone = kernel.direction == "forward" or not kernel.variant.masks
     spills = 0 if is_alone else DROPPED_SPILLS.get((kernel.cell, kernel.precision, kernel.units), 0)
