@@ -15,7 +15,12 @@ from benchmarks.checkout import ROOT
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "gpu": ("test_gpu",),
     "cuda kernels": ("test_cuda_host", "test_cuda_grid", "test_cuda_modules"),
-    "other cells": ("test_triton_other_cells", "test_triton_over_units", "test_triton_pointwise"),
+    "other cells": (
+        "test_emitted_triton",
+        "test_triton_other_cells",
+        "test_triton_over_units",
+        "test_triton_pointwise",
+    ),
     "triton kernels": ("test_triton_ways", "test_triton_recurrent_dropout", "test_backends", "test_triton_activations"),
     "modules": (
         "test_module_values",

@@ -51,7 +51,7 @@ FEATURED = {"triton": 128, "cuda block": 128, "cuda cluster": 200, "cuda grid": 
 OTHERS = ("peephole_lstm", "slstm", "zoneout_lstm", "layer_norm_lstm", "indrnn", "mingru")
 """Cells that are not built in: with parameters, with four states, with inputs of steps, with means over units, and two
 without a product."""
-OTHER_UNITS = {"triton": (20, 128, 200), "cuda block": (40,), "cuda cluster": (40, 200), "cuda grid": (40, 300)}
+OTHER_UNITS = {"triton": (20, 128, 200), "cuda block": (40,), "cuda cluster": (40, 512), "cuda grid": (40, 300)}
 """Of 20 units a cell with means is computed in one launch, of 200 by programs of several warps."""
 OTHER_VARIANTS = {
     "masked": VARIANTS["masked"],

@@ -13,8 +13,8 @@ HALVES = (PRECISIONS[:2], PRECISIONS[2:])
 """Of the dtypes: Triton's kernels take seconds each to compile, so that its jobs are twice as many."""
 WAYS = ("block", "cluster", "grid")
 """Of the CUDA kernels, as FASTRNN_CUDA_WAY names them."""
-RUN_TIME = ("peephole_lstm", "slstm")
-"""Whose CUDA kernels NVRTC compiles."""
+RUN_TIME = (("peephole_lstm", "slstm"), ("zoneout_lstm", "mgu"))
+"""Cells whose CUDA kernels NVRTC compiles, by the jobs that try them."""
 INTERPRETED = {"TRITON_INTERPRET": "1"}
 WARMERS = 6
 """Processes that compile what the race will run."""
@@ -43,7 +43,7 @@ def _smoke(dry: bool) -> list[Job]:
     """The CUDA kernels in each way, Triton's, and the processes that compile for the race meanwhile."""
     if dry:
         return [*(_cuda(way, ("lstm",), dry) for way in WAYS), _triton(("lstm", *OTHERS), PRECISIONS, dry)]
-    jobs = [_cuda(way, (cell,)) for cell in CELLS for way in WAYS] + [_cuda(way, RUN_TIME) for way in WAYS]
+    jobs = [_cuda(way, cells) for cells in (*((cell,) for cell in CELLS), *RUN_TIME) for way in WAYS]
     jobs += [_triton((cell,), half) for cell in CELLS for half in HALVES]
     jobs += [_triton((cell,), (precision,)) for cell in OTHERS for precision in ("bfloat16", "float32")]
     options = [{"part": part, "parts": WARMERS} for part in range(WARMERS)]
