@@ -31,6 +31,7 @@ from fastrnn.cells.known import known
 from fastrnn.cells.lstm import lstm
 from tests.backends import cuda_host
 from tests.backends.cuda_results import assert_as_reference
+from tests.backends.test_cuda_compiled import most_byte_loads
 from tests.backends.test_cuda_faults import COMPILER, FLAGS
 from tests.cells.zoo import ZOO
 from tests.random_layers import Shape, any_layer, random_layer
@@ -53,7 +54,7 @@ CUBIN = b"\177ELF\0of a kernel"
 SHAPE = Shape(steps=4, batch=9, hidden=40, directions=2, lengths=True, resets=True)
 CACHED = (
     run_time.tables,
-    run_time.compiled,
+    run_time._compiled,
     run_time._loaded,
     run_time._architecture,
     driver._library,
@@ -230,7 +231,7 @@ def test_kernels_are_kept_on_disk(
     kernel = (cell.key, "grid", "forward", "bfloat16", 5, "90a")
 
     def compiled_anew(*changed: str) -> nvrtc.Compiled:
-        run_time.compiled.cache_clear()
+        run_time._compiled.cache_clear()
         return run_time.compiled(*kernel[: len(kernel) - len(changed)], *changed)
 
     made = compiled_anew()
@@ -262,6 +263,31 @@ def test_a_call_that_cannot_be_served_says_why(
     monkeypatch.setattr(nvrtc, "why_missing", lambda: "there is none")
     reason = run_time.why_not(cell.key, "bfloat16", (40, 9, 1, 2), 0)
     assert reason == "its kernels for cells that are not built in are compiled at run time: there is none"
+
+
+@pytest.mark.skipif(bool(cuda_host.missing()), reason=str(cuda_host.missing()))
+def test_what_does_not_compile_is_compiled_once(
+    anew: None, host_extension: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log is the reason why the cell is not served, and what a launch raises."""
+    asked: list[str] = []
+
+    def fails(source: str, title: str, *rest: str) -> Any:
+        asked.append(title)
+        raise nvrtc.CompileError(f"NVRTC 0.0 does not compile {title}:\nout of luck")
+
+    monkeypatch.setattr(extension, "_load", lambda: host_extension)
+    replaced = {"why_missing": lambda: None, "version": lambda: "0.0", "architectures": lambda: (90,)}
+    for name, stand_in in {**replaced, "ptx": fails, "kernel": fails}.items():
+        monkeypatch.setattr(nvrtc, name, stand_in)
+    key = ZOO["mgu"].key
+    layer = replace(random_layer(key, SHAPE), x=torch.zeros(SHAPE.steps, SHAPE.batch, SHAPE.inputs).bfloat16())
+    for _ in range(2):
+        reason = backends.module("cuda")._why_no_kernel(layer)
+        assert reason == f"NVRTC 0.0 does not compile tables of {key}:\nout of luck"
+        with pytest.raises(nvrtc.CompileError, match=r"mgu.* grid forward bfloat16 5:\nout of luck$"):
+            run_time.compiled(key, "grid", "forward", "bfloat16", 5, "90a")
+    assert len(asked) == 2
 
 
 @pytest.mark.skipif(bool(cuda_host.missing()), reason=str(cuda_host.missing()))
@@ -314,6 +340,7 @@ def test_nothing_spills(
     made = run_time.compiled(cell.key, way, operation, "bfloat16", number, architecture)
     assembly, _, stack = sass.read(made.cubin, str(cuda_compile.cuobjdump()))
     assert (stack, assembly.spills, assembly.is_loop) == (0, 0, True)
+    assert assembly.byte_loads <= most_byte_loads(way, operation)
     if way == "cluster":
         assert assembly.products == len(cell.u_gates) * 256 // 8 * 256 // (16 * 16 * 8)
 
