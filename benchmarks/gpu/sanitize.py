@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -41,11 +42,12 @@ GIVES_UP = {
 
 
 def cases(seconds: float = SECONDS) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """See `work`. The groups have equal shares of the time."""
-    share = seconds / len(GROUPS)
-    for tool, ways in GROUPS:
+    """See `work`. The groups have equal shares of the time; what one leaves is for those after it."""
+    began = time.monotonic()
+    for number, (tool, ways) in enumerate(GROUPS, 1):
+        left = began + seconds * number / len(GROUPS) - time.monotonic()
         with ThreadPoolExecutor(len(ways)) as pool:
-            runs = {way: pool.submit(run, tool, way, share) for way in ways}
+            runs = {way: pool.submit(run, tool, way, left) for way in ways}
             for way, begun in runs.items():
                 yield f"{tool} {way}", begun.result
 

@@ -108,7 +108,9 @@ def test_every_way_is_looked_at_by_both_tools(tool: Tool) -> None:
     for line in asked:
         way, options = line.split()[1], json.loads(line[line.index("{") :])
         assert options["way"] == way
+        assert 0 < options["seconds"] <= sanitize.SECONDS / (3 if "--tool memcheck" in line else 1)
         assert line.startswith(f"0 {way} --tool {'racecheck' if '--num-cuda-barriers 8' in line else 'memcheck'} ")
+    assert options["seconds"] > sanitize.SECONDS / 2  # what the others left
 
 
 @pytest.mark.skipif(bool(cuda_host.missing()), reason=str(cuda_host.missing()))
