@@ -41,6 +41,8 @@ class Assembly(NamedTuple):
     """for asynchronous stores, on barriers that count them"""
     polls: int = 0
     """loads of words that other blocks store meanwhile"""
+    byte_loads: int = 0
+    """of single bytes out of a device's memory, in all of the kernel"""
 
     @property
     def instructions(self) -> int:
@@ -105,6 +107,7 @@ def parse(text: str) -> Assembly:
         shared_vectors=sum(operation.startswith("LDS.128") for operation in body),
         waits=sum("TRYWAIT" in operation for operation in body),
         polls=sum(operation.startswith("LDG") and ".STRONG" in operation for operation in body),
+        byte_loads=sum(_loads_a_byte(operation) for _, operation in code),
     )
 
 
@@ -114,6 +117,11 @@ def _opcode(operation: str) -> str:
 
 def _count(operations: Sequence[str], opcodes: Sequence[str]) -> int:
     return sum(_opcode(operation) in opcodes for operation in operations)
+
+
+def _loads_a_byte(operation: str) -> bool:
+    name, *modifiers = operation.split(" ", maxsplit=1)[0].split(".")
+    return name == "LDG" and not {"U8", "S8"}.isdisjoint(modifiers)
 
 
 def _shared_bytes(operation: str) -> int:

@@ -21,6 +21,20 @@ DEVICE Value load(const void* from) {
   return v;
 }
 
+// The same of weights, out of the device's memory, though they are stored as another type. Of a memcpy nvcc 13.0 and
+// NVRTC 12.6 and 13.0 make loads of single bytes there; NVRTC 13.5 does not.
+template <class Value>
+DEVICE Value load_global(const void* from) {
+#ifdef __CUDACC__
+  struct __attribute__((may_alias)) Any {
+    Value value;
+  };
+  return static_cast<const Any*>(__builtin_assume_aligned(from, sizeof(Value)))->value;
+#else
+  return load<Value>(from);
+#endif
+}
+
 template <class Value>
 DEVICE void store(void* to, const Value& v) {
   memcpy(__builtin_assume_aligned(to, sizeof(Value)), &v, sizeof(Value));
@@ -29,7 +43,7 @@ DEVICE void store(void* to, const Value& v) {
 // PACKED_ELEMENTS elements of `from`, zero from `count` on, which may be below zero. Aligned, `from` is so to 4 bytes
 // and `count` is a multiple of PACKED_ELEMENTS.
 DEVICE uint32_t load_packed(const uint16_t* from, int count, bool aligned) {
-  if (aligned) return count > 0 ? load<uint32_t>(from) : 0;
+  if (aligned) return count > 0 ? load_global<uint32_t>(from) : 0;
   const uint32_t low = count > 0 ? from[0] : 0, high = count > 1 ? from[1] : 0;
   return low | high << 16;
 }
@@ -37,7 +51,8 @@ DEVICE uint32_t load_packed(const uint16_t* from, int count, bool aligned) {
 DEVICE uint32_t load_packed(const uint32_t* from, int count, bool) { return count > 0 ? *from : 0; }
 
 // ROW_ELEMENTS elements of `from`, zero from `count` on, which may be below zero. Aligned, `from` is so to 16 bytes
-// and `count` is a multiple of ROW_ELEMENTS.
+// and `count` is a multiple of ROW_ELEMENTS. Of a state before the first step: by load_global nvcc 13.0 would spill in
+// the LSTM's kernels that have no register to spare, for a row that each thread loads once or twice.
 template <class Word>
 DEVICE word4 load_row(const Word* from, int count, bool aligned) {
   constexpr int PACKED = PACKED_ELEMENTS<Word>;

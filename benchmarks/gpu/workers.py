@@ -115,7 +115,7 @@ def run_process(job: Job, after: str | None, deadline: float, take: Take) -> End
                 ended.how = OUT_OF_TIME if now >= deadline else HUNG
                 break
             continue
-        message = _message(line)
+        message = message_in(line)
         if message is None:
             log.append(line.rstrip("\n")[:500])
             continue
@@ -142,7 +142,7 @@ def _read(process: subprocess.Popen[str], lines: queue.SimpleQueue[str]) -> None
             lines.put(line)
 
 
-def _message(line: str) -> dict[str, Any] | None:
+def message_in(line: str) -> dict[str, Any] | None:
     """What a line of `work.send` says; None for any other line."""
     start = line.find(MARK)  # a library may have begun the line
     if start < 0:

@@ -305,8 +305,10 @@ forward_kernel(ForwardArguments a) {
     const int t = t_first + dt * step, now = step & 1, then = now ^ 1;
     const bool last = step == a.T - 1;
     look_ahead<P>(rest, ahead);
-    if (P::BLOCKS > 1 && device::thread() < P::ARRIVALS && !last) {
-      device::mbarrier_expect(arrivals + then * P::ARRIVALS + device::thread(), P::STATE_BYTES / P::ARRIVALS);
+    if constexpr (P::BLOCKS > 1) {
+      if (device::thread() < P::ARRIVALS && !last) {
+        device::mbarrier_expect(arrivals + then * P::ARRIVALS + device::thread(), P::STATE_BYTES / P::ARRIVALS);
+      }
     }
     // Where it sends to, which is found before the wait.
     const int to =

@@ -47,7 +47,7 @@ DEVICE void load_weights(const Lane<P>& me, const Memory<P>& memory, word4 (&w)[
 // and `count` a multiple of a vector's elements.
 template <class Word>
 DEVICE word4 load_vector(const Word* from, int stride, int count, bool as_vector) {
-  if (as_vector) return count > 0 ? load<word4>(from) : word4{};
+  if (as_vector) return count > 0 ? load_global<word4>(from) : word4{};
   constexpr int VECTOR = VECTOR_BYTES / sizeof(Word);
   Word words[VECTOR];
 #pragma unroll

@@ -110,7 +110,7 @@ def load(cache_folder: Path) -> ModuleType:
     """The extension, built into `cache_folder` unless it is there already, of the same sources."""
     import fcntl  # not everywhere, nor is what `missing` looks for
 
-    built = cache_folder / f"_C-{_hash()}.so"
+    built = cache_folder / f"_C-{hash_of_sources()}.so"
     with (cache_folder / "lock").open("w") as lock:  # of two processes one builds
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not built.exists():
@@ -118,7 +118,7 @@ def load(cache_folder: Path) -> ModuleType:
     return imported(NAME, built)
 
 
-def _hash() -> str:
+def hash_of_sources() -> str:
     """Of the sources, of what compiles them and of the Python that loads the result."""
     digest = hashlib.sha256(sys.version.encode())
     for path in sorted(path for path in (*SOURCES.rglob("*"), ROOT / "setup.py") if path.is_file()):

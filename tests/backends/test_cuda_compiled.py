@@ -1,4 +1,5 @@
-"""The CUDA kernels' machine code, without a GPU: nothing spills, and a step multiplies what it must.
+"""The CUDA kernels' machine code, without a GPU: nothing spills, a step multiplies what it must, and weights are loaded
+by words.
 
 For the oldest architecture of all and the oldest with clusters, or those that FASTRNN_CUDA_ARCHS names. What the
 installed extension holds is read there, where it is of the same sources; everything else is compiled.
@@ -29,6 +30,9 @@ REGISTERS = 64 * 1024
 SHARED_MEMORY = {"120": 99 * 1024}
 """Of a block, where kernels that use more are compiled and cannot run: what they spill is of no consequence."""
 
+RESETS, ROW = 3, 16
+"""Bytes that are loaded one by one: resets, and forward in clusters a row of the state before the first step."""
+
 
 @cache
 def in_the_extension(architecture: str) -> list[Compiled] | None:
@@ -57,6 +61,11 @@ def can_run(one: Compiled, request: pytest.FixtureRequest) -> bool:
     return bool(row["shared_bytes"] <= there_is)
 
 
+def most_byte_loads(way: str, operation: str) -> int:
+    """How many a kernel has that loads no weight so."""
+    return RESETS + (ROW if (way, operation) == ("cluster", "forward") else 0)
+
+
 @pytest.mark.parametrize(
     ("architecture", "source"),
     [
@@ -68,7 +77,7 @@ def can_run(one: Compiled, request: pytest.FixtureRequest) -> bool:
         for row in SOURCES
     ],
 )
-def test_nothing_spills_and_every_tile_is_multiplied(
+def test_nothing_spills_every_tile_is_multiplied_and_weights_are_loaded_whole(
     architecture: str, source: Source, request: pytest.FixtureRequest
 ) -> None:
     compiled = kernels(architecture, source)
@@ -80,6 +89,7 @@ def test_nothing_spills_and_every_tile_is_multiplied(
         assert code.is_loop, kernel
         assert code.products == kernel.tiles, kernel
         assert one.registers * kernel.warps * 32 <= REGISTERS, kernel
+        assert code.byte_loads <= most_byte_loads(kernel.way, kernel.operation), kernel
 
 
 @pytest.mark.parametrize("way", cuda_compile.WAYS)

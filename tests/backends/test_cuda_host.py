@@ -241,8 +241,21 @@ def test_reasons() -> None:
     assert backend.supports(projected) == "it has no projections (proj_size) yet"
     wide = in_dtype(random_layer("gru", Shape(hidden=5000)), torch.bfloat16)
     assert "it takes heads of up to" in str(backend.supports(wide))
-    endless = layer.x[:1, :1, :1].expand(2**31, 1, 1)
-    assert "it takes sizes up to 2147483647" in str(backend.supports(replace(layer, x=endless)))
+
+
+@pytest.mark.usefixtures("on_the_host")
+def test_sizes_leave_room_for_what_kernels_add(host_extension: ModuleType) -> None:
+    """The batch is rounded up to whole tiles; a row of ys has the units of both directions."""
+    most = 2**31 - plan(host_extension)["rows"]
+    layer = in_dtype(random_layer("gru", Shape(hidden=1, directions=2)), torch.bfloat16)
+
+    def supports(steps: int = 1, batch: int = 1, heads: int = 1) -> str | None:
+        w_ih, w_hh = [w[:1].expand(3 * heads, -1) for w in layer.w_ih], [w.expand(heads, -1, -1) for w in layer.w_hh]
+        return backend.supports(replace(layer, x=layer.x[:1, :1].expand(steps, batch, -1), w_ih=w_ih, w_hh=w_hh))
+
+    assert supports(batch=most) is None
+    for sizes, got in (({"batch": most + 1}, most + 1), ({"steps": most + 1}, most + 1), ({"heads": 2**30}, 2**31)):
+        assert supports(**sizes) == f"it takes sizes up to {most}, got {got}"
 
 
 def plan(module: ModuleType, **changed: Any) -> Any:

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -31,6 +31,7 @@ from fastrnn.cells.known import known
 from fastrnn.cells.lstm import lstm
 from tests.backends import cuda_host
 from tests.backends.cuda_results import assert_as_reference
+from tests.backends.test_cuda_compiled import most_byte_loads
 from tests.backends.test_cuda_faults import COMPILER, FLAGS
 from tests.cells.zoo import ZOO
 from tests.random_layers import Shape, any_layer, random_layer
@@ -53,7 +54,7 @@ CUBIN = b"\177ELF\0of a kernel"
 SHAPE = Shape(steps=4, batch=9, hidden=40, directions=2, lengths=True, resets=True)
 CACHED = (
     run_time.tables,
-    run_time.compiled,
+    run_time._compiled,
     run_time._loaded,
     run_time._architecture,
     driver._library,
@@ -230,7 +231,7 @@ def test_kernels_are_kept_on_disk(
     kernel = (cell.key, "grid", "forward", "bfloat16", 5, "90a")
 
     def compiled_anew(*changed: str) -> nvrtc.Compiled:
-        run_time.compiled.cache_clear()
+        run_time._compiled.cache_clear()
         return run_time.compiled(*kernel[: len(kernel) - len(changed)], *changed)
 
     made = compiled_anew()
@@ -265,6 +266,31 @@ def test_a_call_that_cannot_be_served_says_why(
 
 
 @pytest.mark.skipif(bool(cuda_host.missing()), reason=str(cuda_host.missing()))
+def test_what_does_not_compile_is_compiled_once(
+    anew: None, host_extension: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log is the reason why the cell is not served, and what a launch raises."""
+    asked: list[str] = []
+
+    def fails(source: str, title: str, *rest: str) -> Any:
+        asked.append(title)
+        raise nvrtc.CompileError(f"NVRTC 0.0 does not compile {title}:\nout of luck")
+
+    monkeypatch.setattr(extension, "_load", lambda: host_extension)
+    replaced = {"why_missing": lambda: None, "version": lambda: "0.0", "architectures": lambda: (90,)}
+    for name, stand_in in {**replaced, "ptx": fails, "kernel": fails}.items():
+        monkeypatch.setattr(nvrtc, name, stand_in)
+    key = ZOO["mgu"].key
+    layer = replace(random_layer(key, SHAPE), x=torch.zeros(SHAPE.steps, SHAPE.batch, SHAPE.inputs).bfloat16())
+    for _ in range(2):
+        reason = backends.module("cuda")._why_no_kernel(layer)
+        assert reason == f"NVRTC 0.0 does not compile tables of {key}:\nout of luck"
+        with pytest.raises(nvrtc.CompileError, match=r"mgu.* grid forward bfloat16 5:\nout of luck$"):
+            run_time.compiled(key, "grid", "forward", "bfloat16", 5, "90a")
+    assert len(asked) == 2
+
+
+@pytest.mark.skipif(bool(cuda_host.missing()), reason=str(cuda_host.missing()))
 def test_cpu_tensors_are_refused(host_extension: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extension, "_load", lambda: host_extension)
     layer = random_layer(ZOO["mgu"].key, SHAPE)
@@ -272,57 +298,10 @@ def test_cpu_tensors_are_refused(host_extension: ModuleType, monkeypatch: pytest
     assert backends.module("cuda").supports(layer) == reason
 
 
-def test_nvrtc_that_is_not_there_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(nvrtc, "_find", nvrtc._find.__wrapped__)
-    monkeypatch.setenv("FASTRNN_NVRTC", str(tmp_path / "libnvrtc.so"))
-    assert str(nvrtc.why_missing()).startswith(f"FASTRNN_NVRTC ({tmp_path}/libnvrtc.so) is no NVRTC: ")
-    with pytest.raises(ImportError, match="is no NVRTC"):
-        nvrtc.version()
-    monkeypatch.delenv("FASTRNN_NVRTC")
-    monkeypatch.setattr(nvrtc, "_candidates", lambda: iter(()))
-    monkeypatch.setattr(torch.version, "cuda", "13.0")
-    reason = "there is no NVRTC (libnvrtc.so, of CUDA 13.0), CUDA's compiler as a library"
-    assert nvrtc.why_missing() == reason
-    broken = tmp_path / "libnvrtc.so.13"
-    broken.touch()
-    monkeypatch.setattr(nvrtc, "_candidates", lambda: iter(["libnvrtc.so.of-none", str(broken)]))
-    assert str(nvrtc.why_missing()).startswith(f"{reason}: {broken}: ")
-    monkeypatch.setattr(run_time, "SOURCES", None)
-    assert run_time.why_missing() == "fastrnn is installed without its CUDA sources"
-
-
-def test_nvrtc_of_torchs_own_version_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In the package that torch depends on; another version's cubins might not run."""
-    for name in ("nvidia/cuda_nvrtc/lib/libnvrtc.so.12", "nvidia/cu13/lib/libnvrtc.so.13"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).touch()
-    monkeypatch.delenv("FASTRNN_NVRTC", raising=False)
-    monkeypatch.setattr(nvrtc, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[tmp_path / name]))
-    for cuda, place in (("12.8", "cuda_nvrtc"), ("13.0", "cu13")):
-        major = cuda.partition(".")[0]
-        monkeypatch.setattr(torch.version, "cuda", cuda)
-        first, second, *_ = nvrtc._candidates()
-        assert (first, second) == (
-            f"libnvrtc.so.{major}",
-            str(tmp_path / "nvidia" / place / "lib" / f"libnvrtc.so.{major}"),
-        )
-
-
-@needs_nvrtc
-def test_what_nvrtc_refuses_is_shown() -> None:
-    with pytest.raises(nvrtc.CompileError) as caught:
-        nvrtc.kernel("__global__ void kernel() { nonsense; }", "a kernel", "kernel", "90a")
-    message = str(caught.value)
-    assert message.startswith(f"NVRTC {nvrtc.version()} does not compile a kernel:\n")
-    assert 'identifier "nonsense" is undefined' in message
-    with pytest.raises(nvrtc.CompileError, match="invalid value for --gpu-architecture"):
-        nvrtc.kernel("__global__ void kernel() {}", "a kernel", "kernel", "10")
-
-
 @needs_nvrtc
 def test_cells_without_a_product_are_refused(anew: None) -> None:
     reason = run_time.tables(ZOO["mingru"].key)
-    assert reason == "its kernels do not take such a cell: what there is no product of needs no exchange"
+    assert reason == "its kernels do not take such a cell: it has no gates of the state"
 
 
 @needs_nvrtc
@@ -361,6 +340,7 @@ def test_nothing_spills(
     made = run_time.compiled(cell.key, way, operation, "bfloat16", number, architecture)
     assembly, _, stack = sass.read(made.cubin, str(cuda_compile.cuobjdump()))
     assert (stack, assembly.spills, assembly.is_loop) == (0, 0, True)
+    assert assembly.byte_loads <= most_byte_loads(way, operation)
     if way == "cluster":
         assert assembly.products == len(cell.u_gates) * 256 // 8 * 256 // (16 * 16 * 8)
 

@@ -26,8 +26,9 @@ from fastrnn.cells import CELLS
 
 ELEMENTS = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "tf32"}
 """By dtype, what the extension calls how it is multiplied."""
-LARGEST = 2**31 - 1
-"""Sizes are passed as 32-bit integers; offsets are 64 bits wide."""
+LARGEST = 2**31 - 8
+"""Sizes are 32-bit integers, to which kernels add up to 7: the batch is rounded up to tiles of eight sequences, and
+steps are counted beyond the last. Units count in every direction, as in a row of ys. Offsets are 64 bits wide."""
 
 
 def ready() -> str | None:
@@ -75,8 +76,9 @@ def _why_not(layer: Layer, tf32_allowed: bool) -> str | None:
         return "it has no projections (proj_size) yet"
     if layer.recurrent_mask is not None:
         return "it has no recurrent dropout yet"
-    if max(*layer.x.shape, layer.hidden_size) > LARGEST:
-        return f"it takes sizes up to {LARGEST}, got {tuple(layer.x.shape)}"
+    largest = max(*layer.x.shape, layer.directions * layer.hidden_size)
+    if largest > LARGEST:
+        return f"it takes sizes up to {LARGEST}, got {largest}"
     return _why_no_kernel(layer)
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ctypes.util import find_library
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from fastrnn.first_use import undisturbed
 
 STANDARD = "-std=c++17"
 PATTERNS = ("cuda_nvrtc/lib", "cu*/lib")
@@ -23,6 +25,8 @@ TOOLKITS = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"
 """Where it lies in a toolkit."""
 SHOWN = 4000
 """letters of a log that an error quotes"""
+TRIAL = "__global__ void trial() {}"
+"""What a library has to compile before it is taken."""
 
 
 class CompileError(RuntimeError):
@@ -39,7 +43,11 @@ class Compiled(NamedTuple):
 class _Found(NamedTuple):
     library: ctypes.CDLL
     path: str
-    version: tuple[int, int]
+    numbers: tuple[int, int]
+
+    @property
+    def version(self) -> str:
+        return ".".join(map(str, self.numbers))
 
 
 def _candidates() -> Iterator[str]:
@@ -50,21 +58,18 @@ def _candidates() -> Iterator[str]:
         return
     # A driver runs what the toolkits of its own major version compile: of the versions here, torch's own is right.
     major = (torch.version.cuda or "").partition(".")[0] or "*"
-    if major != "*":
-        yield f"libnvrtc.so.{major}"  # one that torch has loaded, or one on the loader's path
+    name = f"libnvrtc.so.{major}"
+
+    def inside(folders: Iterable[Path]) -> Iterator[str]:
+        return (str(path) for folder in folders for path in sorted(folder.glob(name), reverse=True))
+
     nvidia = find_spec("nvidia")
-    folders = [
-        *(
-            lib
-            for place in (nvidia and nvidia.submodule_search_locations) or ()
-            for p in PATTERNS
-            for lib in Path(place).glob(p)
-        ),
-        Path(torch.__file__).parent / "lib",
-        *(Path(home, lib) for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home for lib in TOOLKITS),
-    ]
-    for folder in folders:
-        yield from map(str, sorted(folder.glob(f"libnvrtc.so.{major}"), reverse=True))
+    places = (nvidia and nvidia.submodule_search_locations) or ()
+    yield from inside(lib for place in places for pattern in PATTERNS for lib in Path(place).glob(pattern))
+    if major != "*":
+        yield name  # one that torch has loaded, or one on the loader's path
+    homes = filter(None, (os.environ.get("CUDA_HOME"), "/usr/local/cuda"))
+    yield from inside([Path(torch.__file__).parent / "lib", *(Path(home, lib) for home in homes for lib in TOOLKITS)])
     known = find_library("nvrtc")
     if known and major in ("*", known.rpartition(".")[2]):
         yield known
@@ -72,24 +77,40 @@ def _candidates() -> Iterator[str]:
 
 @cache
 def _find() -> _Found | str:
-    """The library, or why there is none, as a clause."""
+    """The library, or why there is none, as a clause: what the last of the candidates said."""
     problem, chosen = "", os.environ.get("FASTRNN_NVRTC")
     for path in _candidates():
         try:
-            # Its headers, which it looks for on the loader's path alone: what is loaded already is found there.
-            for builtins in sorted(Path(path).parent.glob("libnvrtc-builtins.so*")) if os.sep in path else ():
-                ctypes.CDLL(str(builtins))
-            library = ctypes.CDLL(path)
-            major, minor = ctypes.c_int(), ctypes.c_int()
-            if library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)) == 0:
-                return _Found(library, path, (major.value, minor.value))
+            return undisturbed(partial(_opened, path))
+        except CompileError as error:
+            problem = f": {path}: {error}"
         except (OSError, AttributeError) as error:
             if chosen or os.sep in path:  # else a name that the loader need not know
-                problem = problem or f": {error}"
+                problem = f": {error}"
     if chosen:
         return f"FASTRNN_NVRTC ({chosen}) is no NVRTC{problem}"
     of = "" if torch.version.cuda is None else f", of CUDA {torch.version.cuda}"
     return f"there is no NVRTC (libnvrtc.so{of}), CUDA's compiler as a library{problem}"
+
+
+def _opened(path: str) -> _Found:
+    """The library at a path, or of a name that the loader knows, once it has compiled a kernel: one that does not find
+    its headers says its version all the same.
+
+    Raises:
+        OSError: it does not load.
+        AttributeError: it is another library.
+        CompileError: it compiles nothing.
+    """
+    # Its headers, which it looks for on the loader's path alone: what is loaded already is found there.
+    for builtins in sorted(Path(path).parent.glob("libnvrtc-builtins.so*")) if os.sep in path else ():
+        ctypes.CDLL(str(builtins))
+    library, major, minor = ctypes.CDLL(path), ctypes.c_int(), ctypes.c_int()
+    library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    found = _Found(library, path, (major.value, minor.value))
+    with _Program(found, TRIAL, "an empty kernel") as program:
+        program.compile(STANDARD)
+    return found
 
 
 def why_missing() -> str | None:
@@ -107,7 +128,7 @@ def _load() -> _Found:
 
 def version() -> str:
     """As "13.0". Raises ImportError where there is no NVRTC."""
-    return ".".join(map(str, _load().version))
+    return _load().version
 
 
 def path() -> str:
@@ -131,7 +152,7 @@ def kernel(source: str, title: str, expression: str, architecture: str) -> Compi
         CompileError: NVRTC refuses it; `title` says what it was.
         ImportError: there is no NVRTC.
     """
-    with _Program(source, title) as program:
+    with _Program(_load(), source, title) as program:
         program.call("nvrtcAddNameExpression", expression.encode())
         program.compile(f"--gpu-architecture=sm_{architecture}", STANDARD)
         symbol = ctypes.c_char_p()
@@ -142,7 +163,7 @@ def kernel(source: str, title: str, expression: str, architecture: str) -> Compi
 
 def ptx(source: str, title: str) -> str:
     """A source as PTX, for what every architecture shares; raises as `kernel` does."""
-    with _Program(source, title) as program:
+    with _Program(_load(), source, title) as program:
         program.compile(f"--gpu-architecture=compute_{min(architectures())}", STANDARD)
         return program.text("nvrtcGetPTX").rstrip(b"\0").decode()
 
@@ -150,8 +171,8 @@ def ptx(source: str, title: str) -> str:
 class _Program:
     """A source, as long as NVRTC has it."""
 
-    def __init__(self, source: str, title: str) -> None:
-        self._library, self._title = _load().library, title
+    def __init__(self, found: _Found, source: str, title: str) -> None:
+        self._library, self._version, self._title = found.library, found.version, title
         self._handle = ctypes.c_void_p()
         self._check(
             "nvrtcCreateProgram",
@@ -178,7 +199,7 @@ class _Program:
         )
         if status:
             log = self.text("nvrtcGetProgramLog").rstrip(b"\0").decode(errors="replace").strip()
-            raise CompileError(f"NVRTC {version()} does not compile {self._title}:\n{log[:SHOWN]}")
+            raise CompileError(f"NVRTC {self._version} does not compile {self._title}:\n{log[:SHOWN]}")
 
     def text(self, function: str) -> bytes:
         """What a function of NVRTC's writes, the size of which another one says."""

@@ -117,29 +117,38 @@ def launch(operation: str, cell: str, element: str, values: Mapping[str, Any], d
 @cache
 def tables(cell: str) -> dict[str, bytes] | str:
     """The geometries of a cell's kernels, by operation and element as in forward_bfloat16, each as the planner takes
-    them; or why the kernels do not take the cell, as a clause."""
+    them; or why there are none, as a clause: the kernels do not take the cell, or what NVRTC says where it fails."""
     own = _class(cell)
     lines = [f"FASTRNN_TABLES({own}, fastrnn::{one}, {name})" for name, one in ELEMENTS.items()]
     try:
         text = undisturbed(lambda: nvrtc.ptx("\n".join([_source(cell, TABLES), *lines, ""]), f"tables of {cell}"))
     except nvrtc.CompileError as error:
+        # Returned, so that it is remembered: every question about a layer of the cell would compile again.
         refused = _ASSERTION.search(str(error))
-        if refused is None:
-            raise
-        return f"its kernels do not take such a cell: {refused[1]}"
+        return f"its kernels do not take such a cell: {refused[1]}" if refused else str(error)
     return {
         name: bytes(map(int, numbers.split(","))).ljust(int(size), b"\0")
         for name, size, numbers in _TABLE.findall(text)
     }
 
 
-@cache
 def compiled(cell: str, way: str, operation: str, element: str, number: int, architecture: str) -> nvrtc.Compiled:
     """A kernel, from disk where it is there; `number` is its row in the cell's table.
 
     Raises:
-        CompileError: NVRTC refuses it.
+        CompileError: NVRTC refuses it, or did so before.
     """
+    made = _compiled(cell, way, operation, element, number, architecture)
+    if isinstance(made, str):
+        raise nvrtc.CompileError(made)
+    return made
+
+
+@cache
+def _compiled(
+    cell: str, way: str, operation: str, element: str, number: int, architecture: str
+) -> nvrtc.Compiled | str:
+    """As `compiled`; or why NVRTC refuses it."""
     shape = f"{operation.capitalize()}Shape<{_class(cell)}, fastrnn::{ELEMENTS[element]}"
     shape = f"grid::{shape}>" if way == "grid" else f"run_time::{shape}, {number}>"
     expression = f"fastrnn::{way}::{operation}_kernel<fastrnn::{shape}>"
@@ -147,7 +156,10 @@ def compiled(cell: str, way: str, operation: str, element: str, number: int, arc
     title = f"{cell} {way} {operation} {element} {number}"
     made_of = "\0".join((nvrtc.version(), nvrtc.STANDARD, architecture, expression, source))
     name = f"{title} {hashlib.sha256(made_of.encode()).hexdigest()[:NAME_LENGTH]}.cubin".replace(" ", "-")
-    return undisturbed(lambda: _read(name) or _made(name, source, title, expression, architecture))
+    try:
+        return undisturbed(lambda: _read(name) or _made(name, source, title, expression, architecture))
+    except nvrtc.CompileError as error:
+        return str(error)
 
 
 @cache
