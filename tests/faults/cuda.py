@@ -83,6 +83,13 @@ FAULTS = (
         "the maximum of a number and NaN is the number",
     ),
     Fault(
+        "cuda-bytes-of-weights",
+        "csrc/memory.cuh",
+        "return static_cast<const Any*>(__builtin_assume_aligned(from, sizeof(Value)))->value;",
+        "return load<Value>(from);",
+        "weights are loaded byte by byte",
+    ),
+    Fault(
         "cuda-register-tiles",
         "csrc/cluster/forward_shape.cuh",
         "? 32\n",

@@ -127,9 +127,30 @@ FAULTS = (
     Fault(
         "gpu-wrong-passes",
         "benchmarks/gpu/summary.py",
-        'if "failed" in row or row.get("ok") is False]',
-        'if "failed" in row]',
+        '(row.get("wrong") if row.get("ok") is False else of_racers)',
+        "of_racers",
         "a wrong result on a GPU does not fail the run",
+    ),
+    Fault(
+        "gpu-racers-pass",
+        "benchmarks/gpu/summary.py",
+        "is False else of_racers)",
+        "is False else None)",
+        "a kernel that fails while it races on a GPU does not fail the run",
+    ),
+    Fault(
+        "gpu-refused-passes",
+        "benchmarks/gpu/smoke.py",
+        "if reason.startswith(MAY_BE_REFUSED) else",
+        "if reason else",
+        "a kernel that is not served on a GPU for a fault's sake passes for one that there need not be",
+    ),
+    Fault(
+        "gpu-races-steps",
+        "benchmarks/gpu/race.py",
+        "if configurations.row_of(problem.case.cell, kind, units) is None:",
+        "if not configurations.ROWS:",
+        "layers that Triton launches for each step take part in the race",
     ),
     Fault(
         "setup-clusters",

@@ -111,6 +111,20 @@ FAULTS = (
         "as triton-dead-saved, of a cell without a product",
     ),
     Fault(
+        "triton-rows-ahead",
+        "fastrnn/backends/triton/pointwise.py",
+        "if layer.cell.over_units and launcher.too_large():",
+        "if not layer.cell.over_units and launcher.too_large():",
+        "rows that means are taken over are fetched ahead though shared memory has no room for that",
+    ),
+    Fault(
+        "triton-steps-do-not-wait",
+        "fastrnn/backends/triton/kernels/steps.py",
+        "tl.debug_barrier()  # no thread stores",
+        "# no thread stores",
+        "a thread stores where another one is still to read",
+    ),
+    Fault(
         "triton-scan-finals",
         "fastrnn/backends/triton/kernels/pointwise.py",
         "inside = inside & (last >= mine) & (last < end)",
