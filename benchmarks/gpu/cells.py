@@ -19,11 +19,10 @@ import fastrnn
 from benchmarks import parity, precision
 from benchmarks.cases import Shape
 from benchmarks.contenders import NotServed, Run
-from benchmarks.gpu import race
+from benchmarks.gpu import race, smoke
 from benchmarks.gpu.figures import AUTO, LOOP
 from benchmarks.own_cells import trained
 from fastrnn.backends import CannotServe
-from fastrnn.cells import CELLS, Cell, library
 from tests.tolerances import relative_error
 
 
@@ -43,7 +42,7 @@ class Point(NamedTuple):
 
     def layer(self, backend: str, dtype: torch.dtype) -> fastrnn.Recurrent:
         """The same weights in every call, but for their dtype."""
-        cell: Cell = CELLS[self.cell] if self.cell in CELLS else getattr(library, self.cell)
+        cell = smoke.cell_of(self.cell)
         torch.manual_seed(0)
         made = fastrnn.Recurrent(cell, self.shape.I, self.shape.H, num_heads=self.heads, backend=backend)
         return made.to(self.device, getattr(torch, self.dtype)).to(dtype)
@@ -102,10 +101,10 @@ def cases(device: str = "cuda", dry: bool = False) -> Iterator[tuple[str, Callab
     for point in POINTS:
         if dry:
             point = point._replace(shape=Shape(3, 2, 8, 8), device=device)
-        yield point.label, partial(run, point)
+        yield point.label, partial(run, point, RACERS)
 
 
-def run(point: Point, racers: Sequence[race.Racer] = RACERS) -> dict[str, Any]:
+def run(point: Point, racers: Sequence[race.Racer]) -> dict[str, Any]:
     """The point and, for each racer, its times in µs as `race.run` has them."""
     told: dict[str, dict[str, Any]] = {racer.name: {} for racer in racers}
     problem = problem_of(point)

@@ -30,16 +30,17 @@ def cases(part: int, parts: int) -> Iterator[tuple[str, Callable[[], dict[str, A
 
 def run(case: Case) -> dict[str, Any]:
     with case.grad_mode(), precision.products(case.dtype):
-        try:
-            race.Persistent().build(race.make_problem(case))()
-        except NotServed as reason:
-            return {"not served": str(reason)}
-    return {}
+        return told(lambda: race.Persistent().build(race.make_problem(case))())
 
 
 def run_cell(point: other_cells.Point) -> dict[str, Any]:
+    return told(lambda: other_cells.Trained("triton").build(other_cells.problem_of(point)))
+
+
+def told(call: Callable[[], object]) -> dict[str, Any]:
+    """That the call was made, or why nobody serves it."""
     try:
-        other_cells.Trained("triton").build(other_cells.problem_of(point))
+        call()
     except NotServed as reason:
         return {"not served": str(reason)}
     return {}

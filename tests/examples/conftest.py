@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
+
+from benchmarks.cost.race import threads
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """For models so small that a second thread costs more than it gives, many times more on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with threads(1):
+        yield

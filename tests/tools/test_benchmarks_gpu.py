@@ -181,19 +181,23 @@ def point(base: float, ours: dict[str, float], mode: str = "training") -> dict[s
 
 
 @pytest.mark.parametrize(
-    ("change", "fine", "second"),
+    ("change", "fine", "times"),
     [
-        (lambda row: row, True, "0.50"),
-        (lambda row: {**row, "failed": "planted"}, False, "0.50"),
-        (lambda row: {**row, "times": row["times"] | {"cuda grid": {"failed": "planted"}}}, False, "bad"),
+        (lambda row: row, True, "200 2.00 0.50 | - - -"),
+        (lambda row: {**row, "failed": "planted"}, False, "200 2.00 0.50 | - - -"),
+        (
+            lambda row: {**row, "times": row["times"] | {"cuda grid": {"failed": "planted"}}},
+            False,
+            "200 2.00 bad | - - bad",
+        ),
     ],
     ids=["ok", "bad", "one racer bad"],
 )
-def test_the_summary_of_a_race(change: Callable[[dict[str, Any]], dict[str, Any]], fine: bool, second: str) -> None:
+def test_the_summary_of_a_race(change: Callable[[dict[str, Any]], dict[str, Any]], fine: bool, times: str) -> None:
     rows = [change(point(200.0, {"triton": 100.0, "cuda grid": 400.0}))]
     text, is_fine = summary({"race": rows})
     assert is_fine is fine
-    assert f"lstm training 2x3x4x64 float16: 200 2.00 {second} | - - " in text
+    assert f"lstm training 2x3x4x64 float16: {times}" in text
 
 
 def test_where_auto_is_not_the_fastest_is_told() -> None:

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 import fastrnn
+from benchmarks.cost.race import threads
 from tests.torch_parity import (
     BATCH,
     HIDDEN,
@@ -43,10 +44,8 @@ DEADLINE = 60
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with threads(2):
+        yield
 
 
 class First(nn.Module):

@@ -24,9 +24,8 @@ def backward(layer: Layer, buffers: BackwardBuffers) -> None:
     of `persistent`, all threads wait for each other between reading a step's values and storing what replaces them:
     w_hh's product, whose operand they share, lies between (`kernels/backward.py`). In `steps` they wait because of this
     alone, even those of one warp: a thread may store where another one has read. In `pointwise` waiting would keep
-    Triton from fetching ahead; there nothing is replaced but by programs of one warp, which asks for all that a step
-    reads before its threads exchange anything. What is fetched ahead belongs to steps whose gradients are
-    stored later.
+    Triton from fetching ahead; there nothing is replaced but by programs of one warp, which ask for all that a step
+    reads before its threads exchange anything. What is fetched ahead belongs to steps whose gradients are stored later.
     """
     buffers.replaces_preactivations = True
     tile = backward_tile(layer)
